@@ -1,0 +1,627 @@
+"""What both estimators share: fit, encode, decode, reconstruct, score."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    validate_data,
+)
+from skorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from skae import _defaults
+from skae._batches import BLOCK_ENTRIES, Rows, canonical_rows, count_batches
+from skae._module import Autoencoder, Multiply, Scaler, start_at_map
+from skae._net import AutoencoderNet, DivergenceError, Interruption, Plan, Split
+from skae._pca import Moments, moments, principal_axes
+from skae._progress import Progress
+from skae._threads import flushed_denormals, threads_for
+from skae.bottlenecks import BOTTLENECKS, Bottleneck
+from skae.losses import LOSSES, Loss
+from skae.networks import NETWORKS, Custom, Network, Shape
+
+# How X is checked wherever it enters.
+_CHECK_X: dict[str, Any] = {
+    "accept_sparse": "csr",
+    "dtype": [np.float64, np.float32],
+    "ensure_all_finite": "allow-nan",
+}
+
+# The parameters that make a network what it is, which training on cannot change.
+_STRUCTURE = ("n_components", "network", "hidden_layer_sizes", "bottleneck", "loss")
+
+# What the validation of X has set when a fit begins.
+_FROM_VALIDATION = ("n_features_in_", "feature_names_in_")
+
+# PyTorch's global generator is set aside for one network at a time.
+_GLOBAL_GENERATOR = threading.RLock()
+
+
+class Parts(NamedTuple):
+    """The objects behind the parameters that may be given as strings."""
+
+    network: Network
+    bottleneck: Bottleneck
+    loss: Loss
+    output: nn.Module
+
+
+class BaseAutoencoder(BaseEstimator):
+    """Fit and use an autoencoder; what it is used for is left to subclasses."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "network": [StrOptions(set(NETWORKS)), Network],
+        "hidden_layer_sizes": [StrOptions({"auto"}), tuple, list],
+        "bottleneck": [StrOptions(set(BOTTLENECKS)), Bottleneck],
+        "loss": [StrOptions(set(LOSSES)), Loss],
+        "init": [StrOptions({"auto", "pca", "random"})],
+        "scale": [StrOptions({"auto", "global", "feature"}), None],
+        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "learning_rate": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "early_stopping": ["boolean", StrOptions({"auto"})],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "device": [str, torch.device],
+        "callbacks": [list, tuple, None],
+    }
+
+    # Doors: these validate.
+
+    def fit(self, X, y=None, sample_weight=None) -> Self:
+        """Train the network to reproduce the rows of X.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to learn from. NaN marks a missing entry.
+        y : Ignored
+            Present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights; a row of weight w counts like w equal rows.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data are invalid, before any training, which
+            leaves the estimator as it was; or if the training diverges, which
+            leaves it not fitted.
+        KeyboardInterrupt
+            On Ctrl-C, after the best epoch so far has become the fitted model.
+        """
+        return self._fit(X, sample_weight, resume=self.warm_start and self._is_fitted())
+
+    def partial_fit(self, X, y=None, sample_weight=None) -> Self:
+        """Train for one epoch over the rows of X.
+
+        The first call builds the network and fixes its start, its scale and
+        `mean_`; on a fitted estimator, training goes on from where it is.
+        Nothing is held out, and the learning rate stays constant.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to learn from. NaN marks a missing entry.
+        y : Ignored
+            Present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights; a row of weight w counts like w equal rows.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError, KeyboardInterrupt
+            As in `fit`.
+        """
+        return self._fit(X, sample_weight, resume=self._is_fitted(), one_epoch=True)
+
+    def reconstruct(self, X) -> np.ndarray:
+        """Send rows through the code and back.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows; NaN marks a missing entry.
+
+        Returns
+        -------
+        X_hat : ndarray of shape (n_samples, n_features)
+            Reconstructions in the units of X, at the missing entries too.
+        """
+        X = self._check_X(X)
+        return self._evaluate("forward", X, X.shape[1])
+
+    def score_samples(self, X) -> np.ndarray:
+        """Minus the reconstruction error of each row: higher is more normal.
+
+        The error is the row's `loss` in the scaled space, averaged over its
+        observed entries.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows; NaN marks a missing entry.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,), float64
+            Non-positive.
+
+        Raises
+        ------
+        ValueError
+            If X lies outside the range that the loss is made for.
+        """
+        X = self._check_X(X)
+        self._check_bounds(X, self.module_.loss)
+        return self._score_samples(X)
+
+    # Rooms: these trust.
+
+    def _score_samples(self, X) -> np.ndarray:
+        return -self._evaluate("row_loss", X).astype(np.float64)
+
+    def _fit(self, X, sample_weight, *, resume: bool, one_epoch: bool = False) -> Self:
+        """Validate, build, train, finish."""
+        with self._all_or_nothing(), Interruption() as interruption:
+            with interruption.allowed():
+                parts = self._check_parameters(resume)
+                X = self._check_X(X, reset=not resume)
+                rows = self._check_rows(X, sample_weight, parts)
+                seed = self._draw_seed()
+                split = self._split(rows, seed, one_epoch)
+                if not resume:
+                    self._forget(but=_FROM_VALIDATION)
+            with isolated(parts.network.draws_globally, seed):
+                with interruption.allowed():
+                    net = self._prepare_net(rows, split, parts, seed, resume, one_epoch)
+                with threads_for(net.step_work), flushed_denormals():
+                    history = net.train(split, interruption)
+            if not one_epoch:
+                net.trim_for_prediction()
+            self._finish(rows, net, history)
+        if interruption.seen:
+            raise KeyboardInterrupt
+        return self
+
+    # Validate
+
+    def _check_parameters(self, resume: bool) -> Parts:
+        """Check all parameters, and make objects of the strings among them."""
+        self._validate_params()
+        _check_callbacks(self.callbacks)
+        self._resolve_device()
+        network = self.network
+        if isinstance(network, str):
+            network = NETWORKS[network](hidden_layer_sizes=self.hidden_layer_sizes)
+        elif self.hidden_layer_sizes != "auto":
+            raise ValueError(
+                f"hidden_layer_sizes={self.hidden_layer_sizes!r} and network={network!r} "
+                "set the same thing: give the sizes to the network object, or leave "
+                "hidden_layer_sizes at 'auto'."
+            )
+        bottleneck, loss = self.bottleneck, self.loss
+        if isinstance(bottleneck, str):
+            bottleneck = BOTTLENECKS[bottleneck]()
+        loss = LOSSES[loss]() if isinstance(loss, str) else clone(loss)
+        for part in (network, bottleneck, loss):
+            if isinstance(part, BaseEstimator):
+                part._validate_params()
+        parts = Parts(
+            network, bottleneck, loss, network.build_output(loss.output_activation)
+        )
+        self._check_combination(parts)
+        if resume:
+            self._check_same_network()
+        return parts
+
+    def _check_combination(self, parts: Parts) -> None:
+        """Raise where two valid parameters make no sense together."""
+        activation = parts.network.output_activation
+        if (
+            parts.loss.bounds is not None
+            and activation not in ("auto", parts.loss.output_activation)
+            and not isinstance(parts.network, Custom)
+        ):
+            raise ValueError(
+                f"loss={self.loss!r} needs output_activation="
+                f"{parts.loss.output_activation!r}, which is what 'auto' gives; "
+                f"network={self.network!r} has output_activation={activation!r}."
+            )
+        if self.init == "pca":
+            hindrance = _pca_hindrance(parts)
+            if hindrance is not None:
+                name = {"output": "loss"}.get(hindrance, hindrance)
+                raise ValueError(
+                    f"init='pca' is not possible with {name}={getattr(self, name)!r}, "
+                    "which leaves no network that can start as a linear map. Use "
+                    "init='auto' or init='random'."
+                )
+
+    def _check_same_network(self) -> None:
+        """Raise if training is to go on with another network than it began with."""
+        for name in _STRUCTURE:
+            value = getattr(self, name)
+            if repr(value) != self._structure[name]:
+                raise ValueError(
+                    f"{name}={value!r} is not what the network was built with, "
+                    f"{self._structure[name]}: training cannot go on. Set it back, or "
+                    "fit anew with warm_start=False."
+                )
+
+    def _resolve_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"device must be 'auto' or a device that PyTorch can use here, such as "
+                f"'cpu'; got {self.device!r} ({error})"
+            ) from error
+        return device
+
+    def _check_X(self, X, *, reset: bool = False):
+        """X as a float array or CSR matrix; with `reset`, its width is learnt."""
+        if not reset:
+            check_is_fitted(self)
+        return validate_data(self, X, reset=reset, **_CHECK_X)
+
+    def _check_rows(self, X, sample_weight, parts: Parts) -> Rows:
+        """The rows that count, in canonical form."""
+        self._check_bounds(X, parts.loss)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
+        return canonical_rows(X, sample_weight)
+
+    def _check_bounds(self, X, loss: Loss) -> None:
+        if loss.bounds is None:
+            return
+        low, high = loss.bounds
+        values = X.data if sparse.issparse(X) else X
+        least, most = np.nanmin(values, initial=high), np.nanmax(values, initial=low)
+        if least < low or most > high:
+            raise ValueError(
+                f"loss={self.loss!r} needs all of X in [{low:g}, {high:g}], got values "
+                f"between {least:g} and {most:g}. sklearn.preprocessing.MinMaxScaler"
+                "(clip=True) brings them there."
+            )
+
+    def _draw_seed(self) -> int:
+        random_state = check_random_state(self.random_state)
+        return int(random_state.randint(np.iinfo(np.int32).max))
+
+    def _split(self, rows: Rows, seed: int, one_epoch: bool) -> Split:
+        """Hold rows out for early stopping, if there is any."""
+        n_rows = len(rows)
+        early_stopping = self.early_stopping
+        if early_stopping == "auto":
+            early_stopping = n_rows >= 2
+        elif early_stopping and n_rows < 2:
+            raise ValueError(
+                "early_stopping=True needs at least two distinct rows with a positive "
+                f"weight, got n_samples={n_rows}."
+            )
+        if one_epoch or not early_stopping:
+            return Split(rows.normalised(np.arange(n_rows)), None)
+        n_held_out = min(math.ceil(self.validation_fraction * n_rows), n_rows - 1)
+        order = np.random.default_rng([seed, 0]).permutation(n_rows)
+        return Split(
+            rows.normalised(np.sort(order[n_held_out:])),
+            rows.normalised(np.sort(order[:n_held_out])),
+        )
+
+    # Build
+
+    def _prepare_net(
+        self,
+        rows: Rows,
+        split: Split,
+        parts: Parts,
+        seed: int,
+        resume: bool,
+        one_epoch: bool,
+    ) -> AutoencoderNet:
+        """The skorch net that will train: a new one unless one can go on."""
+        if resume and one_epoch:
+            if not self.net_.is_trimmed:
+                return self.net_
+            module = self.module_
+        elif resume:
+            module = copy.deepcopy(self.module_)
+        else:
+            module = self._build(rows, parts, seed)
+        keep_start = resume or self._starts_at_pca(parts)
+        return AutoencoderNet(
+            module,
+            plan=self._plan(split, rows.n_features, keep_start, one_epoch),
+            seed=seed,
+            callbacks=self._make_callbacks(),
+            device=str(self._resolve_device()),
+        )
+
+    def _build(self, rows: Rows, parts: Parts, seed: int) -> Autoencoder:
+        """The PyTorch module, scaled for these rows and at its start."""
+        n_features = rows.n_features
+        n_components = self.n_components
+        if n_components == "auto":
+            n_components = _defaults.auto_n_components(n_features)
+        width = parts.bottleneck.encoder_width(n_components)
+        with threads_for(len(rows) * n_features):
+            spread = self._check_moments(moments(rows))
+        generator = torch.Generator().manual_seed(seed)
+        shape = Shape(len(rows), n_features, width, n_components)
+        encoder, decoder = parts.network.build(shape, generator)
+        bottleneck = parts.bottleneck.build(n_components, generator)
+        at_pca = self._starts_at_pca(parts)
+        shift, factor = self._scaling(spread, parts, at_pca)
+        if at_pca:
+            with threads_for(len(rows) * n_features**2):
+                axes, _ = principal_axes(rows, n_components, spread.mean, factor, seed)
+            # The code is in the units of the data where one factor scales them.
+            unit = factor[0] if (factor == factor[0]).all() else 1.0
+            encoder = nn.Sequential(start_at_map(encoder, axes), Multiply(unit))
+            decoder = nn.Sequential(Multiply(1 / unit), start_at_map(decoder, axes.T))
+        return Autoencoder(
+            Scaler(spread.mean, shift, factor),
+            encoder,
+            bottleneck,
+            decoder,
+            parts.output,
+            parts.loss,
+            n_components=n_components,
+            draws_globally=parts.network.draws_globally,
+        )
+
+    def _check_moments(self, spread: Moments) -> Moments:
+        """Raise if a feature is wholly missing or too large to be scaled."""
+        names = getattr(self, "feature_names_in_", np.arange(len(spread.mean)))
+        missing = np.flatnonzero(np.isnan(spread.mean))
+        if len(missing):
+            raise ValueError(
+                "X has no observed value, among rows with a positive weight, in "
+                f"{len(missing)} feature(s): {', '.join(map(str, names[missing[:5]]))}"
+                f"{', ...' if len(missing) > 5 else ''}. Drop what is always missing."
+            )
+        large = np.flatnonzero(~np.isfinite(spread.variance))
+        if len(large):
+            raise ValueError(
+                "X has values too large for their variance to be computed, in feature(s) "
+                f"{', '.join(map(str, names[large[:5]]))}."
+            )
+        return spread
+
+    def _starts_at_pca(self, parts: Parts) -> bool:
+        return self.init != "random" and _pca_hindrance(parts) is None
+
+    def _scaling(
+        self, spread: Moments, parts: Parts, at_pca: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Shift and factor of each feature for the internal affine map."""
+        factor = np.ones_like(spread.mean)
+        # A bounded output reaches the data only in their own units.
+        scale = self.scale if isinstance(parts.output, nn.Identity) else None
+        if scale is None:
+            return (spread.mean if at_pca else np.zeros_like(spread.mean)), factor
+        if scale == "feature":
+            factor = spread.deviation
+        elif (total := spread.variance.mean()) > 0:
+            factor = factor * math.sqrt(total)
+        return spread.mean, factor
+
+    def _plan(
+        self, split: Split, n_features: int, keep_start: bool, one_epoch: bool
+    ) -> Plan:
+        """How to train: what `"auto"` means for these rows, and when to stop."""
+        n_rows = len(split.train)
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            batch_size = _defaults.auto_batch_size(n_rows)
+        max_epochs = 1 if one_epoch else self.max_epochs
+        if max_epochs == "auto":
+            max_epochs = _defaults.auto_max_epochs(count_batches(n_rows, batch_size))
+        learning_rate = self.learning_rate
+        if learning_rate == "auto":
+            learning_rate = _defaults.auto_learning_rate(n_rows)
+        return Plan(
+            max_epochs=int(max_epochs),
+            batch_size=int(batch_size),
+            learning_rate=float(learning_rate),
+            weight_decay=float(self.weight_decay),
+            schedule=None if one_epoch else _defaults.schedule,
+            early_stopping=split.held_out is not None,
+            keep_start=keep_start,
+            n_iter_no_change=self.n_iter_no_change,
+            tol=float(self.tol),
+        )
+
+    def _make_callbacks(self) -> list:
+        """Copies of the user's callbacks, since skorch changes them, and ours."""
+        callbacks = copy.deepcopy(list(self.callbacks or []))
+        if self.verbose:
+            callbacks.append(("progress", Progress(int(self.verbose))))
+        return callbacks
+
+    # Finish
+
+    def _finish(self, rows: Rows, net: AutoencoderNet, history: list[dict]) -> None:
+        """Turn a trained net into fitted attributes."""
+        self.net_ = net
+        self._structure = {name: repr(getattr(self, name)) for name in _STRUCTURE}
+        self.n_components_ = net.module_.n_components
+        self.mean_ = net.module_.scaler.mean.cpu().numpy().copy()
+        self.loss_curve_ = getattr(self, "loss_curve_", []) + [
+            epoch["train_loss"] for epoch in history
+        ]
+        judged = [epoch["valid_loss"] for epoch in history if "valid_loss" in epoch]
+        earlier = getattr(self, "validation_loss_curve_", None)
+        self.validation_loss_curve_ = (earlier or []) + judged or None
+        self.n_iter_ = len(self.loss_curve_)
+
+    def _forget(self, but: tuple[str, ...] = ()) -> None:
+        """Drop what an earlier fit has learnt."""
+        for name in list(vars(self)):
+            is_learnt = name == "_structure" or (
+                name.endswith("_") and not name.startswith("_")
+            )
+            if is_learnt and name not in but:
+                delattr(self, name)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Take every attribute back if something fails."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException as error:
+            vars(self).clear()
+            vars(self).update(before)
+            if isinstance(error, DivergenceError):
+                # An earlier fit's weights must not pass for the ones asked for.
+                self._forget()
+            raise
+
+    # Use
+
+    @property
+    def module_(self) -> Autoencoder:
+        """The PyTorch module, in eval mode."""
+        return self.net_.module_
+
+    def _evaluate(self, method: str, X, n_columns: int | None = None) -> np.ndarray:
+        """Run a method of the module over rows, a bounded block at a time.
+
+        It computes in the type of X, also where the training was in float32:
+        then one row alone and the same row in a batch agree to 1e-15 in float64.
+        """
+        module = self.module_
+        rows = X if isinstance(X, Rows) else Rows(X)
+        shape = (len(rows),) if n_columns is None else (len(rows), n_columns)
+        out = np.empty(shape, dtype=rows.X.dtype)
+        call = _Call(module, method)
+        tensors = {**dict(call.named_parameters()), **dict(call.named_buffers())}
+        if rows.X.dtype == np.float64:
+            tensors = {
+                name: tensor.double() if tensor.is_floating_point() else tensor
+                for name, tensor in tensors.items()
+            }
+        device = module.scaler.mean.device
+        n_block = max(1, BLOCK_ENTRIES // module.widest_layer)
+        with torch.inference_mode(), isolated(module.draws_globally, 0):
+            for where, block in rows.blocks(n_block):
+                # A tensor cannot share memory that is read-only or runs backwards.
+                block = torch.from_numpy(np.require(block, requirements=["C", "W"]))
+                result = functional_call(call, tensors, block.to(device))
+                out[where] = result.cpu().numpy()
+        return out
+
+    def _is_fitted(self) -> bool:
+        return hasattr(self, "net_")
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._is_fitted()
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if self._is_fitted() and self.callbacks is not None:
+            # Only another fit needs them; what cannot be pickled stays behind.
+            kept = [entry for entry in self.callbacks if _can_be_pickled(entry)]
+            state = {**state, "callbacks": kept}
+        return state
+
+
+class _Call(nn.Module):
+    """A method of a module, as a module, which `functional_call` asks for."""
+
+    def __init__(self, module: Autoencoder, method: str):
+        super().__init__()
+        self.module = module
+        self.method = method
+
+    def forward(self, X: Tensor) -> Tensor:
+        return getattr(self.module, self.method)(X)
+
+
+@contextmanager
+def isolated(draws_globally: bool, seed: int) -> Iterator[None]:
+    """Set PyTorch's global generator aside for modules that draw from it."""
+    if not draws_globally:
+        yield
+        return
+    with _GLOBAL_GENERATOR, torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _pca_hindrance(parts: Parts) -> str | None:
+    """Name of the part with which a network cannot start as a PCA, if any."""
+    if not parts.network.allows_pca:
+        return "network"
+    if not parts.bottleneck.allows_pca:
+        return "bottleneck"
+    if not isinstance(parts.output, nn.Identity):
+        return "loss" if parts.network.output_activation == "auto" else "network"
+    return None
+
+
+def _check_callbacks(callbacks: list | tuple | None) -> None:
+    for entry in callbacks or []:
+        callback = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
+        is_class = isinstance(callback, type) and issubclass(callback, Callback)
+        if not (is_class or isinstance(callback, Callback)):
+            raise TypeError(
+                "callbacks must hold skorch callbacks, their classes, or pairs of a name "
+                f"and one of these, got {entry!r}."
+            )
+
+
+def _can_be_pickled(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return False
+    return True

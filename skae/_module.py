@@ -1,0 +1,215 @@
+"""The torch module: scale, encode, squeeze, decode, unscale."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skae.losses import Loss, observed_share
+
+
+class Propagation(NamedTuple):
+    """What one pass through the network gives, in the scaled space.
+
+    Attributes
+    ----------
+    target : Tensor of shape (n_samples, n_features)
+        Scaled rows, missing entries filled with the mean.
+    observed : Tensor of bool of shape (n_samples, n_features) or None
+        True where an entry is not missing; None if none is.
+    Z : Tensor of shape (n_samples, n_components)
+        Codes.
+    raw : Tensor of shape (n_samples, n_features)
+        The decoder's values before the output activation.
+    """
+
+    target: Tensor
+    observed: Tensor | None
+    Z: Tensor
+    raw: Tensor
+
+
+class Autoencoder(nn.Module):
+    """A network that reproduces its input through a narrow code.
+
+    Rows come and go in the units of the data; between scaler and unscaling the
+    network sees the scaled space, in which its loss is measured.
+
+    Parameters
+    ----------
+    scaler : Scaler
+    encoder, bottleneck, decoder, output : torch.nn.Module
+        ``output`` is the activation behind the decoder.
+    loss : Loss
+        Compares entries in the scaled space.
+    n_components : int
+        Width of the code.
+    draws_globally : bool, default=False
+        Whether a part may draw from PyTorch's global random generator.
+    """
+
+    def __init__(
+        self,
+        scaler: Scaler,
+        encoder: nn.Module,
+        bottleneck: nn.Module,
+        decoder: nn.Module,
+        output: nn.Module,
+        loss: Loss,
+        n_components: int,
+        draws_globally: bool = False,
+    ):
+        super().__init__()
+        self.scaler = scaler
+        self.encoder = encoder
+        self.bottleneck = bottleneck
+        self.decoder = decoder
+        self.output = output
+        self.loss = loss
+        self.n_components = n_components
+        self.draws_globally = draws_globally
+
+    @property
+    def widest_layer(self) -> int:
+        """Most values that a layer holds for one row, as far as weights tell."""
+        return max(
+            (max(tensor.shape) for tensor in self.parameters() if tensor.ndim), default=1
+        )
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Reconstruct rows of shape (n_samples, n_features), in their units."""
+        return self.scaler.unscale(self.output(self.propagate(X).raw))
+
+    def encode(self, X: Tensor) -> Tensor:
+        """Codes, of shape (n_samples, n_components)."""
+        target, _ = self.scaler(X)
+        return self.bottleneck(self.encoder(target))
+
+    def decode(self, Z: Tensor) -> Tensor:
+        """Rows, of shape (n_samples, n_features), from their codes."""
+        return self.scaler.unscale(self.output(self.decoder(Z)))
+
+    def propagate(self, X: Tensor) -> Propagation:
+        """All that the objective needs to know of these rows."""
+        target, observed = self.scaler(X)
+        Z = self.bottleneck(self.encoder(target))
+        return Propagation(target, observed, Z, self.decoder(Z))
+
+    def contributions(self, X: Tensor) -> Tensor:
+        """Each entry's share of its row's loss, of shape (n_samples, n_features)."""
+        return self.loss_shares(self.propagate(X))
+
+    def row_loss(self, X: Tensor) -> Tensor:
+        """Mean loss of each row over its observed entries, of shape (n_samples,)."""
+        return self.contributions(X).sum(dim=1)
+
+    def loss_shares(self, propagation: Propagation) -> Tensor:
+        """Each entry's share of its row's loss after a pass; rows sum to the loss."""
+        target, observed, _, raw = propagation
+        loss = self.loss.elementwise_from_raw(target, raw, self.output)
+        return observed_share(loss, observed)
+
+
+class Scaler(nn.Module):
+    """Affine map of the data, x' = (x - shift) / factor, and its inverse.
+
+    It subtracts in float64, before the cast to the network's type, so that a
+    large offset costs no precision. Missing entries become the mean.
+
+    Parameters
+    ----------
+    mean, shift, factor : ndarray of shape (n_features,)
+    """
+
+    mean: Tensor
+    shift: Tensor
+    factor: Tensor
+    unit: Tensor
+
+    def __init__(self, mean: np.ndarray, shift: np.ndarray, factor: np.ndarray):
+        super().__init__()
+        self.register_buffer("mean", torch.from_numpy(mean.astype(np.float64)))
+        self.register_buffer("shift", torch.from_numpy(shift.astype(np.float64)))
+        self.register_buffer("factor", torch.from_numpy(factor.astype(np.float64)))
+        # Follows the weights' type wherever they are cast.
+        self.register_buffer("unit", torch.ones(()))
+
+    def forward(self, X: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scaled rows without missing entries, and which ones were observed."""
+        missing = torch.isnan(X)
+        observed = None
+        if missing.any():
+            observed = ~missing
+            X = torch.where(observed, X, self.mean)
+        scaled = (X - self.shift) / self.factor
+        return scaled.to(self.unit), observed
+
+    def unscale(self, X: Tensor) -> Tensor:
+        """Map from the scaled space back to the units of the data."""
+        return (X * self.factor + self.shift).to(X.dtype)
+
+
+class Residual(nn.Module):
+    """A linear map plus a nonlinear remainder, linear(x) + remainder(x)."""
+
+    def __init__(self, linear: nn.Linear, remainder: nn.Module):
+        super().__init__()
+        self.linear = linear
+        self.remainder = remainder
+
+    def forward(self, X: Tensor) -> Tensor:
+        return self.linear(X) + self.remainder(X)
+
+
+class Multiply(nn.Module):
+    """Multiplication by a fixed factor."""
+
+    factor: Tensor
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(factor, dtype=torch.float32))
+
+    def forward(self, X: Tensor) -> Tensor:
+        return X * self.factor
+
+    def extra_repr(self) -> str:
+        return f"{float(self.factor):g}"
+
+
+def start_at_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:
+    """Make `network` start as a linear map, with all of it left to be trained.
+
+    A network without hidden layers takes the matrix as its weights. Any other
+    is put beside a linear layer that does, and its own last layer starts at
+    zero:
+
+    .. math:: x \\mapsto W x + f(x), \\quad f = 0 \\text{ at first.}
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Ends in a linear layer.
+    matrix : ndarray of shape (n_outputs, n_inputs)
+        W.
+
+    Returns
+    -------
+    started : torch.nn.Module
+    """
+    layers = [part for part in network.modules() if isinstance(part, nn.Linear)]
+    last = layers[-1]
+    if len(layers) == 1:
+        linear, started = last, network
+    else:
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        linear = nn.utils.skip_init(nn.Linear, matrix.shape[1], matrix.shape[0])
+        started = Residual(linear, network)
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(matrix))
+        linear.bias.zero_()
+    return started

@@ -1,0 +1,472 @@
+"""The skorch net: objective, epochs, early stopping, interrupts."""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import LRScheduler
+from torch import Tensor, nn
+
+from skae._batches import BLOCK_ENTRIES, Batches, Rows
+from skae._module import Autoencoder
+
+
+class Split(NamedTuple):
+    """Rows to train on, and rows held out to judge by (or None)."""
+
+    train: Rows
+    held_out: Rows | None
+
+
+class Objective(nn.Module):
+    """What training minimises, per row: the loss of its reconstruction."""
+
+    def forward(self, autoencoder: Autoencoder, X: Tensor) -> Tensor:
+        return autoencoder.row_loss(X)
+
+
+class Plan(NamedTuple):
+    """How to train.
+
+    Attributes
+    ----------
+    max_epochs, batch_size : int
+    learning_rate, weight_decay : float
+        Of AdamW.
+    schedule : callable or None
+        Maps the share of steps done, in [0, 1), to a factor of the learning
+        rate. It gives way to an `LRScheduler` among the callbacks.
+    early_stopping : bool
+        Whether to stop by, and return to, the best epoch of the held-out rows.
+    keep_start : bool
+        Whether to leave the starting weights only for a significant gain.
+    n_iter_no_change : int
+        Epochs without an improvement after which training stops.
+    tol : float
+        Least improvement that counts, relative to the best loss.
+    """
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    schedule: Callable[[float], float] | None
+    early_stopping: bool
+    keep_start: bool
+    n_iter_no_change: int
+    tol: float
+
+
+class DivergenceError(ValueError):
+    """The loss became infinite or NaN while training."""
+
+
+class AutoencoderNet(NeuralNet):
+    """A skorch net whose rows are their own targets.
+
+    It differs from a plain net in what an autoencoder needs: whole-batch slices
+    with a generator of their own, weighted rows, the judgement of every epoch
+    before the callbacks run, the best epoch's weights at the end, and a
+    `KeyboardInterrupt` of the user's that is told apart from one by which a
+    skorch callback stops the training.
+
+    Parameters
+    ----------
+    module : Autoencoder
+        Trained in place.
+    plan : Plan
+    seed : int
+        Seed of shuffling, and of all noise in the network.
+    callbacks : list
+        skorch callbacks.
+    device : str
+
+    Attributes
+    ----------
+    best_epoch_ : int
+        Epoch whose weights the module has, 0 for the start.
+    """
+
+    def __init__(
+        self, module: Autoencoder, *, plan: Plan, seed: int, callbacks: list, device: str
+    ):
+        super().__init__(
+            module,
+            criterion=Objective,
+            optimizer=torch.optim.AdamW,
+            optimizer__weight_decay=plan.weight_decay,
+            optimizer__fused=True,
+            lr=plan.learning_rate,
+            max_epochs=plan.max_epochs,
+            batch_size=plan.batch_size,
+            train_split=None,
+            callbacks=callbacks,
+            verbose=0,
+            device=device,
+        )
+        self.plan = plan
+        self.seed = seed
+        self.best_epoch_ = 0
+
+    # What the net is made of
+
+    def get_default_callbacks(self) -> list:
+        """None: the net keeps its own losses."""
+        return []
+
+    def initialize_module(self) -> AutoencoderNet:
+        """Take the module as it is; skorch would build it anew."""
+        self.module_ = self.module
+        return self
+
+    def initialize(self) -> AutoencoderNet:
+        """Initialize module, optimizer, callbacks and random streams."""
+        super().initialize()
+        shuffling, noise = np.random.SeedSequence(self.seed).spawn(2)
+        self.rng_ = np.random.default_rng(shuffling)
+        self.generator_ = torch.Generator(self.device)
+        self.generator_.manual_seed(int(noise.generate_state(1)[0]))
+        self.n_steps_ = 0
+        return self
+
+    def get_split_datasets(self, X: Split, y: None = None, **fit_params: Any) -> Split:
+        """The split as given."""
+        return X
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Batches:
+        """Batches of `Rows`, or of any skorch dataset of an array."""
+        rows = dataset if isinstance(dataset, Rows) else Rows(dataset.X)
+        if training:
+            return Batches(rows, self.batch_size, self.rng_)
+        return Batches(rows, max(self.batch_size, BLOCK_ENTRIES // rows.n_features))
+
+    @property
+    def step_work(self) -> int:
+        """Multiplications in one training step, roughly."""
+        return self.batch_size * sum(p.numel() for p in self.module.parameters())
+
+    # Epochs
+
+    def train(self, split: Split, interruption: Interruption) -> list[dict]:
+        """Train for `max_epochs` epochs, or until something ends it earlier.
+
+        Parameters
+        ----------
+        split : Split
+        interruption : Interruption
+            Tells the user's Ctrl-C from a callback's wish to stop.
+
+        Returns
+        -------
+        history : list of dict
+            The new rows of skorch's history, one for each finished epoch.
+
+        Raises
+        ------
+        DivergenceError
+            If a loss becomes infinite or NaN.
+        """
+        if not self.initialized_:
+            self.initialize()
+        self.interruption = interruption
+        self._first_epoch = len(self.history)
+        self._in_callback = False
+        with _noise_from(self.generator_, self.module_):
+            self._start_judging(split.held_out)
+            try:
+                with interruption.allowed():
+                    self.notify("on_train_begin", X=split, y=None)
+                    self.fit_loop(split)
+            except KeyboardInterrupt:
+                # skorch's callbacks, too, stop the training by raising it.
+                interruption.seen |= not self._in_callback
+            self._choose_weights()
+            self.notify("on_train_end", X=split, y=None)
+        self._set_training(False)
+        return self.history[self._first_epoch :]
+
+    def fit_loop(
+        self, X: Split, y: None = None, epochs: int | None = None, **fit_params: Any
+    ) -> AutoencoderNet:
+        """Run epochs; judge each before the callbacks see it."""
+        epochs = self.max_epochs if epochs is None else epochs
+        train = self.get_iterator(X.train, training=True)
+        held_out = None if X.held_out is None else self.get_iterator(X.held_out)
+        datasets = {"dataset_train": X.train, "dataset_valid": X.held_out}
+        self._total_steps = epochs * len(train)
+        for _ in range(epochs):
+            self.notify("on_epoch_begin", **datasets)
+            self.run_single_epoch(train, True, "train", self.train_step)
+            self.run_single_epoch(held_out, False, "valid", self.validation_step)
+            self._judge_epoch()
+            self.notify("on_epoch_end", **datasets)
+            if self._is_stuck():
+                break
+        self._finished = True
+        return self
+
+    def notify(self, method_name: str, **kwargs: Any) -> None:
+        """Call the net's own hook, then the callbacks', and know which is which."""
+        getattr(self, method_name)(self, **kwargs)
+        self._in_callback = True
+        for _, callback in self.callbacks_:
+            getattr(callback, method_name)(self, **kwargs)
+        self._in_callback = False
+
+    def train_step_single(self, batch: tuple[Tensor, Tensor], **fit_params: Any) -> dict:
+        """Gradients of the objective's weighted mean over a batch."""
+        self._set_training(True)
+        X, weight = (tensor.to(self.device) for tensor in batch)
+        row_losses = self.criterion_(self.module_, X)
+        loss = (row_losses * weight.to(row_losses.dtype)).mean()
+        loss.backward()
+        return {"loss": loss, "y_pred": row_losses}
+
+    def train_step(self, batch: tuple[Tensor, Tensor], **fit_params: Any) -> dict:
+        """One optimization step at the scheduled learning rate."""
+        if self.plan.schedule is not None and not self._has_own_schedule():
+            factor = self.plan.schedule(self.n_steps_ / self._total_steps)
+            for group in self.optimizer_.param_groups:
+                group["lr"] = self.lr * factor
+        self.n_steps_ += 1
+        return super().train_step(batch)
+
+    @torch.no_grad()
+    def validation_step(self, batch: tuple[Tensor, Tensor], **fit_params: Any) -> dict:
+        """Objective of held-out rows; keeps each row's for the judgement."""
+        self._set_training(False)
+        X, weight = (tensor.to(self.device) for tensor in batch)
+        row_losses = self.criterion_(self.module_, X)
+        self._held_out_losses.append(row_losses.double().cpu().numpy())
+        return {"loss": (row_losses * weight).sum() / weight.sum(), "y_pred": row_losses}
+
+    def _has_own_schedule(self) -> bool:
+        return any(isinstance(callback, LRScheduler) for _, callback in self.callbacks_)
+
+    # The judgement of epochs
+
+    def _start_judging(self, held_out: Rows | None) -> None:
+        """Take the starting weights as the best so far."""
+        self._finished = False
+        self._epochs_without_gain = 0
+        self._start_weights = self._best_weights = self._copy_weights()
+        self._best_loss = math.inf
+        self._held_out_losses: list[np.ndarray] = []
+        if held_out is not None:
+            for batch in self.get_iterator(held_out):
+                self.validation_step(batch)
+            self._held_out_weight = held_out.weight
+            self._start_losses = self._best_losses = self._take_held_out_losses()
+            self._best_loss = float(
+                np.average(self._start_losses, weights=self._held_out_weight)
+            )
+            _check_finite(self._best_loss, 0, "The validation loss", self.lr)
+
+    def _is_stuck(self) -> bool:
+        patience = self.plan.n_iter_no_change
+        return self.plan.early_stopping and self._epochs_without_gain >= patience
+
+    def _judge_epoch(self) -> None:
+        """Record the epoch's losses, and its weights if it is the best so far."""
+        batches = self.history[-1]["batches"]
+        sizes = [b["train_batch_size"] for b in batches if "train_batch_size" in b]
+        losses = [b["train_loss"] for b in batches if "train_loss" in b]
+        loss = float(np.average(losses, weights=sizes))
+        self.history.record("train_loss", loss)
+        _check_finite(loss, len(self.history), "The training loss", self.lr)
+        if self._held_out_losses:
+            row_losses = self._take_held_out_losses()
+            loss = float(np.average(row_losses, weights=self._held_out_weight))
+            self.history.record("valid_loss", loss)
+            _check_finite(loss, len(self.history), "The validation loss", self.lr)
+        self._epochs_without_gain += 1
+        if loss < self._best_loss - self.plan.tol * abs(self._best_loss):
+            self._epochs_without_gain = 0
+        if loss < self._best_loss:
+            self._best_loss = loss
+            self._best_weights = self._copy_weights()
+            self.best_epoch_ = len(self.history)
+            if self.plan.early_stopping:
+                self._best_losses = row_losses
+
+    def _choose_weights(self) -> None:
+        """End on the best epoch's weights, or the last one's without a judge.
+
+        A start worth keeping, such as a PCA, is left only if the mean paired
+        gain over the held-out rows exceeds its standard error.
+        """
+        if self.history and "train_loss" not in self.history[-1]:
+            self.history.pop()  # an epoch that was not finished
+        if self._finished and not self.plan.early_stopping:
+            self.best_epoch_ = len(self.history)
+            return
+        weights = self._best_weights
+        if self.plan.early_stopping and self.plan.keep_start:
+            gains = self._start_losses - self._best_losses
+            if not exceeds_standard_error(gains, self._held_out_weight):
+                weights, self.best_epoch_ = self._start_weights, self._first_epoch
+        self.module_.load_state_dict(weights)
+
+    def _take_held_out_losses(self) -> np.ndarray:
+        losses = np.concatenate(self._held_out_losses)
+        self._held_out_losses.clear()
+        return losses
+
+    def _copy_weights(self) -> dict[str, Tensor]:
+        return {name: t.clone() for name, t in self.module_.state_dict().items()}
+
+    # After training
+
+    @property
+    def is_trimmed(self) -> bool:
+        """Whether all that training needs has been dropped."""
+        return getattr(self, "_trimmed_for_prediction", False)
+
+    def trim_for_prediction(self) -> None:
+        """Drop all that only training needs: optimizer, callbacks, generators."""
+        vars(self).update(self._trimmed())
+
+    def _trimmed(self) -> dict[str, Any]:
+        training_only = {
+            name: None
+            for name in vars(self)
+            if name in _TRAINING_ONLY or name.startswith("_held_out")
+        }
+        return {
+            **training_only,
+            "callbacks": [],
+            "callbacks_": [],
+            "_trimmed_for_prediction": True,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        # skorch would pickle the module a second time, apart from the rest, to
+        # find it again on another device; on the CPU any machine can load it.
+        state = {**vars(self), **self._trimmed()}
+        if torch.device(self.device).type != "cpu":
+            state["module_"] = copy.deepcopy(self.module_).cpu()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.device = "cpu"
+
+
+_TRAINING_ONLY = {
+    "interruption",
+    "module",
+    "optimizer_",
+    "rng_",
+    "generator_",
+    "plan",
+    "_start_weights",
+    "_best_weights",
+    "_start_losses",
+    "_best_losses",
+}
+
+
+def exceeds_standard_error(gains: np.ndarray, weight: np.ndarray) -> bool:
+    """Whether the weighted mean of `gains` is larger than its standard error.
+
+    .. math::
+
+        \\bar g = \\frac{\\sum w_i g_i}{\\sum w_i}, \\quad
+        s^2 = \\frac{\\sum w_i (g_i - \\bar g)^2}{\\sum w_i} \\, \\frac{1}{m - 1},
+        \\quad m = \\frac{(\\sum w_i)^2}{\\sum w_i^2}
+
+    with m Kish's effective number of rows [1]_. One row alone proves nothing.
+
+    Parameters
+    ----------
+    gains, weight : ndarray of shape (n_rows,)
+
+    References
+    ----------
+    .. [1] Kish, L. (1965). Survey Sampling. Wiley.
+    """
+    effective = weight.sum() ** 2 / (weight**2).sum()
+    if effective <= 1 + 1e-9:
+        return False
+    mean = np.average(gains, weights=weight)
+    variance = np.average((gains - mean) ** 2, weights=weight) / (effective - 1)
+    return bool(mean > math.sqrt(variance))
+
+
+def _check_finite(loss: float, epoch: int, what: str, learning_rate: float) -> None:
+    if not math.isfinite(loss):
+        raise DivergenceError(
+            f"{what} became {loss} in epoch {epoch}: the training diverged. The likely "
+            f"cause is a learning_rate that is too high ({learning_rate:g}), or features "
+            "of very different scale (see the parameter scale)."
+        )
+
+
+class _noise_from:
+    """While it lasts, every part of `module` that draws, draws from `generator`."""
+
+    def __init__(self, generator: torch.Generator, module: nn.Module):
+        self.generator = generator
+        self.parts = [part for part in module.modules() if hasattr(part, "generator")]
+
+    def __enter__(self) -> None:
+        for part in self.parts:
+            part.generator = self.generator
+
+    def __exit__(self, *exception: object) -> None:
+        for part in self.parts:
+            part.generator = None
+
+
+class Interruption:
+    """While it lasts, Ctrl-C is noted, and raised only where that is allowed.
+
+    So the training ends at once, but what follows it is finished. It acts in
+    the main thread and over Python's own handler only.
+
+    Attributes
+    ----------
+    seen : bool
+        Whether the user wanted to interrupt.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._is_allowed = False
+
+    def __enter__(self) -> Interruption:
+        self._active = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+        if self._active:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._active:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """While it lasts, Ctrl-C raises `KeyboardInterrupt` at once."""
+        self._is_allowed = True
+        try:
+            yield
+        finally:
+            self._is_allowed = False
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.seen = True
+        if self._is_allowed:
+            signal.default_int_handler(signum, frame)

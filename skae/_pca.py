@@ -1,0 +1,158 @@
+"""Mean, spread and principal axes of weighted rows: where a network may start.
+
+Sums run over blocks of rows in float64, so that sparse and mapped tables are
+never made dense as a whole, and over observed entries only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import linalg, sparse
+from scipy.sparse.linalg import LinearOperator, eigsh
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.extmath import svd_flip
+
+from skae._batches import Rows
+
+# Up to this width the covariance matrix is formed and solved directly; beyond,
+# its products with vectors are enough for the leading axes.
+MAX_COVARIANCE_WIDTH = 1024
+
+
+class Moments(NamedTuple):
+    """Weighted mean and spread of each feature over its observed entries.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_features,)
+        NaN where a feature has no observed entry.
+    variance : ndarray of shape (n_features,)
+    deviation : ndarray of shape (n_features,)
+        Square root of the variance, 1 for constant features.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    deviation: np.ndarray
+
+
+def moments(rows: Rows) -> Moments:
+    """Mean, variance and standard deviation of the features of `rows`."""
+    if sparse.issparse(rows.X):
+        # Without a dense block: 2e9 entries, 2e6 of them stored, would take 30 s.
+        scaler = StandardScaler(with_mean=False)
+        scaler.fit(rows.stored().astype(np.float64), sample_weight=rows.weight)
+    else:
+        scaler = StandardScaler()
+        for where, block in rows.blocks():
+            scaler.partial_fit(
+                block.astype(np.float64), sample_weight=rows.weight[where]
+            )
+    # What rounding leaves of a constant's variance is none.
+    is_constant = (scaler.scale_ == 1) & (scaler.var_ < 0.5)
+    return Moments(scaler.mean_, np.where(is_constant, 0, scaler.var_), scaler.scale_)
+
+
+def principal_axes(
+    rows: Rows,
+    n_components: int,
+    mean: np.ndarray,
+    factor: np.ndarray,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Leading principal axes of (x - mean) / factor.
+
+    Parameters
+    ----------
+    rows : Rows
+    n_components : int
+        May exceed the rank; the axes beyond it are zero.
+    mean, factor : ndarray of shape (n_features,)
+        Centre and scale of the features.
+    seed : int
+        Seed of the iterative solver's first vector, for wide tables.
+
+    Returns
+    -------
+    axes : ndarray of shape (n_components, n_features)
+        Orthonormal rows in order of falling variance, zero beyond the rank.
+        The largest entry of each in magnitude is positive, as in
+        :class:`sklearn.decomposition.PCA`.
+    variances : ndarray of shape (n_components,)
+        Variance along each axis, 0 beyond the rank.
+    """
+    n_features = rows.n_features
+    rank = min(n_components, n_features, len(rows))
+    if n_features <= MAX_COVARIANCE_WIDTH:
+        covariance = _covariance(rows, mean, factor)
+        variances, vectors = linalg.eigh(
+            covariance, subset_by_index=[n_features - rank, n_features - 1]
+        )
+    else:
+        rank = min(rank, n_features - 1)
+        variances, vectors = eigsh(
+            _covariance_operator(rows, mean, factor),
+            k=rank,
+            v0=np.random.default_rng(seed).standard_normal(n_features),
+        )
+    order = np.argsort(variances)[::-1]
+    variances, vectors = variances[order], vectors[:, order]
+    # Rounding leaves a little variance along axes that have none.
+    real = variances > variances.max(initial=0) * n_features * np.finfo(float).eps
+    axes = np.zeros((n_components, n_features))
+    axes[: rank][real] = svd_flip(None, vectors.T, u_based_decision=False)[1][real]
+    return axes, np.pad(np.where(real, variances, 0), (0, n_components - rank))
+
+
+def _covariance(rows: Rows, mean: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Covariance matrix, each entry over the rows that have both features."""
+    n_features = rows.n_features
+    products = np.zeros((n_features, n_features))
+    weights = np.zeros((n_features, n_features))
+    for where, block in rows.blocks():
+        root = np.sqrt(rows.weight[where])[:, None]
+        centred = (block - mean) / factor * root
+        observed = ~np.isnan(centred)
+        if observed.all():
+            weights += rows.weight[where].sum()
+        else:
+            centred[~observed] = 0
+            shared = observed * root
+            weights += shared.T @ shared
+        products += centred.T @ centred
+    return np.divide(products, weights, out=products, where=weights > 0)
+
+
+def _covariance_operator(
+    rows: Rows, mean: np.ndarray, factor: np.ndarray
+) -> LinearOperator:
+    """Products of the covariance matrix with a vector, one pass over the rows each.
+
+    A missing entry counts as the feature's mean.
+    """
+    n_features = rows.n_features
+    total = rows.weight.sum()
+    if sparse.issparse(rows.X):
+        stored = rows.stored().astype(np.float64)
+        missing = np.isnan(stored.data)
+        stored.data[missing] = mean[stored.indices[missing]]
+
+    def blocks() -> Iterator[tuple[slice, Any]]:
+        if sparse.issparse(rows.X):
+            yield slice(None), stored
+            return
+        for where, block in rows.blocks():
+            yield where, np.where(np.isnan(block), mean, block)
+
+    def multiply(vector: np.ndarray) -> np.ndarray:
+        scaled = vector.ravel() / factor
+        product = np.zeros(n_features)
+        for where, block in blocks():
+            projected = (block @ scaled - mean @ scaled) * rows.weight[where]
+            product += block.T @ projected - mean * projected.sum()
+        return product / factor / total
+
+    return LinearOperator((n_features, n_features), matvec=multiply, dtype=np.float64)

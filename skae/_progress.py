@@ -1,0 +1,63 @@
+"""Progress of the training: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+from skorch.callbacks import Callback
+from tqdm import tqdm
+
+# Without a terminal, this many lines at most unless verbose > 1.
+MAX_LINES = 20
+
+
+class Progress(Callback):
+    """Shows epoch, losses and the remaining time while a net trains.
+
+    Parameters
+    ----------
+    verbose : int
+        1 shows a bar if standard error is a terminal, otherwise about
+        `MAX_LINES` lines on standard output; above 1, a line for each epoch.
+    """
+
+    def __init__(self, verbose: int):
+        self.verbose = verbose
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        self.bar_ = None
+        self.start_ = time.perf_counter()
+        self.first_epoch_ = len(net.history)
+        if self.verbose == 1 and sys.stderr.isatty():
+            self.bar_ = tqdm(total=net.max_epochs, unit="epoch", desc="Training")
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        losses = {"loss": net.history[-1, "train_loss"]}
+        if "valid_loss" in net.history[-1]:
+            losses["validation"] = net.history[-1, "valid_loss"]
+        if self.bar_ is not None:
+            self.bar_.set_postfix(losses, refresh=False)
+            self.bar_.update()
+            return
+        done = len(net.history) - self.first_epoch_
+        every = 1 if self.verbose > 1 else math.ceil(net.max_epochs / MAX_LINES)
+        if done % every == 0 or done == net.max_epochs or done == 1:
+            self._print_line(done, net.max_epochs, losses)
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        if self.bar_ is not None:
+            self.bar_.close()
+        done = len(net.history) - self.first_epoch_
+        if done < net.max_epochs:
+            ending = "interrupted" if net.interruption.seen else "stopped"
+            print(f"{ending} after epoch {done}", end="", flush=True)
+            print(f", weights of epoch {net.best_epoch_ - self.first_epoch_} restored")
+
+    def _print_line(self, done: int, total: int, losses: dict[str, float]) -> None:
+        elapsed = time.perf_counter() - self.start_
+        remaining = elapsed / done * (total - done)
+        values = "  ".join(f"{name} {value:.5g}" for name, value in losses.items())
+        print(f"epoch {done}/{total}  {values}  remaining {remaining:.1f} s", flush=True)

@@ -1,0 +1,225 @@
+"""Reconstruction losses: how far each entry of a reconstruction is from its row.
+
+A loss is a small object that only stores its settings. Pass its name
+(``loss="huber"``) or the object itself (``loss=Huber(delta=0.5)``) to an
+estimator; derive from :class:`Loss` to bring your own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from numbers import Real
+from typing import ClassVar
+
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["AbsoluteError", "BinaryCrossEntropy", "Huber", "Loss", "SquaredError"]
+
+
+class Loss(BaseEstimator, ABC):
+    """Base of all reconstruction losses.
+
+    A loss gives one non-negative number per entry, and the estimators average
+    it over the observed entries of a row:
+
+    .. math:: L(x, \\hat x) = \\frac{1}{|O|} \\sum_{j \\in O} \\ell(x_j, \\hat x_j)
+
+    with O the entries of the row that are not missing. Entries are compared in
+    the space in which the network works, that is after the estimator's
+    ``scale``.
+
+    Attributes
+    ----------
+    output_activation : str
+        Name of the activation behind the decoder that this loss implies, one
+        of :data:`skae.networks.ACTIVATIONS`.
+    bounds : tuple of two floats or None
+        Closed range in which the data must lie, None for the real line.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skae.losses import Loss
+    >>> class Quartic(Loss):
+    ...     def elementwise(self, X, X_hat):
+    ...         return (X - X_hat) ** 4
+    >>> Quartic().elementwise(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2))
+    tensor([[ 0., 16.]])
+    """
+
+    output_activation: ClassVar[str] = "identity"
+    bounds: ClassVar[tuple[float, float] | None] = None
+    _parameter_constraints: ClassVar[dict] = {}
+
+    @abstractmethod
+    def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
+        """Loss of each entry.
+
+        Parameters
+        ----------
+        X, X_hat : Tensor of shape (n_samples, n_features)
+            Rows and their reconstructions, without missing values.
+
+        Returns
+        -------
+        loss : Tensor of shape (n_samples, n_features)
+            Non-negative.
+        """
+
+    def elementwise_from_raw(
+        self, X: Tensor, raw: Tensor, output: torch.nn.Module
+    ) -> Tensor:
+        """Loss of each entry, from the decoder's values before their activation.
+
+        A loss overrides this where going through ``output(raw)`` would lose
+        precision.
+
+        Parameters
+        ----------
+        X, raw : Tensor of shape (n_samples, n_features)
+            Rows, and what the decoder made of their codes.
+        output : torch.nn.Module
+            Activation that turns `raw` into the reconstruction.
+
+        Returns
+        -------
+        loss : Tensor of shape (n_samples, n_features)
+        """
+        return self.elementwise(X, output(raw))
+
+
+class SquaredError(Loss):
+    """Squared error, the loss of PCA.
+
+    .. math:: \\ell(x, \\hat x) = (x - \\hat x)^2
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skae.losses import SquaredError
+    >>> SquaredError().elementwise(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
+    tensor([[4.]])
+    """
+
+    def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
+        return (X - X_hat).square()
+
+
+class AbsoluteError(Loss):
+    """Absolute error: large residuals count less than under the squared error.
+
+    .. math:: \\ell(x, \\hat x) = |x - \\hat x|
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skae.losses import AbsoluteError
+    >>> AbsoluteError().elementwise(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
+    tensor([[2.]])
+    """
+
+    def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
+        return (X - X_hat).abs()
+
+
+class Huber(Loss):
+    """Squared near zero, absolute far from it [1]_.
+
+    .. math::
+
+        \\ell(x, \\hat x) = \\begin{cases}
+            \\frac12 r^2 & |r| \\le \\delta \\\\
+            \\delta (|r| - \\frac12 \\delta) & |r| > \\delta
+        \\end{cases}, \\quad r = x - \\hat x
+
+    Parameters
+    ----------
+    delta : float, default=1.0
+        Residual at which the loss turns linear, > 0, in units of the scaled
+        data (standard deviations of the training rows unless ``scale=None``).
+
+    References
+    ----------
+    .. [1] Huber, P. J. (1964). Robust estimation of a location parameter.
+       Annals of Mathematical Statistics, 35(1), 73-101.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skae.losses import Huber
+    >>> Huber(delta=1.0).elementwise(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
+    tensor([[1.5000]])
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "delta": [Interval(Real, 0, None, closed="neither")]
+    }
+
+    def __init__(self, delta: float = 1.0):
+        self.delta = delta
+
+    def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
+        return F.huber_loss(X_hat, X, reduction="none", delta=self.delta)
+
+
+class BinaryCrossEntropy(Loss):
+    """Cross-entropy between entries in [0, 1] and reconstructed probabilities.
+
+    .. math:: \\ell(x, \\hat x) = -x \\log \\hat x - (1 - x) \\log(1 - \\hat x)
+
+    It implies a sigmoid behind the decoder and is computed from the values in
+    front of it, which stays exact where the sigmoid saturates. As in PyTorch a
+    logarithm is cut off at -100 where only probabilities are at hand.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skae.losses import BinaryCrossEntropy
+    >>> BinaryCrossEntropy().elementwise(torch.tensor([[1.0]]), torch.tensor([[0.5]]))
+    tensor([[0.6931]])
+    """
+
+    output_activation: ClassVar[str] = "sigmoid"
+    bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+
+    def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
+        return F.binary_cross_entropy(X_hat, X, reduction="none")
+
+    def elementwise_from_raw(
+        self, X: Tensor, raw: Tensor, output: torch.nn.Module
+    ) -> Tensor:
+        if isinstance(output, torch.nn.Sigmoid):
+            return F.binary_cross_entropy_with_logits(raw, X, reduction="none")
+        return self.elementwise(X, output(raw))
+
+
+def observed_share(loss: Tensor, observed: Tensor | None) -> Tensor:
+    """Divide entries by the number of observed ones in their row.
+
+    Parameters
+    ----------
+    loss : Tensor of shape (n_samples, n_features)
+    observed : Tensor of bool of shape (n_samples, n_features) or None
+
+    Returns
+    -------
+    share : Tensor of shape (n_samples, n_features)
+        Its rows sum to the mean of the row's observed entries; 0 where an
+        entry is missing.
+    """
+    if observed is None:
+        return loss / loss.shape[1]
+    n_observed = observed.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.where(observed, loss, 0) / n_observed
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "squared_error": SquaredError,
+    "absolute_error": AbsoluteError,
+    "huber": Huber,
+    "binary_cross_entropy": BinaryCrossEntropy,
+}
