@@ -67,15 +67,24 @@ class BaseAutoencoder(BaseEstimator):
     """Fit and use an autoencoder; what it is used for is left to subclasses."""
 
     _parameter_constraints: ClassVar[dict] = {
-        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "n_components": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
         "network": [StrOptions(set(NETWORKS)), Network],
         "hidden_layer_sizes": [StrOptions({"auto"}), tuple, list],
         "bottleneck": [StrOptions(set(BOTTLENECKS)), Bottleneck],
         "loss": [StrOptions(set(LOSSES)), Loss],
         "init": [StrOptions({"auto", "pca", "random"})],
         "scale": [StrOptions({"auto", "global", "feature"}), None],
-        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "max_epochs": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "batch_size": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
         "learning_rate": [
             Interval(Real, 0, None, closed="neither"),
             StrOptions({"auto"}),
@@ -228,12 +237,12 @@ class BaseAutoencoder(BaseEstimator):
         self._resolve_device()
         network = self.network
         if isinstance(network, str):
-            network = NETWORKS[network](hidden_layer_sizes=self.hidden_layer_sizes)
+            network = NETWORKS[network](self.hidden_layer_sizes)
         elif self.hidden_layer_sizes != "auto":
             raise ValueError(
-                f"hidden_layer_sizes={self.hidden_layer_sizes!r} and network={network!r} "
-                "set the same thing: give the sizes to the network object, or leave "
-                "hidden_layer_sizes at 'auto'."
+                f"hidden_layer_sizes={self.hidden_layer_sizes!r} and "
+                f"network={network!r} set the same thing: give the sizes to the "
+                "network object, and leave hidden_layer_sizes at 'auto'."
             )
         bottleneck, loss = self.bottleneck, self.loss
         if isinstance(bottleneck, str):
@@ -424,8 +433,8 @@ class BaseAutoencoder(BaseEstimator):
         large = np.flatnonzero(~np.isfinite(spread.variance))
         if len(large):
             raise ValueError(
-                "X has values too large for their variance to be computed, in feature(s) "
-                f"{', '.join(map(str, names[large[:5]]))}."
+                "X has values too large for their variance to be computed, in "
+                f"feature(s) {', '.join(map(str, names[large[:5]]))}."
             )
         return spread
 
@@ -508,12 +517,12 @@ class BaseAutoencoder(BaseEstimator):
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """Take every attribute back if something fails."""
-        before = dict(vars(self))
+        before = dict(self.__dict__)
         try:
             yield
         except BaseException as error:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             if isinstance(error, DivergenceError):
                 # An earlier fit's weights must not pass for the ones asked for.
                 self._forget()
@@ -548,8 +557,8 @@ class BaseAutoencoder(BaseEstimator):
         with torch.inference_mode(), isolated(module.draws_globally, 0):
             for where, block in rows.blocks(n_block):
                 # A tensor cannot share memory that is read-only or runs backwards.
-                block = torch.from_numpy(np.require(block, requirements=["C", "W"]))
-                result = functional_call(call, tensors, block.to(device))
+                own = torch.from_numpy(np.require(block, requirements=["C", "W"]))
+                result = functional_call(call, tensors, own.to(device))
                 out[where] = result.cpu().numpy()
         return out
 
@@ -614,8 +623,8 @@ def _check_callbacks(callbacks: list | tuple | None) -> None:
         is_class = isinstance(callback, type) and issubclass(callback, Callback)
         if not (is_class or isinstance(callback, Callback)):
             raise TypeError(
-                "callbacks must hold skorch callbacks, their classes, or pairs of a name "
-                f"and one of these, got {entry!r}."
+                "callbacks must hold skorch callbacks, their classes, or pairs of a "
+                f"name and one of these, got {entry!r}."
             )
 
 

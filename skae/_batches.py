@@ -158,7 +158,9 @@ def canonical_rows(X, weight: np.ndarray | None) -> Rows:
         rows.weight = weight[rows.index]
     if X.shape[0] > MAX_CANONICAL_ROWS:
         return rows
-    _, first, group = np.unique(_row_hashes(rows), return_index=True, return_inverse=True)
+    _, first, group = np.unique(
+        _row_hashes(rows), return_index=True, return_inverse=True
+    )
     index = first if rows.index is None else rows.index[first]
     return Rows(X, index, np.bincount(group, weights=rows.weight))
 

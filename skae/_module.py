@@ -76,7 +76,8 @@ class Autoencoder(nn.Module):
     def widest_layer(self) -> int:
         """Most values that a layer holds for one row, as far as weights tell."""
         return max(
-            (max(tensor.shape) for tensor in self.parameters() if tensor.ndim), default=1
+            (max(tensor.shape) for tensor in self.parameters() if tensor.ndim),
+            default=1,
         )
 
     def forward(self, X: Tensor) -> Tensor:

@@ -98,7 +98,13 @@ class AutoencoderNet(NeuralNet):
     """
 
     def __init__(
-        self, module: Autoencoder, *, plan: Plan, seed: int, callbacks: list, device: str
+        self,
+        module: Autoencoder,
+        *,
+        plan: Plan,
+        seed: int,
+        callbacks: list,
+        device: str,
     ):
         super().__init__(
             module,
@@ -223,7 +229,9 @@ class AutoencoderNet(NeuralNet):
             getattr(callback, method_name)(self, **kwargs)
         self._in_callback = False
 
-    def train_step_single(self, batch: tuple[Tensor, Tensor], **fit_params: Any) -> dict:
+    def train_step_single(
+        self, batch: tuple[Tensor, Tensor], **fit_params: Any
+    ) -> dict:
         """Gradients of the objective's weighted mean over a batch."""
         self._set_training(True)
         X, weight = (tensor.to(self.device) for tensor in batch)
@@ -248,7 +256,10 @@ class AutoencoderNet(NeuralNet):
         X, weight = (tensor.to(self.device) for tensor in batch)
         row_losses = self.criterion_(self.module_, X)
         self._held_out_losses.append(row_losses.double().cpu().numpy())
-        return {"loss": (row_losses * weight).sum() / weight.sum(), "y_pred": row_losses}
+        return {
+            "loss": (row_losses * weight).sum() / weight.sum(),
+            "y_pred": row_losses,
+        }
 
     def _has_own_schedule(self) -> bool:
         return any(isinstance(callback, LRScheduler) for _, callback in self.callbacks_)
@@ -334,7 +345,7 @@ class AutoencoderNet(NeuralNet):
 
     def trim_for_prediction(self) -> None:
         """Drop all that only training needs: optimizer, callbacks, generators."""
-        vars(self).update(self._trimmed())
+        self.__dict__.update(self._trimmed())
 
     def _trimmed(self) -> dict[str, Any]:
         training_only = {
@@ -358,7 +369,7 @@ class AutoencoderNet(NeuralNet):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        self.__dict__.update(state)
         self.device = "cpu"
 
 
@@ -406,9 +417,9 @@ def exceeds_standard_error(gains: np.ndarray, weight: np.ndarray) -> bool:
 def _check_finite(loss: float, epoch: int, what: str, learning_rate: float) -> None:
     if not math.isfinite(loss):
         raise DivergenceError(
-            f"{what} became {loss} in epoch {epoch}: the training diverged. The likely "
-            f"cause is a learning_rate that is too high ({learning_rate:g}), or features "
-            "of very different scale (see the parameter scale)."
+            f"{what} became {loss} in epoch {epoch}: the training diverged. The "
+            f"likely cause is a learning_rate that is too high ({learning_rate:g}), or "
+            "features of very different scale (see the parameter scale)."
         )
 
 
@@ -421,11 +432,11 @@ class _noise_from:
 
     def __enter__(self) -> None:
         for part in self.parts:
-            part.generator = self.generator
+            part.generator = self.generator  # type: ignore[assignment]
 
     def __exit__(self, *exception: object) -> None:
         for part in self.parts:
-            part.generator = None
+            part.generator = None  # type: ignore[assignment]
 
 
 class Interruption:

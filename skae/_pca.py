@@ -103,7 +103,7 @@ def principal_axes(
     # Rounding leaves a little variance along axes that have none.
     real = variances > variances.max(initial=0) * n_features * np.finfo(float).eps
     axes = np.zeros((n_components, n_features))
-    axes[: rank][real] = svd_flip(None, vectors.T, u_based_decision=False)[1][real]
+    axes[:rank][real] = svd_flip(None, vectors.T, u_based_decision=False)[1][real]
     return axes, np.pad(np.where(real, variances, 0), (0, n_components - rank))
 
 

@@ -60,4 +60,5 @@ class Progress(Callback):
         elapsed = time.perf_counter() - self.start_
         remaining = elapsed / done * (total - done)
         values = "  ".join(f"{name} {value:.5g}" for name, value in losses.items())
-        print(f"epoch {done}/{total}  {values}  remaining {remaining:.1f} s", flush=True)
+        left = f"remaining {remaining:.1f} s"
+        print(f"epoch {done}/{total}  {values}  {left}", flush=True)

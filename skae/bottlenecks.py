@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 from sklearn.base import BaseEstimator
-from torch import Tensor, nn
+from torch import nn
 
 __all__ = ["Bottleneck", "Deterministic"]
 

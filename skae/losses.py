@@ -15,7 +15,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 __all__ = ["AbsoluteError", "BinaryCrossEntropy", "Huber", "Loss", "SquaredError"]
 
@@ -163,7 +163,7 @@ class Huber(Loss):
         self.delta = delta
 
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
-        return F.huber_loss(X_hat, X, reduction="none", delta=self.delta)
+        return functional.huber_loss(X_hat, X, reduction="none", delta=self.delta)
 
 
 class BinaryCrossEntropy(Loss):
@@ -187,13 +187,13 @@ class BinaryCrossEntropy(Loss):
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
-        return F.binary_cross_entropy(X_hat, X, reduction="none")
+        return functional.binary_cross_entropy(X_hat, X, reduction="none")
 
     def elementwise_from_raw(
         self, X: Tensor, raw: Tensor, output: torch.nn.Module
     ) -> Tensor:
         if isinstance(output, torch.nn.Sigmoid):
-            return F.binary_cross_entropy_with_logits(raw, X, reduction="none")
+            return functional.binary_cross_entropy_with_logits(raw, X, reduction="none")
         return self.elementwise(X, output(raw))
 
 

@@ -12,6 +12,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -199,11 +200,12 @@ class MLP(Network, BaseEstimator):
         self, widths: Sequence[int], generator: torch.Generator
     ) -> nn.Sequential:
         """Linear layers of these widths, an activation between each two."""
-        layers: list[nn.Module] = [linear(widths[0], widths[1], generator)]
-        for n_inputs, n_outputs in zip(widths[1:-1], widths[2:], strict=True):
-            layers.append(make_activation(self.activation))
-            if self.dropout > 0:
-                layers.append(Dropout(self.dropout))
+        layers: list[nn.Module] = []
+        for n_inputs, n_outputs in pairwise(widths):
+            if layers:
+                layers.append(make_activation(self.activation))
+                if self.dropout > 0:
+                    layers.append(Dropout(self.dropout))
             layers.append(linear(n_inputs, n_outputs, generator))
         return nn.Sequential(*layers)
 
@@ -239,14 +241,15 @@ class Custom(Network):
     >>> from sklearn.datasets import load_iris
     >>> from skae import AutoencoderTransformer
     >>> from skae.networks import Custom
-    >>> network = Custom(
-    ...     encoder=lambda n_features, n_components: nn.Sequential(
+    >>> def encoder(n_features, n_components):
+    ...     return nn.Sequential(
     ...         nn.Linear(n_features, 16), nn.Tanh(), nn.Linear(16, n_components)
-    ...     ),
-    ...     decoder=lambda n_features, n_components: nn.Linear(n_components, n_features),
-    ... )
-    >>> X = load_iris().data
-    >>> AutoencoderTransformer(2, network=network, random_state=0).fit_transform(X).shape
+    ...     )
+    >>> def decoder(n_features, n_components):
+    ...     return nn.Linear(n_components, n_features)
+    >>> network = Custom(encoder, decoder)
+    >>> ae = AutoencoderTransformer(n_components=2, network=network, random_state=0)
+    >>> ae.fit_transform(load_iris().data).shape
     (150, 2)
     """
 
@@ -418,4 +421,4 @@ def _check_maps(part: str, module: nn.Module, n_inputs: int, n_outputs: int) -> 
         )
 
 
-NETWORKS: dict[str, type[Network]] = {"mlp": MLP}
+NETWORKS: dict[str, Callable[..., Network]] = {"mlp": MLP}

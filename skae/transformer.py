@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted
 
@@ -91,7 +90,9 @@ class AutoencoderTransformer(
             Rows in the units of the training data, in the floating type of Z.
         """
         check_is_fitted(self)
-        Z = check_array(Z, dtype=[np.float64, np.float32], input_name="Z", estimator=self)
+        Z = check_array(
+            Z, dtype=[np.float64, np.float32], input_name="Z", estimator=self
+        )
         if Z.shape[1] != self.n_components_:
             raise ValueError(
                 f"Z has {Z.shape[1]} components, but {type(self).__name__} was fitted "
