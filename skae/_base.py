@@ -404,11 +404,17 @@ class BaseAutoencoder(BaseEstimator):
         shift, factor = self._scaling(spread, parts, at_pca)
         if at_pca:
             with threads_for(len(rows) * n_features**2):
-                axes, _ = principal_axes(rows, n_components, spread.mean, factor, seed)
-            # The code is in the units of the data where one factor scales them.
+                axes, variances = principal_axes(
+                    rows, n_components, spread.mean, factor, seed
+                )
+            # The code is in the units of the data where one factor scales them,
+            # and comes to the decoder's remainder with unit variance.
             unit = factor[0] if (factor == factor[0]).all() else 1.0
+            whitening = 1 / np.sqrt(np.where(variances > 0, variances, 1))
             encoder = nn.Sequential(start_at_map(encoder, axes), Multiply(unit))
-            decoder = nn.Sequential(Multiply(1 / unit), start_at_map(decoder, axes.T))
+            decoder = nn.Sequential(
+                Multiply(1 / unit), start_at_map(decoder, axes.T, whitening)
+            )
         return Autoencoder(
             Scaler(spread.mean, shift, factor),
             encoder,
@@ -469,7 +475,7 @@ class BaseAutoencoder(BaseEstimator):
             max_epochs = _defaults.auto_max_epochs(count_batches(n_rows, batch_size))
         learning_rate = self.learning_rate
         if learning_rate == "auto":
-            learning_rate = _defaults.auto_learning_rate(n_rows)
+            learning_rate = _defaults.auto_learning_rate(batch_size)
         return Plan(
             max_epochs=int(max_epochs),
             batch_size=int(batch_size),

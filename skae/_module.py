@@ -166,22 +166,21 @@ class Residual(nn.Module):
 
 
 class Multiply(nn.Module):
-    """Multiplication by a fixed factor."""
+    """Multiplication by a fixed factor, or by one for each column."""
 
     factor: Tensor
 
-    def __init__(self, factor: float):
+    def __init__(self, factor: float | np.ndarray):
         super().__init__()
         self.register_buffer("factor", torch.tensor(factor, dtype=torch.float32))
 
     def forward(self, X: Tensor) -> Tensor:
         return X * self.factor
 
-    def extra_repr(self) -> str:
-        return f"{float(self.factor):g}"
 
-
-def start_at_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:
+def start_at_map(
+    network: nn.Module, matrix: np.ndarray, input_factor: np.ndarray | None = None
+) -> nn.Module:
     """Make `network` start as a linear map, with all of it left to be trained.
 
     A network without hidden layers takes the matrix as its weights. Any other
@@ -196,6 +195,8 @@ def start_at_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:
         Ends in a linear layer.
     matrix : ndarray of shape (n_outputs, n_inputs)
         W.
+    input_factor : ndarray of shape (n_inputs,), default=None
+        Multiplies the inputs of f, to bring them to one scale.
 
     Returns
     -------
@@ -209,6 +210,8 @@ def start_at_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         linear = nn.utils.skip_init(nn.Linear, matrix.shape[1], matrix.shape[0])
+        if input_factor is not None:
+            network = nn.Sequential(Multiply(input_factor), network)
         started = Residual(linear, network)
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(matrix))

@@ -18,6 +18,7 @@ from skorch.callbacks import LRScheduler
 from torch import Tensor, nn
 
 from skae._batches import BLOCK_ENTRIES, Batches, Rows
+from skae._defaults import DIVISOR, MAX_DIVISIONS
 from skae._module import Autoencoder
 
 
@@ -51,7 +52,8 @@ class Plan(NamedTuple):
     keep_start : bool
         Whether to leave the starting weights only for a significant gain.
     n_iter_no_change : int
-        Epochs without an improvement after which training stops.
+        Epochs without an improvement after which training goes back to the
+        best epoch and on from there with a smaller learning rate, or stops.
     tol : float
         Least improvement that counts, relative to the best loss.
     """
@@ -216,7 +218,7 @@ class AutoencoderNet(NeuralNet):
             self.run_single_epoch(held_out, False, "valid", self.validation_step)
             self._judge_epoch()
             self.notify("on_epoch_end", **datasets)
-            if self._is_stuck():
+            if not self._is_worth_going_on():
                 break
         self._finished = True
         return self
@@ -244,6 +246,7 @@ class AutoencoderNet(NeuralNet):
         """One optimization step at the scheduled learning rate."""
         if self.plan.schedule is not None and not self._has_own_schedule():
             factor = self.plan.schedule(self.n_steps_ / self._total_steps)
+            factor /= DIVISOR**self._n_divisions
             for group in self.optimizer_.param_groups:
                 group["lr"] = self.lr * factor
         self.n_steps_ += 1
@@ -270,6 +273,7 @@ class AutoencoderNet(NeuralNet):
         """Take the starting weights as the best so far."""
         self._finished = False
         self._epochs_without_gain = 0
+        self._n_divisions = 0
         self._start_weights = self._best_weights = self._copy_weights()
         self._best_loss = math.inf
         self._held_out_losses: list[np.ndarray] = []
@@ -283,9 +287,18 @@ class AutoencoderNet(NeuralNet):
             )
             _check_finite(self._best_loss, 0, "The validation loss", self.lr)
 
-    def _is_stuck(self) -> bool:
-        patience = self.plan.n_iter_no_change
-        return self.plan.early_stopping and self._epochs_without_gain >= patience
+    def _is_worth_going_on(self) -> bool:
+        """Whether to train on; if nothing improved, from the best epoch, slower."""
+        if not self.plan.early_stopping:
+            return True
+        if self._epochs_without_gain < self.plan.n_iter_no_change:
+            return True
+        if self._n_divisions == MAX_DIVISIONS or self._has_own_schedule():
+            return False
+        self._n_divisions += 1
+        self._epochs_without_gain = 0
+        self.module_.load_state_dict(self._best_weights)
+        return True
 
     def _judge_epoch(self) -> None:
         """Record the epoch's losses, and its weights if it is the best so far."""

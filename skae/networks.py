@@ -22,6 +22,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
+from skae._defaults import auto_hidden_layer_sizes
+
 __all__ = ["ACTIVATIONS", "MLP", "Custom", "Network", "Shape"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -119,7 +121,9 @@ class MLP(Network, BaseEstimator):
     ----------
     hidden_layer_sizes : tuple of int or "auto", default="auto"
         Encoder widths, each >= 1; ``()`` is a linear autoencoder. ``"auto"``
-        takes them from the data's shape, see :func:`auto_hidden_layer_sizes`.
+        takes them from the data's shape: 4h, 2h and h, where h is 64, or the
+        power of two next to ``4 * n_components`` if that is more; but no layer
+        has more than ``2**21 / n_features`` units unless that is less than h.
     activation : str or callable, default="gelu"
         Activation behind each hidden layer: a name of :data:`ACTIVATIONS` or a
         callable that returns a module.
@@ -187,7 +191,7 @@ class MLP(Network, BaseEstimator):
 
     def _hidden_layer_sizes(self, shape: Shape) -> tuple[int, ...]:
         if isinstance(self.hidden_layer_sizes, str):
-            return auto_hidden_layer_sizes(shape)
+            return auto_hidden_layer_sizes(shape.n_features, shape.n_components)
         sizes = tuple(self.hidden_layer_sizes)
         if not all(isinstance(h, Integral) and h >= 1 for h in sizes):
             raise ValueError(
@@ -375,11 +379,6 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
-
-
-def auto_hidden_layer_sizes(shape: Shape) -> tuple[int, ...]:
-    """Encoder widths for ``hidden_layer_sizes="auto"``."""
-    return (128, 128)
 
 
 def linear(n_inputs: int, n_outputs: int, generator: torch.Generator) -> nn.Linear:

@@ -28,7 +28,7 @@ class AutoencoderTransformer(
         max_epochs="auto",
         batch_size="auto",
         learning_rate="auto",
-        weight_decay=0.0,
+        weight_decay=0.01,
         early_stopping="auto",
         validation_fraction=0.1,
         n_iter_no_change=10,
