@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -46,6 +47,9 @@ _CHECK_X: dict[str, Any] = {
 
 # The parameters that make a network what it is, which training on cannot change.
 _STRUCTURE = ("n_components", "network", "hidden_layer_sizes", "bottleneck", "loss")
+
+# The parameters on which the trained network does not depend.
+_BESIDE = ("callbacks", "contamination", "device", "verbose", "warm_start")
 
 # What the validation of X has set when a fit begins.
 _FROM_VALIDATION = ("n_features_in_", "feature_names_in_")
@@ -212,18 +216,32 @@ class BaseAutoencoder(BaseEstimator):
                 parts = self._check_parameters(resume)
                 X = self._check_X(X, reset=not resume)
                 rows = self._check_rows(X, sample_weight, parts)
+                with threads_for(len(rows) * rows.n_features):
+                    spread = moments(rows)
+                if not (resume and one_epoch):
+                    self._check_spread(spread)
                 seed = self._draw_seed()
-                split = self._split(rows, seed, one_epoch)
-                if not resume:
-                    self._forget(but=_FROM_VALIDATION)
+                split = self._split(rows, seed, hold_out=not one_epoch)
+            settled = self._fingerprint(rows, spread)
+            if resume and not one_epoch and settled == self._settled:
+                self._finish(rows, self.net_, [], settled)
+                return self
             with isolated(parts.network.draws_globally, seed):
                 with interruption.allowed():
-                    net = self._prepare_net(rows, split, parts, seed, resume, one_epoch)
+                    if not resume:
+                        self._forget(but=_FROM_VALIDATION)
+                        module = self._build(rows, spread, parts, seed)
+                    elif one_epoch:
+                        module = self.module_
+                    else:
+                        module = copy.deepcopy(self.module_)
+                    keep_start = resume or self._starts_at_pca(parts)
+                    net = self._make_net(module, split, seed, keep_start, one_epoch)
                 with threads_for(net.step_work), flushed_denormals():
                     history = net.train(split, interruption)
             if not one_epoch:
                 net.trim_for_prediction()
-            self._finish(rows, net, history)
+            self._finish(rows, net, history, settled)
         if interruption.seen:
             raise KeyboardInterrupt
         return self
@@ -338,7 +356,7 @@ class BaseAutoencoder(BaseEstimator):
         random_state = check_random_state(self.random_state)
         return int(random_state.randint(np.iinfo(np.int32).max))
 
-    def _split(self, rows: Rows, seed: int, one_epoch: bool) -> Split:
+    def _split(self, rows: Rows, seed: int, hold_out: bool) -> Split:
         """Hold rows out for early stopping, if there is any."""
         n_rows = len(rows)
         early_stopping = self.early_stopping
@@ -349,7 +367,7 @@ class BaseAutoencoder(BaseEstimator):
                 "early_stopping=True needs at least two distinct rows with a positive "
                 f"weight, got n_samples={n_rows}."
             )
-        if one_epoch or not early_stopping:
+        if not (hold_out and early_stopping):
             return Split(rows.normalised(np.arange(n_rows)), None)
         n_held_out = min(math.ceil(self.validation_fraction * n_rows), n_rows - 1)
         order = np.random.default_rng([seed, 0]).permutation(n_rows)
@@ -358,44 +376,46 @@ class BaseAutoencoder(BaseEstimator):
             rows.normalised(np.sort(order[:n_held_out])),
         )
 
+    def _fingerprint(self, rows: Rows, spread: Moments) -> str:
+        """What tells one fit from another: the rows' moments and the parameters."""
+        parameters = {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name not in _BESIDE
+        }
+        content = (len(rows), spread.mean.tobytes(), spread.variance.tobytes())
+        return blake2b(repr((parameters, content)).encode()).hexdigest()
+
     # Build
 
-    def _prepare_net(
+    def _make_net(
         self,
-        rows: Rows,
+        module: Autoencoder,
         split: Split,
-        parts: Parts,
         seed: int,
-        resume: bool,
+        keep_start: bool,
         one_epoch: bool,
     ) -> AutoencoderNet:
-        """The skorch net that will train: a new one unless one can go on."""
-        if resume and one_epoch:
-            if not self.net_.is_trimmed:
-                return self.net_
-            module = self.module_
-        elif resume:
-            module = copy.deepcopy(self.module_)
-        else:
-            module = self._build(rows, parts, seed)
-        keep_start = resume or self._starts_at_pca(parts)
+        """The skorch net that will train `module`."""
+        if one_epoch and self._is_fitted() and not self.net_.is_trimmed:
+            return self.net_  # with its optimizer
         return AutoencoderNet(
             module,
-            plan=self._plan(split, rows.n_features, keep_start, one_epoch),
+            plan=self._plan(split, keep_start, one_epoch),
             seed=seed,
             callbacks=self._make_callbacks(),
             device=str(self._resolve_device()),
         )
 
-    def _build(self, rows: Rows, parts: Parts, seed: int) -> Autoencoder:
+    def _build(
+        self, rows: Rows, spread: Moments, parts: Parts, seed: int
+    ) -> Autoencoder:
         """The PyTorch module, scaled for these rows and at its start."""
         n_features = rows.n_features
         n_components = self.n_components
         if n_components == "auto":
             n_components = _defaults.auto_n_components(n_features)
         width = parts.bottleneck.encoder_width(n_components)
-        with threads_for(len(rows) * n_features):
-            spread = self._check_moments(moments(rows))
         generator = torch.Generator().manual_seed(seed)
         shape = Shape(len(rows), n_features, width, n_components)
         encoder, decoder = parts.network.build(shape, generator)
@@ -407,13 +427,15 @@ class BaseAutoencoder(BaseEstimator):
                 axes, variances = principal_axes(
                     rows, n_components, spread.mean, factor, seed
                 )
-            # The code is in the units of the data where one factor scales them,
-            # and comes to the decoder's remainder with unit variance.
-            unit = factor[0] if (factor == factor[0]).all() else 1.0
-            whitening = 1 / np.sqrt(np.where(variances > 0, variances, 1))
-            encoder = nn.Sequential(start_at_map(encoder, axes), Multiply(unit))
+            # Inside, the code has unit variance, which trains better; outside, the
+            # units of the data where one factor scales them all, as a PCA's has.
+            deviation = np.sqrt(np.where(variances > 0, variances, 1))
+            unit = deviation * (factor[0] if (factor == factor[0]).all() else 1)
+            encoder = nn.Sequential(
+                start_at_map(encoder, axes / deviation[:, None]), Multiply(unit)
+            )
             decoder = nn.Sequential(
-                Multiply(1 / unit), start_at_map(decoder, axes.T, whitening)
+                Multiply(1 / unit), start_at_map(decoder, axes.T * deviation)
             )
         return Autoencoder(
             Scaler(spread.mean, shift, factor),
@@ -426,7 +448,7 @@ class BaseAutoencoder(BaseEstimator):
             draws_globally=parts.network.draws_globally,
         )
 
-    def _check_moments(self, spread: Moments) -> Moments:
+    def _check_spread(self, spread: Moments) -> None:
         """Raise if a feature is wholly missing or too large to be scaled."""
         names = getattr(self, "feature_names_in_", np.arange(len(spread.mean)))
         missing = np.flatnonzero(np.isnan(spread.mean))
@@ -442,7 +464,6 @@ class BaseAutoencoder(BaseEstimator):
                 "X has values too large for their variance to be computed, in "
                 f"feature(s) {', '.join(map(str, names[large[:5]]))}."
             )
-        return spread
 
     def _starts_at_pca(self, parts: Parts) -> bool:
         return self.init != "random" and _pca_hindrance(parts) is None
@@ -462,9 +483,7 @@ class BaseAutoencoder(BaseEstimator):
             factor = factor * math.sqrt(total)
         return spread.mean, factor
 
-    def _plan(
-        self, split: Split, n_features: int, keep_start: bool, one_epoch: bool
-    ) -> Plan:
+    def _plan(self, split: Split, keep_start: bool, one_epoch: bool) -> Plan:
         """How to train: what `"auto"` means for these rows, and when to stop."""
         n_rows = len(split.train)
         batch_size = self.batch_size
@@ -497,9 +516,12 @@ class BaseAutoencoder(BaseEstimator):
 
     # Finish
 
-    def _finish(self, rows: Rows, net: AutoencoderNet, history: list[dict]) -> None:
+    def _finish(
+        self, rows: Rows, net: AutoencoderNet, history: list[dict], settled: str
+    ) -> None:
         """Turn a trained net into fitted attributes."""
         self.net_ = net
+        self._settled = settled
         self._structure = {name: repr(getattr(self, name)) for name in _STRUCTURE}
         self.n_components_ = net.module_.n_components
         self.mean_ = net.module_.scaler.mean.cpu().numpy().copy()
@@ -514,7 +536,7 @@ class BaseAutoencoder(BaseEstimator):
     def _forget(self, but: tuple[str, ...] = ()) -> None:
         """Drop what an earlier fit has learnt."""
         for name in list(vars(self)):
-            is_learnt = name == "_structure" or (
+            is_learnt = name in ("_structure", "_settled") or (
                 name.endswith("_") and not name.startswith("_")
             )
             if is_learnt and name not in but:

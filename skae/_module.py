@@ -140,13 +140,13 @@ class Scaler(nn.Module):
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scaled rows without missing entries, and which ones were observed."""
-        missing = torch.isnan(X)
-        observed = None
-        if missing.any():
-            observed = ~missing
-            X = torch.where(observed, X, self.mean)
-        scaled = (X - self.shift) / self.factor
-        return scaled.to(self.unit), observed
+        factor = self.factor.to(self.unit)
+        scaled = (X - self.shift).to(self.unit) / factor
+        if not scaled.sum().isnan():  # one pass, where most tables are complete
+            return scaled, None
+        observed = ~scaled.isnan()
+        mean = (self.mean - self.shift).to(self.unit) / factor
+        return torch.where(observed, scaled, mean), observed
 
     def unscale(self, X: Tensor) -> Tensor:
         """Map from the scaled space back to the units of the data."""
@@ -166,11 +166,11 @@ class Residual(nn.Module):
 
 
 class Multiply(nn.Module):
-    """Multiplication by a fixed factor, or by one for each column."""
+    """Multiplication of each column by a fixed factor."""
 
     factor: Tensor
 
-    def __init__(self, factor: float | np.ndarray):
+    def __init__(self, factor: np.ndarray):
         super().__init__()
         self.register_buffer("factor", torch.tensor(factor, dtype=torch.float32))
 
@@ -178,9 +178,7 @@ class Multiply(nn.Module):
         return X * self.factor
 
 
-def start_at_map(
-    network: nn.Module, matrix: np.ndarray, input_factor: np.ndarray | None = None
-) -> nn.Module:
+def start_at_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:
     """Make `network` start as a linear map, with all of it left to be trained.
 
     A network without hidden layers takes the matrix as its weights. Any other
@@ -195,8 +193,6 @@ def start_at_map(
         Ends in a linear layer.
     matrix : ndarray of shape (n_outputs, n_inputs)
         W.
-    input_factor : ndarray of shape (n_inputs,), default=None
-        Multiplies the inputs of f, to bring them to one scale.
 
     Returns
     -------
@@ -210,8 +206,6 @@ def start_at_map(
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         linear = nn.utils.skip_init(nn.Linear, matrix.shape[1], matrix.shape[0])
-        if input_factor is not None:
-            network = nn.Sequential(Multiply(input_factor), network)
         started = Residual(linear, network)
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(matrix))

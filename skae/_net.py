@@ -264,6 +264,11 @@ class AutoencoderNet(NeuralNet):
             "y_pred": row_losses,
         }
 
+    def _set_training(self, training: bool = True) -> None:
+        # A walk through all parts, at each step, only where it changes anything.
+        if self.module_.training != training:
+            super()._set_training(training)
+
     def _has_own_schedule(self) -> bool:
         return any(isinstance(callback, LRScheduler) for _, callback in self.callbacks_)
 

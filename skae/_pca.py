@@ -47,10 +47,11 @@ def moments(rows: Rows) -> Moments:
         scaler.fit(rows.stored().astype(np.float64), sample_weight=rows.weight)
     else:
         scaler = StandardScaler()
-        for where, block in rows.blocks():
-            scaler.partial_fit(
-                block.astype(np.float64), sample_weight=rows.weight[where]
-            )
+        with np.errstate(over="ignore", invalid="ignore"):  # left to the caller
+            for where, block in rows.blocks():
+                scaler.partial_fit(
+                    block.astype(np.float64), sample_weight=rows.weight[where]
+                )
     # What rounding leaves of a constant's variance is none.
     is_constant = (scaler.scale_ == 1) & (scaler.var_ < 0.5)
     return Moments(scaler.mean_, np.where(is_constant, 0, scaler.var_), scaler.scale_)

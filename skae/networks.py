@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
+from types import FunctionType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -294,7 +295,12 @@ class Custom(Network):
         return made.float()
 
     def __repr__(self) -> str:
-        return f"Custom(encoder={self.encoder!r}, decoder={self.decoder!r})"
+        # The same in every process: a function's address would tell two apart.
+        encoder, decoder = (
+            part.__name__ if isinstance(part, FunctionType) else repr(part)
+            for part in (self.encoder, self.decoder)
+        )
+        return f"Custom(encoder={encoder}, decoder={decoder})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Custom:
         twin = type(self).__new__(type(self))

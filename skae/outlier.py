@@ -15,7 +15,150 @@ from skae._net import AutoencoderNet
 
 
 class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
-    """Outliers."""
+    r"""Outliers: rows that a network trained on all of them cannot reproduce.
+
+    An autoencoder learns to squeeze rows into a narrow code and back. What most
+    rows have in common survives, and a row that differs from it comes back
+    changed [1]_. The score of a row is minus its reconstruction error,
+
+    .. math::
+
+        s(x) = -\frac{1}{|O|} \sum_{j \in O} \ell(x'_j, \hat x'_j),
+
+    with O the row's observed entries, x' the scaled row, and the loss
+    :math:`\ell`.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default="auto"
+        Width of the code, >= 1; it may exceed the number of features.
+        ``"auto"`` means the square root of the number of features, rounded up.
+    network : {"mlp"} or Network object, default="mlp"
+        What maps rows to codes and codes to rows: fully connected layers, or
+        an object of :mod:`skae.networks`, such as ``MLP(activation="relu")`` or
+        ``Custom(encoder=..., decoder=...)`` for PyTorch modules of your own.
+    hidden_layer_sizes : tuple of int or "auto", default="auto"
+        Widths of the encoder's hidden layers, each >= 1, mirrored by the
+        decoder; ``()`` is a linear autoencoder. ``"auto"`` means 4h, 2h and h,
+        where h is 64, or the power of two next to ``4 * n_components`` if that
+        is more; but no layer has more than ``2**21 / n_features`` units unless
+        that is less than h. Beside a network object it must be ``"auto"``.
+    bottleneck : {"deterministic"} or Bottleneck object, default="deterministic"
+        What happens to a code between encoder and decoder: nothing.
+    loss : {"squared_error", "absolute_error", "huber", "binary_cross_entropy"} \
+            or Loss object, default="squared_error"
+        Reconstruction loss, see :mod:`skae.losses`. The last one is for data in
+        [0, 1] and puts a sigmoid behind the decoder.
+    init : {"auto", "pca", "random"}, default="random"
+        Where training starts: at the PCA of the training rows or at random
+        weights; the axes of a PCA would follow the outliers. ``"auto"`` means
+        the PCA wherever network, bottleneck and loss can express it; ``"pca"``
+        raises an error where they cannot.
+    scale : {"auto", "global", "feature"} or None, default="feature"
+        Internal scaling, undone on the way out: one factor each feature, so
+        that all count alike in the score, or one for all, or none. ``"auto"``
+        means ``"global"``. Nothing is scaled under an output activation such as
+        the sigmoid, which can reach the data only in their own units.
+    max_epochs : int or "auto", default="auto"
+        Most passes over the training rows, >= 1. ``"auto"`` means as many as
+        make 4000 steps, but 12 at least.
+    batch_size : int or "auto", default="auto"
+        Rows in a step, >= 1. ``"auto"`` means a sixteenth of the training rows,
+        but 8 at least and 128 at most.
+    learning_rate : float or "auto", default="auto"
+        Learning rate of AdamW [2]_, > 0; it falls in a line to zero over the
+        last 40 % of `max_epochs`. ``"auto"`` means
+        ``0.004 * sqrt(batch_size / 128)``.
+    weight_decay : float, default=0.01
+        Weight decay of AdamW, >= 0.
+    early_stopping : bool or "auto", default="auto"
+        Whether to hold rows out, to return to the weights of the epoch with
+        the lowest loss on them, and to stop when it falls no further.
+        ``"auto"`` means whenever there are two distinct rows.
+    validation_fraction : float, default=0.1
+        Share of the distinct rows held out for early stopping, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without an improvement after which training returns to the best
+        epoch and goes on with a fifth of the learning rate; the third time it
+        stops.
+    tol : float, default=1e-4
+        Least fall of the validation loss that counts as an improvement,
+        relative to the lowest so far, >= 0.
+    contamination : "auto" or float, default="auto"
+        Share of outliers among the training rows, in (0, 0.5], which fixes the
+        threshold; ``"auto"`` sets it three robust standard deviations beyond
+        the median of the cube roots of the training errors. At least one
+        training row is flagged, unless all have the same score.
+    warm_start : bool, default=False
+        Whether another `fit` goes on from the last one's network and scale
+        instead of beginning anew, and leaves them only for a significant gain
+        on held-out rows. With the same rows and parameters nothing is left to
+        do, and the model stays as it is; `partial_fit` trains in pieces.
+    random_state : int, RandomState instance or None, default=None
+        Determines the initial weights, the held-out rows and the order of the
+        batches. Pass an int for the same result in every call.
+    verbose : int, default=0
+        1 shows one progress bar on a terminal and some twenty lines elsewhere;
+        more, a line for each epoch.
+    device : str or torch.device, default="auto"
+        Where to train: ``"auto"`` means CUDA if there is one, else the CPU.
+    callbacks : list or None, default=None
+        skorch callbacks: objects, classes, or pairs of a name and one of these.
+        They are copied at each fit. A learning rate scheduler among them
+        replaces the one described above. Callbacks that cannot be pickled are
+        left out when a fitted estimator is pickled.
+
+    Attributes
+    ----------
+    offset_ : float
+        Threshold of the scores: ``decision_function = score_samples - offset_``.
+    mean_ : ndarray of shape (n_features,)
+        Weighted mean of the observed entries of all rows given to `fit`.
+    n_components_ : int
+        Width of the code.
+    n_iter_ : int
+        Epochs run.
+    loss_curve_ : list of float
+        Mean loss over the training rows in each epoch.
+    validation_loss_curve_ : list of float or None
+        Mean loss over the held-out rows after each epoch, None if there were
+        none.
+    net_ : skorch.NeuralNet
+        The net that was trained, with its `history`, trimmed for prediction.
+    module_ : torch.nn.Module
+        The PyTorch module, in eval mode, with its `encoder` and `decoder`.
+    n_features_in_ : int
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features seen during `fit`, if all are strings.
+
+    See Also
+    --------
+    AutoencoderTransformer : The code itself.
+    sklearn.ensemble.IsolationForest : Outliers by random partitions.
+
+    Notes
+    -----
+    Weighted, repeated, shuffled and missing entries are treated as in
+    :class:`AutoencoderTransformer`.
+
+    References
+    ----------
+    .. [1] Hawkins, S., He, H., Williams, G., & Baxter, R. (2002). Outlier
+       detection using replicator neural networks. DaWaK, 170-180.
+    .. [2] Loshchilov, I., & Hutter, F. (2019). Decoupled weight decay
+       regularization. ICLR.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skae import AutoencoderOutlierDetector
+    >>> x = np.linspace(-1, 1, 100)
+    >>> X = np.column_stack([x, x**2])
+    >>> detector = AutoencoderOutlierDetector(n_components=1, random_state=0).fit(X)
+    >>> detector.predict([[0.0, 0.0], [0.0, 1.0]])
+    array([ 1, -1])
+    """
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseAutoencoder._parameter_constraints,
@@ -117,8 +260,10 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         self._check_bounds(X, self.module_.loss)
         return self._evaluate("contributions", X, X.shape[1]).astype(np.float64)
 
-    def _finish(self, rows: Rows, net: AutoencoderNet, history: list[dict]) -> None:
-        super()._finish(rows, net, history)
+    def _finish(
+        self, rows: Rows, net: AutoencoderNet, history: list[dict], settled: str
+    ) -> None:
+        super()._finish(rows, net, history, settled)
         self.offset_ = threshold(
             self._score_samples(rows),
             rows.weight,

@@ -13,7 +13,155 @@ from skae._batches import Rows
 class AutoencoderTransformer(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseAutoencoder
 ):
-    """Nonlinear PCA."""
+    r"""Nonlinear PCA: a network squeezes rows into a few components and back.
+
+    An encoder maps each row to a code of `n_components` values and a decoder
+    maps the code back; both are trained together so that little is lost. With
+    the default ``init`` the network starts as the PCA of the training rows and
+    learns what PCA cannot say,
+
+    .. math::
+
+        z = P (x - \bar x) + f(x), \qquad \hat x = \bar x + P^\top z + g(z),
+
+    where the rows of P are the principal axes, f and g are networks whose last
+    layers start at zero, and all of it is trained. Training leaves the PCA only
+    if rows that were held out gain by it, by more than the standard error of
+    their mean gain. A code learnt by a narrow network generalises principal
+    components to curved surfaces [1]_ [2]_.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default=2
+        Width of the code, >= 1; it may exceed the number of features.
+        ``"auto"`` means the square root of the number of features, rounded up.
+    network : {"mlp"} or Network object, default="mlp"
+        What maps rows to codes and codes to rows: fully connected layers, or
+        an object of :mod:`skae.networks`, such as ``MLP(activation="relu")`` or
+        ``Custom(encoder=..., decoder=...)`` for PyTorch modules of your own.
+    hidden_layer_sizes : tuple of int or "auto", default="auto"
+        Widths of the encoder's hidden layers, each >= 1, mirrored by the
+        decoder; ``()`` is a linear autoencoder. ``"auto"`` means 4h, 2h and h,
+        where h is 64, or the power of two next to ``4 * n_components`` if that
+        is more; but no layer has more than ``2**21 / n_features`` units unless
+        that is less than h. Beside a network object it must be ``"auto"``.
+    bottleneck : {"deterministic"} or Bottleneck object, default="deterministic"
+        What happens to a code between encoder and decoder: nothing.
+    loss : {"squared_error", "absolute_error", "huber", "binary_cross_entropy"} \
+            or Loss object, default="squared_error"
+        Reconstruction loss, see :mod:`skae.losses`. The last one is for data in
+        [0, 1] and puts a sigmoid behind the decoder.
+    init : {"auto", "pca", "random"}, default="auto"
+        Where training starts: at the PCA of the training rows or at random
+        weights. ``"auto"`` means the PCA wherever network, bottleneck and loss
+        can express it; ``"pca"`` raises an error where they cannot.
+    scale : {"auto", "global", "feature"} or None, default="auto"
+        Internal scaling, undone on the way out: one factor for all features,
+        which is PCA's view of the data, or one each, or none. ``"auto"`` means
+        ``"global"``. Nothing is scaled under an output activation such as the
+        sigmoid, which can reach the data only in their own units.
+    max_epochs : int or "auto", default="auto"
+        Most passes over the training rows, >= 1. ``"auto"`` means as many as
+        make 4000 steps, but 12 at least.
+    batch_size : int or "auto", default="auto"
+        Rows in a step, >= 1. ``"auto"`` means a sixteenth of the training rows,
+        but 8 at least and 128 at most.
+    learning_rate : float or "auto", default="auto"
+        Learning rate of AdamW [3]_, > 0; it falls in a line to zero over the
+        last 40 % of `max_epochs`. ``"auto"`` means
+        ``0.004 * sqrt(batch_size / 128)``.
+    weight_decay : float, default=0.01
+        Weight decay of AdamW, >= 0.
+    early_stopping : bool or "auto", default="auto"
+        Whether to hold rows out, to return to the weights of the epoch with
+        the lowest loss on them, and to stop when it falls no further.
+        ``"auto"`` means whenever there are two distinct rows.
+    validation_fraction : float, default=0.1
+        Share of the distinct rows held out for early stopping, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without an improvement after which training returns to the best
+        epoch and goes on with a fifth of the learning rate; the third time it
+        stops.
+    tol : float, default=1e-4
+        Least fall of the validation loss that counts as an improvement,
+        relative to the lowest so far, >= 0.
+    warm_start : bool, default=False
+        Whether another `fit` goes on from the last one's network and scale
+        instead of beginning anew, and leaves them only for a significant gain
+        on held-out rows. With the same rows and parameters nothing is left to
+        do, and the model stays as it is; `partial_fit` trains in pieces.
+    random_state : int, RandomState instance or None, default=None
+        Determines the initial weights, the held-out rows and the order of the
+        batches. Pass an int for the same result in every call.
+    verbose : int, default=0
+        1 shows one progress bar on a terminal and some twenty lines elsewhere;
+        more, a line for each epoch.
+    device : str or torch.device, default="auto"
+        Where to train: ``"auto"`` means CUDA if there is one, else the CPU.
+    callbacks : list or None, default=None
+        skorch callbacks: objects, classes, or pairs of a name and one of these.
+        They are copied at each fit. A learning rate scheduler among them
+        replaces the one described above. Callbacks that cannot be pickled are
+        left out when a fitted estimator is pickled.
+
+    Attributes
+    ----------
+    mean_ : ndarray of shape (n_features,)
+        Weighted mean of the observed entries of all rows given to `fit`.
+    n_components_ : int
+        Width of the code.
+    n_iter_ : int
+        Epochs run.
+    loss_curve_ : list of float
+        Mean loss over the training rows in each epoch.
+    validation_loss_curve_ : list of float or None
+        Mean loss over the held-out rows after each epoch, None if there were
+        none.
+    net_ : skorch.NeuralNet
+        The net that was trained, with its `history`, trimmed for prediction.
+    module_ : torch.nn.Module
+        The PyTorch module, in eval mode, with its `encoder` and `decoder`.
+    n_features_in_ : int
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features seen during `fit`, if all are strings.
+
+    See Also
+    --------
+    AutoencoderOutlierDetector : Outliers by their reconstruction error.
+    sklearn.decomposition.PCA : The linear case.
+
+    Notes
+    -----
+    Up to 10,000 rows, equal rows are merged, their weights added, and the rows
+    brought into an order of their own before anything else; so weighted,
+    repeated and shuffled rows give the same model. A missing entry is read as
+    the feature's mean and does not count in the loss.
+
+    Training runs in float32. Rows in float64 are encoded and decoded in
+    float64, so that a row's code does not depend on the other rows beside it.
+
+    References
+    ----------
+    .. [1] Kramer, M. A. (1991). Nonlinear principal component analysis using
+       autoassociative neural networks. AIChE Journal, 37(2), 233-243.
+    .. [2] Hinton, G. E., & Salakhutdinov, R. R. (2006). Reducing the
+       dimensionality of data with neural networks. Science, 313, 504-507.
+    .. [3] Loshchilov, I., & Hutter, F. (2019). Decoupled weight decay
+       regularization. ICLR.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.decomposition import PCA
+    >>> from skae import AutoencoderTransformer
+    >>> X = load_iris().data
+    >>> ae = AutoencoderTransformer(n_components=1, random_state=0).fit(X)
+    >>> ae.transform(X[:3]).shape
+    (3, 1)
+    >>> float(PCA(n_components=1).fit(X).explained_variance_ratio_.sum()) < ae.score(X)
+    True
+    """
 
     def __init__(
         self,
@@ -101,12 +249,12 @@ class AutoencoderTransformer(
         return self._evaluate("decode", Z, self.n_features_in_)
 
     def score(self, X, y=None, sample_weight=None) -> float:
-        """Explained variance of the reconstruction.
+        r"""Explained variance of the reconstruction.
 
-        .. math:: 1 - \\frac{\\sum_{ij} w_i (x_{ij} - \\hat x_{ij})^2}
-                  {\\sum_{ij} w_i (x_{ij} - \\bar x_j)^2}
+        .. math:: 1 - \frac{\sum_{ij} w_i (x_{ij} - \hat x_{ij})^2}
+                  {\sum_{ij} w_i (x_{ij} - \bar x_j)^2}
 
-        over the observed entries, with :math:`\\bar x` the training mean. A
+        over the observed entries, with :math:`\bar x` the training mean. A
         linear autoencoder reaches the sum of PCA's `explained_variance_ratio_`
         on its training rows.
 

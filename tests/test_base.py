@@ -1,0 +1,664 @@
+"""What both estimators share: inputs, randomness, faults, persistence."""
+
+import copy
+import pickle
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+
+import joblib
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from skorch.callbacks import Callback, LRScheduler
+from torch import nn
+
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae.losses import Huber, Loss
+from skae.networks import MLP, Custom
+
+BRIEF = {"hidden_layer_sizes": (8,), "max_epochs": 4, "random_state": 0}
+ESTIMATORS = [AutoencoderTransformer, AutoencoderOutlierDetector]
+
+each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
+
+
+@pytest.fixture(scope="module")
+def X():
+    rng = np.random.default_rng(0)
+    t = rng.normal(size=(60, 2))
+    return t @ rng.normal(size=(2, 5)) + 0.1 * rng.normal(size=(60, 5))
+
+
+def output(model, X):
+    """What the estimator is for, as an array."""
+    return model.transform(X) if hasattr(model, "transform") else model.predict(X)
+
+
+# Inputs
+
+
+@each_estimator
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda X: X.tolist(),
+        np.asfortranarray,
+        pd.DataFrame,
+        lambda X: pl.DataFrame(X, schema=[f"column_{i}" for i in range(X.shape[1])]),
+        sparse.csr_array,
+        sparse.csc_array,
+        sparse.csr_matrix,
+        lambda X: X[::-1][::-1],
+    ],
+    ids=["list", "fortran", "pandas", "polars", "csr", "csc", "csr_matrix", "view"],
+)
+def test_containers_give_the_same_model(estimator, convert, X):
+    plain = estimator(1, **BRIEF).fit(X)
+    other = estimator(1, **BRIEF).fit(convert(X))
+    assert_allclose(
+        plain.reconstruct(X), other.reconstruct(convert(X)), rtol=1e-4, atol=1e-5
+    )
+
+
+@each_estimator
+def test_integers_are_read_as_float64(estimator, digits):
+    rows = digits[:100].astype(int)
+    model = estimator(2, **BRIEF).fit(rows)
+    assert model.reconstruct(rows).dtype == np.float64
+    assert_array_equal(
+        model.reconstruct(rows),
+        estimator(2, **BRIEF).fit(digits[:100]).reconstruct(digits[:100]),
+    )
+
+
+@each_estimator
+def test_read_only_memory_map_is_enough(estimator, X, tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    model = estimator(1, **BRIEF).fit(mapped)
+    assert_array_equal(
+        model.reconstruct(mapped), estimator(1, **BRIEF).fit(X).reconstruct(X)
+    )
+
+
+@each_estimator
+def test_input_is_not_changed(estimator, X):
+    X = X.copy()
+    X[0, 0] = np.nan
+    weight = np.arange(len(X), dtype=float)
+    before = X.copy(), weight.copy()
+    model = estimator(1, **BRIEF).fit(X, sample_weight=weight)
+    model.reconstruct(X)
+    model.score_samples(X)
+    assert_array_equal(X, before[0])
+    assert_array_equal(weight, before[1])
+
+
+@each_estimator
+def test_model_keeps_no_row(estimator, X):
+    marked = np.column_stack([X, np.full(len(X), 123456.789)])
+    marked[:, -1] += np.arange(len(X))
+    model = estimator(1, **BRIEF).fit(marked)
+    assert marked[7, -1].tobytes() not in pickle.dumps(model)
+
+
+@each_estimator
+def test_missing_entries_are_filled_in_and_do_not_count(estimator, X):
+    holes, column = X.copy(), X.var(axis=0).argmax()
+    holes[::4, column] = np.nan
+    model = estimator(2, **{**BRIEF, "max_epochs": 30}).fit(holes)
+    X_hat = model.reconstruct(holes)
+    assert np.isfinite(X_hat).all()
+    # The other columns tell the missing entry better than its mean does.
+    hidden, mean = X[::4, column], np.nanmean(holes[:, column])
+    error = np.abs(X_hat[::4, column] - hidden).mean()
+    assert error < 0.5 * np.abs(mean - hidden).mean()
+    scaled = (holes - model.reconstruct(holes)) / model.module_.scaler.factor.numpy()
+    assert_allclose(
+        model.score_samples(holes), -np.nanmean(scaled**2, axis=1), rtol=1e-5
+    )
+
+
+@each_estimator
+def test_row_without_any_entry_gets_the_score_zero(estimator, X):
+    model = estimator(1, **BRIEF).fit(X)
+    lost = np.full((1, 5), np.nan)
+    assert model.score_samples(lost) == 0
+    assert np.isfinite(model.reconstruct(lost)).all()
+
+
+@each_estimator
+def test_column_that_is_always_missing_is_refused_by_name(estimator, X):
+    frame = pd.DataFrame(X, columns=list("abcde"))
+    frame["d"] = np.nan
+    with pytest.raises(ValueError, match=r"no observed value.* d\."):
+        estimator(1, **BRIEF).fit(frame)
+    holes = X.copy()
+    holes[10:, 3] = np.nan
+    with pytest.raises(ValueError, match=r"no observed value.* 3\."):
+        estimator(1, **BRIEF).fit(holes, sample_weight=np.arange(60) >= 10)
+
+
+@each_estimator
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinity_is_refused_in_fit_and_in_use(estimator, value, X):
+    bad = X.copy()
+    bad[3, 3] = value
+    with pytest.raises(ValueError, match="infinity"):
+        estimator(1, **BRIEF).fit(bad)
+    model = estimator(1, **BRIEF).fit(X)
+    for method in (model.reconstruct, model.score_samples, model.partial_fit):
+        with pytest.raises(ValueError, match="infinity"):
+            method(bad)
+    with pytest.raises(ValueError, match="infinity"):
+        model.reconstruct(sparse.csr_array(bad))
+
+
+@each_estimator
+def test_values_too_large_to_be_squared_are_refused(estimator, X):
+    with pytest.raises(ValueError, match="too large"):
+        estimator(1, **BRIEF).fit(X * 1e200)
+
+
+@each_estimator
+@pytest.mark.parametrize(
+    "shape", [(1, 5), (2, 5), (3, 1), (2, 1), (1, 1), (4, 9)], ids=str
+)
+def test_small_tables_fit(estimator, shape):
+    rows = np.random.default_rng(0).normal(size=shape)
+    model = estimator(6, **BRIEF).fit(rows)
+    assert np.isfinite(model.reconstruct(rows)).all()
+    assert model.n_components_ == 6
+
+
+@each_estimator
+def test_constant_columns_come_back_exactly(estimator, X):
+    rows = np.column_stack([X, np.full(len(X), 0.1), np.zeros(len(X))])
+    model = estimator(2, init="pca", **BRIEF).fit(rows)
+    assert_allclose(model.reconstruct(rows)[:, 5:], rows[:, 5:], atol=1e-6)
+
+
+@each_estimator
+def test_last_batch_of_one_row_does_not_break_batch_normalisation(estimator, X):
+    network = Custom(
+        nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)),
+        nn.Linear(1, 5),
+    )
+    model = estimator(
+        1, network=network, batch_size=8, early_stopping=False, max_epochs=2
+    )
+    assert np.isfinite(model.fit(X[:9]).reconstruct(X)).all()
+
+
+def test_large_offset_costs_no_precision(X):
+    near = AutoencoderTransformer(1, **BRIEF).fit(X)
+    far = AutoencoderTransformer(1, **BRIEF).fit(X + 1e6)
+    assert_allclose(near.score(X), far.score(X + 1e6), atol=1e-3)
+
+
+def test_wide_sparse_table_is_never_made_dense():
+    script = """
+    import resource
+    import numpy as np
+    from scipy import sparse
+    from skae import AutoencoderTransformer
+
+    rng = np.random.default_rng(0)
+    shape, n_stored = (20_000, 20_000), 400_000
+    where = tuple(rng.integers(size, size=n_stored) for size in shape)
+    X = sparse.csr_array((rng.random(n_stored), where), shape=shape)
+    ae = AutoencoderTransformer(
+        2, hidden_layer_sizes=(), max_epochs=1, batch_size=512, random_state=0
+    )
+    print(ae.fit(X).transform(X[:5000]).shape)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    """
+    shape, peak = run_python(script).split("\n")[:2]
+    assert shape == "(5000, 2)"
+    assert float(peak) < 1.5  # GiB; dense, the table alone takes 3
+
+
+# Weights and order
+
+
+@each_estimator
+@pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("network", ["mlp", MLP((8,), dropout=0.2)])
+def test_weights_are_repetitions_and_order_is_nothing(estimator, container, network, X):
+    weight = np.arange(len(X)) % 4
+    shuffled = np.random.default_rng(0).permutation(len(X))
+    model = estimator(1, network=network, batch_size=7, max_epochs=4, random_state=0)
+    weighted = clone(model).fit(container(X), sample_weight=weight)
+    repeated = clone(model).fit(container(np.repeat(X, weight, axis=0)))
+    permuted = clone(model).fit(container(X[shuffled]), sample_weight=weight[shuffled])
+    for other in (repeated, permuted):
+        assert_array_equal(weighted.reconstruct(X), other.reconstruct(X))
+        assert getattr(weighted, "offset_", 0) == getattr(other, "offset_", 0)
+
+
+@each_estimator
+def test_weights_matter(estimator, X):
+    weight = np.where(X[:, 0] > 0, 100, 1)
+    heavy = estimator(1, **BRIEF).fit(X, sample_weight=weight)
+    assert_allclose(heavy.mean_, np.average(X, axis=0, weights=weight))
+    assert (
+        np.abs(heavy.reconstruct(X) - estimator(1, **BRIEF).fit(X).reconstruct(X)).max()
+        > 0.01
+    )
+
+
+@each_estimator
+def test_negative_weights_are_refused(estimator, X):
+    with pytest.raises(ValueError, match="Negative values"):
+        estimator(1, **BRIEF).fit(X, sample_weight=-np.ones(len(X)))
+
+
+# Randomness
+
+
+@each_estimator
+def test_same_seed_gives_the_same_model_and_another_seed_another(estimator, X):
+    first, again, other = (
+        estimator(1, **{**BRIEF, "random_state": seed}).fit(X).reconstruct(X)
+        for seed in (0, 0, 1)
+    )
+    assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@each_estimator
+@pytest.mark.parametrize(
+    "network",
+    [
+        "mlp",
+        MLP(dropout=0.1),
+        Custom(
+            lambda d, k: nn.Sequential(nn.Linear(d, k), nn.Dropout(0.1)),
+            lambda d, k: nn.Linear(k, d),
+        ),
+    ],
+)
+def test_global_random_states_stay_as_they_are(estimator, network, X):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    model = estimator(1, network=network, max_epochs=2, random_state=0)
+    model.fit(X).partial_fit(X)
+    output(model, X)
+    model.score_samples(X)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert_array_equal(np.random.get_state()[1], numpy_state[1])
+    assert np.random.get_state()[2] == numpy_state[2]
+
+
+def test_no_random_state_draws_from_the_global_generator(X):
+    ae = AutoencoderTransformer(1, **{**BRIEF, "random_state": None})
+    np.random.seed(0)
+    first = ae.fit_transform(X)
+    assert not np.array_equal(ae.fit_transform(X), first)
+    np.random.seed(0)
+    assert_array_equal(ae.fit_transform(X), first)
+
+
+def test_custom_networks_fitted_in_threads_do_not_disturb_each_other(X):
+    network = Custom(
+        lambda d, k: nn.Sequential(nn.Linear(d, 4), nn.Dropout(0.5), nn.Linear(4, k)),
+        lambda d, k: nn.Linear(k, d),
+    )
+    ae = AutoencoderTransformer(1, network=network, max_epochs=5, random_state=0)
+    expected = clone(ae).fit_transform(X)
+    found = joblib.Parallel(n_jobs=3, backend="threading")(
+        joblib.delayed(clone(ae).fit_transform)(X) for _ in range(3)
+    )
+    for Z in found:
+        assert_array_equal(Z, expected)
+
+
+# Training
+
+
+def test_early_stopping_returns_the_epoch_with_the_lowest_validation_loss(X):
+    ae = AutoencoderTransformer(
+        1, init="random", hidden_layer_sizes=(8,), random_state=0
+    )
+    ae.fit(X)
+    best = int(np.argmin(ae.validation_loss_curve_)) + 1
+    assert ae.net_.best_epoch_ == best
+    assert ae.n_iter_ == len(ae.loss_curve_) == len(ae.validation_loss_curve_)
+    assert best < ae.n_iter_ < 1000
+
+
+def test_without_early_stopping_every_epoch_is_run(X):
+    ae = AutoencoderTransformer(1, early_stopping=False, **BRIEF).fit(X)
+    assert ae.n_iter_ == 4
+    assert ae.validation_loss_curve_ is None
+
+
+@each_estimator
+def test_early_stopping_of_one_distinct_row_is_refused(estimator, X):
+    rows = np.repeat(X[:1], 5, axis=0)
+    with pytest.raises(ValueError, match=r"early_stopping=True.*n_samples=1"):
+        estimator(1, early_stopping=True, **BRIEF).fit(rows)
+    assert estimator(1, **BRIEF).fit(rows).validation_loss_curve_ is None
+
+
+def test_warm_start_goes_on_where_rows_or_parameters_are_new(X):
+    ae = AutoencoderTransformer(1, init="random", warm_start=True, **BRIEF)
+    first = ae.fit(X).score(X)
+    assert ae.set_params(max_epochs=30).fit(X).score(X) > first
+    assert ae.n_iter_ == 34
+    assert ae.fit(X[::2]).n_iter_ > 34
+
+
+@each_estimator
+def test_warm_start_has_nothing_to_do_twice(estimator, X):
+    model = estimator(1, init="random", warm_start=True, **BRIEF).fit(X)
+    module = model.module_
+    assert model.fit(X).module_ is module
+    assert model.n_iter_ == 4
+
+
+def test_new_contamination_needs_no_training(X):
+    detector = AutoencoderOutlierDetector(
+        1, contamination=0.1, warm_start=True, **BRIEF
+    ).fit(X)
+    assert (detector.set_params(contamination=0.5).fit_predict(X) == -1).sum() == 30
+    assert detector.n_iter_ == 4
+
+
+def test_warm_start_with_another_network_is_refused(X):
+    ae = AutoencoderTransformer(1, warm_start=True, **BRIEF).fit(X)
+    with pytest.raises(ValueError, match=r"n_components=2.*built with, 1"):
+        ae.set_params(n_components=2).fit(X)
+    assert ae.transform(X).shape == (60, 1)
+
+
+def test_partial_fit_learns_one_epoch_at_a_time(X):
+    ae = AutoencoderTransformer(
+        1, init="random", hidden_layer_sizes=(8,), random_state=0
+    )
+    ae.partial_fit(X[:30])
+    first, mean = ae.score(X), ae.mean_
+    for _ in range(30):
+        ae.partial_fit(X)
+    assert ae.n_iter_ == 31
+    assert ae.score(X) > first + 0.1
+    assert_array_equal(ae.mean_, mean)
+    assert_allclose(mean, X[:30].mean(axis=0))
+
+
+def test_partial_fit_keeps_its_optimizer_and_goes_on_after_fit(X):
+    ae = AutoencoderTransformer(1, **BRIEF).partial_fit(X)
+    net = ae.net_
+    assert ae.partial_fit(X).net_ is net
+    ae = AutoencoderTransformer(1, **BRIEF).fit(X)
+    module = ae.module_
+    assert ae.partial_fit(X).module_ is module
+    assert ae.n_iter_ == 5
+
+
+def test_modules_given_as_instances_are_not_trained_in_place(X):
+    encoder, decoder = nn.Linear(5, 1), nn.Linear(1, 5)
+    before = encoder.weight.detach().clone()
+    ae = AutoencoderTransformer(
+        1, network=Custom(encoder, decoder), max_epochs=3, random_state=0
+    )
+    first = ae.fit(X).reconstruct(X)
+    assert torch.equal(encoder.weight, before)
+    assert not torch.equal(ae.module_.encoder.weight, before)
+    assert_array_equal(ae.fit(X).reconstruct(X), first)
+    assert_array_equal(clone(ae).fit(X).reconstruct(X), first)
+
+
+def test_wrong_width_of_a_custom_network_is_refused(X):
+    ae = AutoencoderTransformer(2, network=Custom(nn.Linear(5, 3), nn.Linear(3, 5)))
+    with pytest.raises(
+        ValueError, match=r"encoder of network=Custom.*n_components is 2"
+    ):
+        ae.fit(X)
+
+
+def test_own_loss_is_trained_and_scored(X):
+    class Quartic(Loss):
+        def elementwise(self, X, X_hat):
+            return (X - X_hat) ** 4
+
+    ae = AutoencoderTransformer(1, loss=Quartic(), scale=None, **BRIEF).fit(X)
+    error = ((X - ae.reconstruct(X)) ** 4).mean(axis=1)
+    assert_allclose(ae.score_samples(X), -error, rtol=1e-5)
+
+
+def test_callbacks_are_copied_and_called(X):
+    class Count(Callback):
+        calls = 0
+
+        def on_epoch_end(self, net, **kwargs):
+            self.calls += 1
+            assert net.history[-1, "train_loss"] > 0
+            net.history.record("calls", self.calls)
+
+    count = Count()
+    ae = AutoencoderTransformer(1, callbacks=[count], **BRIEF).fit(X)
+    assert count.calls == 0
+    assert ae.net_.history[:, "calls"] == [1, 2, 3, 4]
+
+
+def test_callback_that_stops_the_training_leaves_a_fitted_model(X):
+    class Stop(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 2:
+                raise KeyboardInterrupt
+
+    ae = AutoencoderTransformer(1, callbacks=[("stop", Stop)], **BRIEF).fit(X)
+    assert ae.n_iter_ == 2
+    assert ae.transform(X).shape == (60, 1)
+
+
+def test_verbose_prints_lines_where_there_is_no_terminal(X, capsys):
+    AutoencoderTransformer(1, verbose=1, **BRIEF).fit(X)
+    out = capsys.readouterr().out
+    assert re.match(r"epoch 1/4  loss \S+  validation \S+  remaining \S+ s\n", out)
+    assert AutoencoderTransformer(1, **BRIEF).fit(X)
+    assert capsys.readouterr().out == ""
+
+
+# Persistence
+
+
+@each_estimator
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize("way", ["pickle", "joblib", "deepcopy", "clone"])
+def test_copies_behave_alike(estimator, fitted, way, X, tmp_path):
+    model = estimator(
+        1, loss=Huber(0.5), network=MLP((8,)), max_epochs=2, random_state=0
+    )
+    if fitted:
+        model.fit(X)
+    if way == "pickle":
+        twin = pickle.loads(pickle.dumps(model))
+    elif way == "joblib":
+        joblib.dump(model, tmp_path / "model")
+        twin = joblib.load(tmp_path / "model")
+    else:
+        twin = {"deepcopy": copy.deepcopy, "clone": clone}[way](model)
+    assert repr(twin) == repr(model)
+    if fitted and way != "clone":
+        assert_array_equal(output(twin, X), output(model, X))
+        assert twin.net_.module_ is twin.module_
+        twin.partial_fit(X)
+    else:
+        with pytest.raises(NotFittedError):
+            output(twin, X)
+
+
+@each_estimator
+def test_pickle_of_a_fitted_model_holds_the_module_once_and_no_optimizer(estimator):
+    rows = np.random.default_rng(0).normal(size=(50, 200))
+    model = estimator(2, hidden_layer_sizes=(100,), max_epochs=1, random_state=0)
+    n_weights = sum(p.numel() for p in model.fit(rows).module_.parameters())
+    assert len(pickle.dumps(model)) < 4 * n_weights * 1.2
+    model.partial_fit(rows)
+    assert len(pickle.dumps(model)) < 4 * n_weights * 1.2
+
+
+def test_callbacks_that_cannot_be_pickled_stay_behind(X):
+    class Local(Callback):
+        pass
+
+    schedule = LRScheduler("StepLR", step_size=1)
+    ae = AutoencoderTransformer(1, callbacks=[Local(), schedule], **BRIEF).fit(X)
+    twin = pickle.loads(pickle.dumps(ae))
+    assert [type(callback) for callback in twin.callbacks] == [LRScheduler]
+    assert len(ae.callbacks) == 2
+
+
+# Faults
+
+
+def test_every_wrong_parameter_is_named_before_any_training(X):
+    wrong = {
+        "n_components": 0,
+        "network": "convolutional",
+        "hidden_layer_sizes": 8,
+        "bottleneck": "tight",
+        "loss": "mse",
+        "init": "zeros",
+        "scale": "minmax",
+        "max_epochs": 0,
+        "batch_size": 0,
+        "learning_rate": 0,
+        "weight_decay": -1,
+        "early_stopping": "yes",
+        "validation_fraction": 1.0,
+        "n_iter_no_change": 0,
+        "tol": -1,
+        "warm_start": "yes",
+        "random_state": "seed",
+        "verbose": -1,
+        "device": 3,
+        "callbacks": "EarlyStopping",
+    }
+    for name, value in wrong.items():
+        for method in ("fit", "partial_fit"):
+            with pytest.raises(ValueError, match=f"'{name}' parameter"):
+                getattr(AutoencoderTransformer(**{name: value}), method)(X)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes.*\(8, 0\)"),
+        ({"hidden_layer_sizes": (8,), "network": MLP()}, "hidden_layer_sizes.*network"),
+        ({"network": MLP(activation="swish")}, "'activation' parameter of MLP"),
+        ({"network": MLP(dropout=1)}, "'dropout' parameter of MLP"),
+        ({"loss": Huber(delta=0)}, "'delta' parameter of Huber"),
+        ({"device": "quantum"}, "device must be 'auto'.*'quantum'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(parameters, message, X):
+    with pytest.raises(ValueError, match=message):
+        AutoencoderTransformer(**parameters).fit(X)
+
+
+def test_callbacks_that_are_none_are_named(X):
+    with pytest.raises(TypeError, match=r"callbacks must hold skorch callbacks.*print"):
+        AutoencoderTransformer(callbacks=[print]).fit(X)
+
+
+def test_failed_fit_leaves_an_earlier_model_as_it_was(X):
+    ae = AutoencoderTransformer(1, **BRIEF).fit(X)
+    Z = ae.transform(X)
+    with pytest.raises(ValueError, match="infinity"):
+        ae.fit(np.full((3, 2), np.inf))
+    with pytest.raises(ValueError, match="loss="):
+        ae.set_params(loss="binary_cross_entropy").fit(X[:, :2])
+    assert ae.n_features_in_ == 5
+    assert_array_equal(ae.transform(X), Z)
+
+
+@each_estimator
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_divergence_names_its_likely_cause_and_leaves_nothing_fitted(
+    estimator, early_stopping, X
+):
+    model = estimator(1, early_stopping=early_stopping, **BRIEF).fit(X)
+    model.set_params(learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"diverged.*learning_rate.*1e\+30"):
+        model.fit(X)
+    with pytest.raises(NotFittedError):
+        output(model, X)
+    assert not hasattr(model, "n_features_in_")
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+@pytest.mark.parametrize("estimator", [e.__name__ for e in ESTIMATORS])
+def test_interrupt_leaves_the_best_epoch_fitted(estimator, early_stopping):
+    script = f"""
+    import os, signal, threading, time
+    import numpy as np
+    from skorch.callbacks import Callback
+    from skae import {estimator}
+
+    class Alarm(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 3:
+                # From outside, in the middle of a later step.
+                send = lambda: os.kill(os.getpid(), signal.SIGINT)
+                threading.Timer(0.2, send).start()
+
+    X = np.random.default_rng(0).normal(size=(500, 10))
+    model = {estimator}(
+        2, early_stopping={early_stopping}, max_epochs=10**6, n_iter_no_change=10**6,
+        random_state=0, callbacks=[Alarm()],
+    )
+    try:
+        model.fit(X)
+    except KeyboardInterrupt:
+        print("interrupted")
+    curve = model.validation_loss_curve_ or model.loss_curve_
+    print(3 <= model.n_iter_ < 10**5)
+    print(model.net_.best_epoch_ in (0, int(np.argmin(curve)) + 1))
+    print(model.reconstruct(X).shape, model.predict(X).shape
+          if hasattr(model, "predict") else "")
+    print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+    """
+    lines = run_python(script).split("\n")
+    assert lines[:3] == ["interrupted", "True", "True"]
+    assert lines[3].startswith("(500, 10)")
+    assert lines[4] == "True"
+
+
+def test_fit_works_in_a_thread_that_is_not_the_main_one(X):
+    ae = AutoencoderTransformer(1, **BRIEF)
+    thread = threading.Thread(target=ae.fit, args=(X,))
+    thread.start()
+    thread.join()
+    assert ae.transform(X).shape == (60, 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@each_estimator
+def test_model_trained_on_a_gpu_predicts_and_loads_without_one(estimator, X):
+    model = estimator(1, device="cuda", **BRIEF).fit(X)
+    twin = pickle.loads(pickle.dumps(model))
+    assert next(twin.module_.parameters()).device.type == "cpu"
+    assert_allclose(twin.reconstruct(X), model.reconstruct(X), atol=1e-6)
+
+
+def run_python(script):
+    """Output of a script in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,185 @@
+"""Facts about skae.losses."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.base import clone
+from sklearn.utils._param_validation import InvalidParameterError
+from torch import nn
+from torch.nn import functional
+
+from skae.losses import (
+    LOSSES,
+    AbsoluteError,
+    BinaryCrossEntropy,
+    Huber,
+    Loss,
+    SquaredError,
+    observed_share,
+)
+
+TABLES = hnp.arrays(
+    np.float64,
+    st.tuples(st.integers(1, 5), st.integers(1, 4)),
+    elements=st.floats(0, 9),
+)
+
+
+@pytest.fixture
+def pair():
+    generator = torch.Generator().manual_seed(0)
+    X = 3 * torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    return X, 3 * torch.randn(6, 4, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture
+def unit_pair():
+    generator = torch.Generator().manual_seed(0)
+    X = torch.rand(6, 4, generator=generator, dtype=torch.float64)
+    return X, torch.rand(6, 4, generator=generator, dtype=torch.float64)
+
+
+def test_squared_error_is_the_square(pair):
+    X, X_hat = pair
+    expected = functional.mse_loss(X_hat, X, reduction="none")
+    torch.testing.assert_close(SquaredError().elementwise(X, X_hat), expected)
+
+
+def test_absolute_error_is_the_magnitude(pair):
+    X, X_hat = pair
+    expected = np.abs(X.numpy() - X_hat.numpy())
+    np.testing.assert_allclose(AbsoluteError().elementwise(X, X_hat), expected)
+
+
+@pytest.mark.parametrize("delta", [0.3, 1.0, 2.5])
+def test_huber_follows_its_equation(pair, delta):
+    X, X_hat = pair
+    r = np.abs(X.numpy() - X_hat.numpy())
+    assert (r > delta).any()
+    assert (r < delta).any()
+    expected = np.where(r <= delta, r**2 / 2, delta * (r - delta / 2))
+    np.testing.assert_allclose(Huber(delta).elementwise(X, X_hat), expected)
+
+
+@pytest.mark.parametrize("delta", [0, -1.0, "1"])
+def test_huber_refuses_a_delta_that_is_not_positive(delta):
+    with pytest.raises(InvalidParameterError, match="delta"):
+        Huber(delta)._validate_params()
+
+
+def test_binary_cross_entropy_follows_its_equation(unit_pair):
+    X, X_hat = unit_pair
+    x, p = X.numpy(), X_hat.numpy()
+    expected = -x * np.log(p) - (1 - x) * np.log(1 - p)
+    np.testing.assert_allclose(BinaryCrossEntropy().elementwise(X, X_hat), expected)
+
+
+def test_binary_cross_entropy_from_raw_equals_the_one_from_probabilities(unit_pair):
+    X, _ = unit_pair
+    raw = torch.linspace(-4, 4, X.numel(), dtype=torch.float64).reshape(X.shape)
+    loss = BinaryCrossEntropy()
+    torch.testing.assert_close(
+        loss.elementwise_from_raw(X, raw, nn.Sigmoid()),
+        loss.elementwise(X, torch.sigmoid(raw)),
+    )
+
+
+@pytest.mark.parametrize(("x", "raw"), [(0.0, 200.0), (1.0, -200.0)])
+def test_saturated_binary_cross_entropy_keeps_value_and_gradient(x, raw):
+    raw = torch.tensor([[raw]], requires_grad=True)
+    loss = BinaryCrossEntropy().elementwise_from_raw(
+        torch.tensor([[x]]), raw, nn.Sigmoid()
+    )
+    loss.backward()
+    assert loss.item() == 200
+    assert abs(raw.grad.item()) == 1
+
+
+@pytest.mark.parametrize(("x", "raw"), [(0.0, -200.0), (1.0, 200.0)])
+def test_binary_cross_entropy_of_a_certain_hit_is_zero(x, raw):
+    loss = BinaryCrossEntropy().elementwise_from_raw(
+        torch.tensor([[x]]), torch.tensor([[raw]]), nn.Sigmoid()
+    )
+    assert loss.item() == 0
+
+
+def test_binary_cross_entropy_of_a_certain_miss_is_cut_off_at_100():
+    loss = BinaryCrossEntropy().elementwise(torch.ones(1, 1), torch.zeros(1, 1))
+    assert loss.item() == 100
+
+
+def test_binary_cross_entropy_goes_through_an_activation_other_than_sigmoid():
+    output = nn.Hardsigmoid()
+    X, raw = torch.tensor([[0.25, 1.0]]), torch.tensor([[1.0, 2.0]])
+    loss = BinaryCrossEntropy()
+    torch.testing.assert_close(
+        loss.elementwise_from_raw(X, raw, output), loss.elementwise(X, output(raw))
+    )
+
+
+@pytest.mark.parametrize("loss", [SquaredError(), AbsoluteError(), Huber()])
+def test_loss_from_raw_sees_the_activated_values(pair, loss):
+    X, raw = pair
+    torch.testing.assert_close(
+        loss.elementwise_from_raw(X, raw, nn.Tanh()), loss.elementwise(X, raw.tanh())
+    )
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_loss_is_not_negative(unit_pair, name):
+    X, X_hat = unit_pair
+    assert (LOSSES[name]().elementwise(X, X_hat) >= 0).all()
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_loss_keeps_the_type(unit_pair, name, dtype):
+    X, X_hat = (tensor.to(dtype) for tensor in unit_pair)
+    assert LOSSES[name]().elementwise(X, X_hat).dtype == dtype
+
+
+def test_only_binary_cross_entropy_is_bounded_with_a_sigmoid():
+    implied = {
+        name: (loss.output_activation, loss.bounds) for name, loss in LOSSES.items()
+    }
+    assert implied.pop("binary_cross_entropy") == ("sigmoid", (0, 1))
+    assert set(implied.values()) == {("identity", None)}
+
+
+def test_loss_without_an_elementwise_is_abstract():
+    with pytest.raises(TypeError, match="elementwise"):
+        Loss()
+
+
+def test_a_cloned_loss_keeps_its_settings():
+    assert clone(Huber(delta=0.25)).get_params() == {"delta": 0.25}
+
+
+@settings(deadline=None, max_examples=30)
+@given(TABLES, st.data())
+def test_observed_shares_sum_to_the_mean_of_the_observed(loss, data):
+    observed = data.draw(hnp.arrays(bool, loss.shape))
+    shares = observed_share(torch.from_numpy(loss), torch.from_numpy(observed)).numpy()
+    for row, mask, share in zip(loss, observed, shares, strict=True):
+        expected = row[mask].mean() if mask.any() else 0
+        np.testing.assert_allclose(share.sum(), expected)
+        assert (share[~mask] == 0).all()
+
+
+@settings(deadline=None, max_examples=20)
+@given(TABLES)
+def test_nothing_missing_is_the_same_as_all_observed(loss):
+    loss = torch.from_numpy(loss)
+    torch.testing.assert_close(
+        observed_share(loss, None),
+        observed_share(loss, torch.ones_like(loss, dtype=bool)),
+    )
+
+
+def test_a_missing_entry_gets_no_gradient():
+    loss = torch.ones(1, 3, requires_grad=True)
+    observed_share(loss, torch.tensor([[True, False, True]])).sum().backward()
+    assert loss.grad.tolist() == [[0.5, 0, 0.5]]

@@ -1,0 +1,269 @@
+"""Facts about skae._module."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skae._module import Autoencoder, Multiply, Residual, Scaler, start_at_map
+from skae.losses import BinaryCrossEntropy, SquaredError
+from skae.networks import MLP, Shape
+
+MEAN, SHIFT, FACTOR = np.array([[1.0, -2, 3], [1, -2, 0], [2, 0.5, 4]])
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_rows(n_rows=5):
+    return torch.randn(n_rows, 3, generator=generator(), dtype=torch.float64) + 1
+
+
+def make_autoencoder(loss=None, output=None, hidden=(4,), **kwargs):
+    encoder, decoder = MLP(hidden).build(Shape(9, 3, 2, 2), generator())
+    return Autoencoder(
+        Scaler(MEAN, SHIFT, FACTOR),
+        encoder,
+        nn.Identity(),
+        decoder,
+        output or nn.Identity(),
+        loss or SquaredError(),
+        n_components=2,
+        **kwargs,
+    ).double()
+
+
+# Scaler
+
+
+def test_scaling_is_affine():
+    X = make_rows()
+    scaled, observed = Scaler(MEAN, SHIFT, FACTOR).double()(X)
+    np.testing.assert_allclose(scaled, (X.numpy() - SHIFT) / FACTOR)
+    assert observed is None
+
+
+def test_unscaling_undoes_scaling():
+    X = make_rows()
+    scaler = Scaler(MEAN, SHIFT, FACTOR).double()
+    torch.testing.assert_close(scaler.unscale(scaler(X)[0]), X)
+
+
+def test_a_large_offset_costs_no_precision_in_float32():
+    X = make_rows() + 1e6
+    scaler = Scaler(MEAN, SHIFT + 1e6, FACTOR)
+    scaled, _ = scaler(X)
+    assert scaled.dtype == torch.float32
+    expected = (X.numpy() - (SHIFT + 1e6)) / FACTOR
+    np.testing.assert_allclose(scaled, expected, atol=1e-6)
+
+
+def test_scaling_gives_the_type_of_the_weights():
+    X = make_rows()
+    assert Scaler(MEAN, SHIFT, FACTOR)(X)[0].dtype == torch.float32
+    assert Scaler(MEAN, SHIFT, FACTOR).double()(X.float())[0].dtype == torch.float64
+
+
+def test_unscaling_keeps_the_type():
+    scaler = Scaler(MEAN, SHIFT, FACTOR)
+    assert scaler.unscale(make_rows().float()).dtype == torch.float32
+    assert scaler.unscale(make_rows()).dtype == torch.float64
+
+
+def test_missing_entries_become_the_mean():
+    X = make_rows()
+    X[1, 2] = X[3, 0] = torch.nan
+    scaled, observed = Scaler(MEAN, SHIFT, FACTOR).double()(X)
+    missing = np.isnan(X.numpy())
+    filled = np.where(missing, MEAN, X)
+    np.testing.assert_allclose(scaled, (filled - SHIFT) / FACTOR)
+    np.testing.assert_array_equal(observed, ~missing)
+
+
+def test_scaling_changes_neither_rows_nor_arrays():
+    X = make_rows()
+    X[0, 0] = torch.nan
+    before, arrays = X.clone(), [a.copy() for a in (MEAN, SHIFT, FACTOR)]
+    scaler = Scaler(*arrays)
+    scaler(X)[0].add_(1)
+    scaler.mean.fill_(9)
+    scaler.shift.fill_(9)
+    scaler.factor.fill_(9)
+    np.testing.assert_array_equal(X, before)
+    np.testing.assert_array_equal(arrays, [MEAN, SHIFT, FACTOR])
+
+
+def test_scaler_has_nothing_to_learn():
+    scaler = Scaler(MEAN, SHIFT, FACTOR)
+    assert not list(scaler.parameters())
+    assert {"mean", "shift", "factor"} <= scaler.state_dict().keys()
+
+
+# Autoencoder
+
+
+@torch.no_grad()
+def test_reconstruction_is_the_decoded_code():
+    module, X = make_autoencoder(output=nn.Tanh()), make_rows()
+    torch.testing.assert_close(module(X), module.decode(module.encode(X)))
+
+
+@torch.no_grad()
+def test_encoding_sees_scaled_rows_and_passes_the_bottleneck():
+    module, X = make_autoencoder(), make_rows()
+    module.bottleneck = Multiply(np.full(2, 3.0))
+    scaled, _ = module.scaler(X)
+    torch.testing.assert_close(module.encode(X), 3 * module.encoder(scaled))
+
+
+@torch.no_grad()
+def test_decoding_activates_then_unscales():
+    module = make_autoencoder(output=nn.Sigmoid())
+    Z = torch.randn(4, 2, generator=generator(), dtype=torch.float64)
+    expected = torch.sigmoid(module.decoder(Z)).numpy() * FACTOR + SHIFT
+    np.testing.assert_allclose(module.decode(Z), expected)
+
+
+@torch.no_grad()
+def test_propagation_holds_target_code_and_raw_values():
+    module, X = make_autoencoder(output=nn.Sigmoid()), make_rows()
+    target, observed, Z, raw = module.propagate(X)
+    torch.testing.assert_close(target, module.scaler(X)[0])
+    assert observed is None
+    torch.testing.assert_close(Z, module.encode(X))
+    torch.testing.assert_close(raw, module.decoder(Z))
+
+
+@torch.no_grad()
+def test_row_loss_is_the_mean_error_in_the_scaled_space():
+    module, X = make_autoencoder(), make_rows()
+    errors = ((X - module(X)).numpy() / FACTOR) ** 2
+    np.testing.assert_allclose(module.row_loss(X), errors.mean(axis=1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("missing", [False, True])
+def test_contributions_sum_to_the_row_loss(missing):
+    module, X = make_autoencoder(), make_rows()
+    if missing:
+        X[1, 2] = X[3, 0] = X[3, 1] = torch.nan
+    contributions = module.contributions(X)
+    assert contributions.shape == X.shape
+    assert (contributions >= 0).all()
+    torch.testing.assert_close(contributions.sum(dim=1), module.row_loss(X))
+
+
+@torch.no_grad()
+def test_missing_entries_do_not_count_in_the_loss():
+    module, X = make_autoencoder(), make_rows()
+    X[0, 1] = torch.nan
+    assert module.contributions(X)[0, 1] == 0
+    errors = ((X - module(X)).numpy() / FACTOR) ** 2
+    np.testing.assert_allclose(module.row_loss(X), np.nanmean(errors, axis=1))
+
+
+@torch.no_grad()
+def test_missing_entries_are_reconstructed():
+    X = make_rows()
+    X[0] = torch.nan
+    assert make_autoencoder()(X).isfinite().all()
+
+
+@torch.no_grad()
+def test_a_row_without_observed_entries_has_no_loss():
+    X = torch.full((1, 3), torch.nan, dtype=torch.float64)
+    assert make_autoencoder().row_loss(X).item() == 0
+
+
+@torch.no_grad()
+def test_loss_is_computed_in_front_of_the_sigmoid():
+    module = make_autoencoder(BinaryCrossEntropy(), nn.Sigmoid(), hidden=())
+    module.scaler = Scaler(np.zeros(3), np.zeros(3), np.ones(3)).double()
+    module.decoder[-1].bias.fill_(-500)
+    module.decoder[-1].weight.zero_()
+    X = torch.ones(2, 3, dtype=torch.float64)
+    assert module.row_loss(X).tolist() == [500, 500]
+
+
+def test_widest_layer_is_the_largest_side_of_a_weight():
+    assert make_autoencoder(hidden=(50, 4)).widest_layer == 50
+    assert make_autoencoder(hidden=()).widest_layer == 3
+
+
+def test_a_module_without_weights_is_one_value_wide():
+    scaler = Scaler(MEAN, SHIFT, FACTOR)
+    parts = [nn.Identity() for _ in range(4)]
+    assert Autoencoder(scaler, *parts, SquaredError(), 3).widest_layer == 1
+
+
+# Start
+
+
+MATRIX = np.array([[0.5, -2, 3], [1, 0.25, -4]])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 4)])
+def test_network_starts_as_exactly_the_matrix(hidden):
+    encoder, decoder = MLP(hidden).build(Shape(9, 3, 2, 2), generator())
+    X = torch.arange(-6.0, 6.0).reshape(4, 3)
+    started = start_at_map(encoder, MATRIX)
+    assert torch.equal(started(X), X @ torch.tensor(MATRIX.T).float())
+    Z = torch.arange(-4.0, 4.0).reshape(4, 2)
+    started = start_at_map(decoder, MATRIX.T)
+    assert torch.equal(started(Z), Z @ torch.tensor(MATRIX).float())
+
+
+def test_a_linear_network_takes_the_matrix_itself():
+    encoder, _ = MLP(()).build(Shape(9, 3, 2, 2), generator())
+    assert start_at_map(encoder, MATRIX) is encoder
+
+
+def test_the_nonlinear_remainder_can_learn_from_the_start():
+    encoder, _ = MLP((5,)).build(Shape(9, 3, 2, 2), generator())
+    started = start_at_map(encoder, MATRIX)
+    started(torch.ones(4, 3)).square().sum().backward()
+    assert started.linear.weight.grad.abs().min() > 0
+    assert started.linear.bias.grad.abs().min() > 0
+    assert encoder[-1].weight.grad.abs().max() > 0
+    assert encoder[-1].bias.grad.abs().min() > 0
+
+
+def test_all_weights_learn_after_a_first_step():
+    encoder, _ = MLP((5, 4), activation="tanh").build(Shape(9, 3, 2, 2), generator())
+    started = start_at_map(encoder, MATRIX)
+    optimizer = torch.optim.SGD(started.parameters(), lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        started(torch.ones(4, 3)).square().sum().backward()
+        optimizer.step()
+    assert all(p.grad.abs().max() > 0 for p in started.parameters())
+
+
+def test_starting_leaves_the_matrix_and_the_global_generator_alone():
+    matrix, before = MATRIX.copy(), torch.get_rng_state()
+    encoder, _ = MLP((5,)).build(Shape(9, 3, 2, 2), generator())
+    nn.init.zeros_(start_at_map(encoder, matrix).linear.weight)
+    np.testing.assert_array_equal(matrix, MATRIX)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_residual_adds_the_remainder():
+    linear, X = nn.Linear(3, 3), make_rows().float()
+    torch.testing.assert_close(Residual(linear, nn.Tanh())(X), linear(X) + X.tanh())
+
+
+def test_multiply_scales_each_column():
+    X = torch.tensor([[2.0, 4], [6, 8]])
+    assert Multiply(np.array([1, 0.5]))(X).tolist() == [[2, 2], [6, 4]]
+
+
+def test_multiply_has_nothing_to_learn():
+    assert not list(Multiply(np.ones(2)).parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_multiply_keeps_the_type(dtype):
+    multiply = Multiply(np.ones(2)).to(dtype)
+    assert multiply(torch.ones(1, 2, dtype=dtype)).dtype == dtype

@@ -1,0 +1,797 @@
+"""Facts about skae._net."""
+
+import copy
+import math
+import pickle
+import signal
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.stats import sem
+from skorch.callbacks import Callback, EpochScoring, LRScheduler
+from torch import nn
+
+from skae import _net
+from skae._batches import Rows
+from skae._module import Autoencoder, Scaler
+from skae._net import (
+    AutoencoderNet,
+    DivergenceError,
+    Interruption,
+    Plan,
+    Split,
+    exceeds_standard_error,
+)
+from skae.losses import Loss, SquaredError
+from skae.networks import MLP, Dropout, Shape
+
+X = np.random.default_rng(0).standard_normal((24, 2))
+TRAIN, HELD_OUT = np.arange(16), np.arange(16, 24)
+
+
+class Script(Loss):
+    """The squared error in training; held-out losses are read from a list.
+
+    Its first entry is the loss of the start, its next that of epoch 1; an
+    entry is a number, or one number for each held-out row.
+    """
+
+    def __init__(self, values):
+        self.values = values
+        self.entries = iter(values)
+
+    def elementwise(self, X, X_hat):
+        if torch.is_grad_enabled():
+            return (X - X_hat) ** 2
+        entry = torch.as_tensor(next(self.entries), dtype=X.dtype)
+        return entry.reshape(-1, 1).expand_as(X)
+
+
+class Spy(Callback):
+    """Calls a function of the net at each of one kind of event."""
+
+    def __init__(self, event, see):
+        self.event = event
+        self.see = see
+
+    def notify(self, method_name, net, **kwargs):
+        if method_name == self.event:
+            self.see(net)
+
+    def __getattribute__(self, name):
+        if name.startswith("on_"):
+            return lambda net, **kwargs: self.notify(name, net, **kwargs)
+        return super().__getattribute__(name)
+
+
+def make_module(loss=None, hidden=(4,), dropout=0.0, n_features=2):
+    shape = Shape(24, n_features, 1, 1)
+    encoder, decoder = MLP(hidden, dropout=dropout).build(
+        shape, torch.Generator().manual_seed(0)
+    )
+    zeros, ones = np.zeros(n_features), np.ones(n_features)
+    return Autoencoder(
+        Scaler(zeros, zeros, ones),
+        encoder,
+        nn.Identity(),
+        decoder,
+        nn.Identity(),
+        loss or SquaredError(),
+        n_components=1,
+    )
+
+
+def make_net(module=None, callbacks=(), seed=0, **plan):
+    plan = {
+        "max_epochs": 5,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+        "weight_decay": 0.0,
+        "schedule": None,
+        "early_stopping": False,
+        "keep_start": False,
+        "n_iter_no_change": 100,
+        "tol": 0.0,
+        **plan,
+    }
+    return AutoencoderNet(
+        make_module() if module is None else module,
+        plan=Plan(**plan),
+        seed=seed,
+        callbacks=list(callbacks),
+        device="cpu",
+    )
+
+
+def make_split(held_out=False, X=X):
+    if not held_out:
+        return Split(Rows(X), None)
+    return Split(Rows(X).subset(TRAIN), Rows(X).subset(HELD_OUT))
+
+
+def train(net, split=None, interruption=None):
+    split = make_split() if split is None else split
+    return net.train(split, Interruption() if interruption is None else interruption)
+
+
+def train_by_script(values, callbacks=(), **plan):
+    """A net after a training whose held-out losses are `values`."""
+    plan = {"max_epochs": len(values) - 1, "early_stopping": True, **plan}
+    net = make_net(make_module(Script(values)), callbacks, **plan)
+    train(net, make_split(held_out=True))
+    return net
+
+
+def global_states():
+    """Of the generators that nothing may draw from."""
+    return pickle.dumps(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+def weights_of(net):
+    return copy.deepcopy(net.module_.state_dict())
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def watch_weights():
+    """A list that fills with the weights after each epoch, and its callback."""
+    seen = []
+    return seen, Spy("on_epoch_end", lambda net: seen.append(weights_of(net)))
+
+
+def stop_at(epoch, event="on_epoch_end"):
+    def stop(net):
+        if len(net.history) == epoch:
+            raise KeyboardInterrupt
+
+    return Spy(event, stop)
+
+
+def press_ctrl_c(epoch, event="on_batch_end"):
+    def press(net):
+        if len(net.history) == epoch:
+            signal.raise_signal(signal.SIGINT)
+
+    return Spy(event, press)
+
+
+@contextmanager
+def not_interrupted():
+    """Fail where a `KeyboardInterrupt` would end the whole run of the tests."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pytest.fail("Ctrl-C was not deferred")
+
+
+@pytest.fixture
+def no_divisions(monkeypatch):
+    """A training that stops at once where nothing improves."""
+    monkeypatch.setattr(_net, "MAX_DIVISIONS", 0)
+
+
+@pytest.fixture
+def divisions(monkeypatch):
+    """A training that divides its learning rate by three, twice, before it stops."""
+    monkeypatch.setattr(_net, "MAX_DIVISIONS", 2)
+    monkeypatch.setattr(_net, "DIVISOR", 3)
+
+
+@pytest.fixture
+def python_handler():
+    """Python's own handler of Ctrl-C, whatever runs the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+# Training
+
+
+def test_training_lowers_the_loss():
+    history = train(make_net(max_epochs=30))
+    assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]
+
+
+def test_the_module_is_trained_in_place_and_left_in_eval_mode():
+    module = make_module()
+    before = copy.deepcopy(module.state_dict())
+    net = make_net(module)
+    train(net)
+    assert net.module_ is module
+    assert not module.training
+    assert not same(before, module.state_dict())
+
+
+def test_training_returns_a_row_for_each_epoch():
+    history = train(make_net(), make_split(held_out=True))
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
+    assert all(math.isfinite(row["train_loss"]) for row in history)
+    assert all(math.isfinite(row["valid_loss"]) for row in history)
+
+
+def test_without_held_out_rows_there_is_no_validation_loss():
+    assert not any("valid_loss" in row for row in train(make_net()))
+
+
+def test_training_on_returns_the_new_rows_only():
+    net = make_net()
+    first, second = train(net), train(net)
+    assert [row["epoch"] for row in second] == [6, 7, 8, 9, 10]
+    assert second[0]["train_loss"] < first[0]["train_loss"]
+
+
+def test_losses_are_weighted_means_of_rows():
+    weight = np.random.default_rng(0).uniform(0.2, 2, len(X))
+    rows = Rows(X, weight=weight)
+    split = Split(rows.normalised(TRAIN), rows.normalised(HELD_OUT))
+    net = make_net(learning_rate=0.0, max_epochs=1, batch_size=6)
+    (row,) = train(net, split)
+    with torch.no_grad():
+        losses = net.module_.row_loss(torch.from_numpy(X)).numpy()
+    for name, where in (("train_loss", TRAIN), ("valid_loss", HELD_OUT)):
+        expected = np.average(losses[where], weights=weight[where])
+        assert row[name] == pytest.approx(expected, rel=1e-6)
+
+
+def test_losses_are_known_before_the_callbacks_run():
+    seen = []
+    spy = Spy("on_epoch_end", lambda net: seen.append(set(net.history[-1])))
+    train(make_net(callbacks=[spy], max_epochs=2), make_split(held_out=True))
+    assert len(seen) == 2
+    assert all({"train_loss", "valid_loss"} <= names for names in seen)
+
+
+def test_a_weight_counts_as_repetition():
+    counts = np.arange(24) % 3 + 1
+    weighted = Rows(X, weight=counts.astype(float)).normalised(np.arange(24))
+    nets = [make_net(batch_size=100, max_epochs=3) for _ in range(2)]
+    train(nets[0], Split(weighted, None))
+    train(nets[1], Split(Rows(np.repeat(X, counts, axis=0)), None))
+    for one, other in zip(*(net.module_.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_weights():
+    nets = [make_net(make_module(dropout=0.3), seed=7) for _ in range(2)]
+    for net in nets:
+        train(net)
+    assert same(*(weights_of(net) for net in nets))
+
+
+def test_another_seed_shuffles_and_draws_otherwise():
+    plain = [make_net(seed=seed) for seed in (7, 8)]
+    noisy = [
+        make_net(make_module(dropout=0.3), seed=seed, batch_size=100) for seed in (7, 8)
+    ]
+    for net in plain + noisy:
+        train(net)
+    assert not same(*(weights_of(net) for net in plain))
+    assert not same(*(weights_of(net) for net in noisy))
+
+
+def test_training_leaves_the_global_generators_alone():
+    before = global_states()
+    train(make_net(make_module(dropout=0.3)), make_split(held_out=True))
+    assert global_states() == before
+
+
+def test_parts_give_the_generator_back():
+    net = make_net(make_module(dropout=0.3))
+    train(net)
+    parts = [part for part in net.module_.modules() if isinstance(part, Dropout)]
+    assert parts
+    assert all(part.generator is None for part in parts)
+
+
+def test_training_leaves_the_rows_alone():
+    table = X.copy()
+    table.flags.writeable = False
+    train(make_net(), make_split(held_out=True, X=table))
+    np.testing.assert_array_equal(table, X)
+
+
+def test_held_out_rows_do_not_train():
+    changed = X.copy()
+    changed[HELD_OUT] *= 5
+    nets = [make_net() for _ in range(2)]
+    train(nets[0], make_split(held_out=True))
+    train(nets[1], make_split(held_out=True, X=changed))
+    assert same(*(weights_of(net) for net in nets))
+
+
+def test_weight_decay_shrinks_weights():
+    sizes = []
+    for weight_decay in (0.0, 5.0):
+        net = make_net(weight_decay=weight_decay)
+        train(net)
+        sizes.append(net.module_.decoder[0].weight.norm().item())
+    assert sizes[1] < sizes[0]
+
+
+def test_step_work_grows_with_batch_and_weights():
+    work = make_net(batch_size=8).step_work
+    assert make_net(batch_size=16).step_work == 2 * work
+    assert make_net(make_module(hidden=(8,)), batch_size=8).step_work > work
+
+
+# Learning rate
+
+
+def test_the_schedule_sets_the_learning_rate_of_each_step():
+    rates = []
+    spy = Spy(
+        "on_batch_end", lambda net: rates.append(net.optimizer_.param_groups[0]["lr"])
+    )
+    net = make_net(
+        callbacks=[spy], max_epochs=2, learning_rate=0.6, schedule=lambda s: 1 - s
+    )
+    train(net)
+    np.testing.assert_allclose(rates, [0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+
+
+def test_without_a_schedule_the_learning_rate_stays():
+    rates = set()
+    spy = Spy(
+        "on_batch_end", lambda net: rates.add(net.optimizer_.param_groups[0]["lr"])
+    )
+    train(make_net(callbacks=[spy], learning_rate=0.6))
+    assert rates == {0.6}
+
+
+def test_a_learning_rate_callback_wins_over_the_schedule():
+    rates = []
+    spy = Spy(
+        "on_epoch_end", lambda net: rates.append(net.optimizer_.param_groups[0]["lr"])
+    )
+    scheduler = LRScheduler(policy="StepLR", step_size=1, gamma=0.5)
+    net = make_net(
+        callbacks=[spy, scheduler],
+        max_epochs=3,
+        learning_rate=0.8,
+        schedule=lambda s: 0.0,
+    )
+    train(net)
+    np.testing.assert_allclose(rates, [0.8, 0.4, 0.2])
+
+
+# The best epoch
+
+
+def test_the_best_epoch_is_restored():
+    seen, spy = watch_weights()
+    net = train_by_script([5, 4, 2, 3, 2.5], [spy])
+    assert net.best_epoch_ == 2
+    assert same(weights_of(net), seen[1])
+    assert not same(weights_of(net), seen[-1])
+
+
+def test_the_start_is_restored_if_no_epoch_is_better():
+    before = make_module().state_dict()
+    net = train_by_script([1, 4, 2, 3])
+    assert net.best_epoch_ == 0
+    assert same(weights_of(net), before)
+
+
+def test_without_early_stopping_the_last_weights_stay():
+    seen, spy = watch_weights()
+    net = train_by_script([5, 4, 2, 3, 2.5], [spy], early_stopping=False)
+    assert net.best_epoch_ == 4
+    assert same(weights_of(net), seen[-1])
+
+
+def test_training_stops_after_epochs_without_gain(no_divisions):
+    net = train_by_script([9, 8, 7, 7.5, 7, 7.1, 1, 1], n_iter_no_change=3)
+    assert len(net.history) == 5
+    assert net.best_epoch_ == 2
+
+
+def test_a_gain_renews_the_patience(no_divisions):
+    net = train_by_script([9, 8, 8, 7, 7, 6, 6, 6, 6], n_iter_no_change=2)
+    assert len(net.history) == 7
+
+
+def test_the_learning_rate_is_divided_before_training_stops(divisions):
+    rates = []
+    spy = Spy(
+        "on_epoch_end", lambda net: rates.append(net.optimizer_.param_groups[0]["lr"])
+    )
+    train_by_script(
+        [9, 8, *[8.5] * 20],
+        [spy],
+        n_iter_no_change=2,
+        learning_rate=0.9,
+        schedule=lambda s: 1.0,
+    )
+    expected = [0.9] * 3 + [0.3] * 2 + [0.1] * 2
+    np.testing.assert_allclose(rates, expected)
+
+
+def test_training_goes_on_from_the_best_epoch_after_a_division(divisions):
+    ends, starts = [], []
+    spies = [
+        Spy("on_epoch_end", lambda net: ends.append(weights_of(net))),
+        Spy("on_epoch_begin", lambda net: starts.append(weights_of(net))),
+    ]
+    train_by_script([9, 8, 8.5, 8.5, 8.5], spies, n_iter_no_change=2)
+    assert same(starts[2], ends[1])
+    assert same(starts[3], ends[0])
+
+
+def test_a_gain_after_a_division_renews_the_patience(divisions):
+    net = train_by_script([9, 8, 8, 8, 7, 7, 7, 7, 7, 1], n_iter_no_change=2)
+    assert len(net.history) == 8
+
+
+def test_a_learning_rate_callback_allows_no_division(divisions):
+    scheduler = LRScheduler(policy="StepLR", step_size=1, gamma=0.5)
+    net = train_by_script([9, 8, *[8.5] * 20], [scheduler], n_iter_no_change=2)
+    assert len(net.history) == 3
+
+
+def test_training_without_early_stopping_is_never_stuck():
+    net = train_by_script([1, 2, 2, 2, 2], n_iter_no_change=1, early_stopping=False)
+    assert len(net.history) == 4
+
+
+@pytest.mark.parametrize(("tol", "n_epochs"), [(0.0, 6), (0.05, 6), (0.2, 2)])
+def test_a_gain_counts_if_it_exceeds_tol_times_the_best(no_divisions, tol, n_epochs):
+    values = [1000 * 0.9**epoch for epoch in range(7)]
+    net = train_by_script(values, n_iter_no_change=2, tol=tol)
+    assert len(net.history) == n_epochs
+
+
+def test_a_gain_below_tol_is_still_the_best():
+    net = train_by_script([100, 99, 98], n_iter_no_change=2, tol=0.5)
+    assert net.best_epoch_ == 2
+
+
+def test_a_worthy_start_is_left_for_a_significant_gain():
+    gain = np.linspace(0.5, 1.5, 8)
+    net = train_by_script([2, 2 - gain], keep_start=True)
+    assert net.best_epoch_ == 1
+    assert not same(weights_of(net), make_module().state_dict())
+
+
+def test_a_worthy_start_is_kept_against_a_gain_by_chance():
+    gain = np.array([8.0, -1, -1, -1, -1, -1, -1, -1])
+    net = train_by_script([10, 10 - gain], keep_start=True)
+    assert net.best_epoch_ == 0
+    assert same(weights_of(net), make_module().state_dict())
+
+
+def test_any_other_start_is_left_for_a_gain_by_chance():
+    gain = np.array([8.0, -1, -1, -1, -1, -1, -1, -1])
+    assert train_by_script([10, 10 - gain], keep_start=False).best_epoch_ == 1
+
+
+def test_one_held_out_row_is_no_reason_to_leave_a_worthy_start():
+    net = make_net(
+        make_module(Script([5, 1])), max_epochs=1, early_stopping=True, keep_start=True
+    )
+    rows = Rows(X)
+    train(net, Split(rows.subset(TRAIN), rows.subset(HELD_OUT[:1])))
+    assert net.best_epoch_ == 0
+
+
+# Divergence
+
+
+def test_divergence_names_the_learning_rate():
+    with pytest.raises(DivergenceError, match=r"training loss .*learning_rate.*1e\+30"):
+        train(make_net(learning_rate=1e30))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_validation_loss_that_is_not_finite_is_a_divergence(value):
+    with pytest.raises(DivergenceError, match=r"validation loss .*epoch 2:"):
+        train_by_script([3, 2, value, 1])
+
+
+def test_a_start_that_is_not_finite_is_a_divergence():
+    with pytest.raises(DivergenceError, match="epoch 0"):
+        train_by_script([math.nan, 1])
+
+
+def test_divergence_is_a_value_error():
+    assert issubclass(DivergenceError, ValueError)
+
+
+# Interrupts
+
+
+def test_a_callback_that_stops_the_training_is_no_interruption():
+    interruption = Interruption()
+    net = make_net(callbacks=[stop_at(3)])
+    assert len(train(net, interruption=interruption)) == 3
+    assert not interruption.seen
+
+
+def test_an_epoch_that_a_callback_broke_off_is_not_in_the_history():
+    net = make_net(callbacks=[stop_at(3, "on_batch_end")])
+    assert [row["epoch"] for row in train(net)] == [1, 2]
+    assert len(net.history) == 2
+
+
+def test_a_callback_may_stop_before_the_first_epoch():
+    net = make_net(callbacks=[stop_at(0, "on_train_begin")])
+    assert train(net) == []
+    assert same(weights_of(net), make_module().state_dict())
+
+
+def test_a_stopped_training_ends_on_its_best_epoch():
+    seen, spy = watch_weights()
+    net = train_by_script([5, 1, 2, 3, 4], [spy, stop_at(3)])
+    assert net.best_epoch_ == 1
+    assert same(weights_of(net), seen[0])
+
+
+def test_without_held_out_rows_a_stopped_training_ends_on_its_least_loss():
+    seen, spy = watch_weights()
+    net = make_net(
+        callbacks=[spy, stop_at(6)],
+        max_epochs=10,
+        schedule=lambda s: 1 if s < 0.3 else 100,
+    )
+    losses = [row["train_loss"] for row in train(net)]
+    best = int(np.argmin(losses))
+    assert best < 5
+    assert net.best_epoch_ == best + 1
+    assert same(weights_of(net), seen[best])
+
+
+def test_training_goes_on_after_a_callback_stopped_it():
+    net = make_net(callbacks=[stop_at(3)])
+    train(net)
+    assert len(train(net)) == 5
+
+
+@pytest.mark.parametrize("event", ["on_batch_end", "on_epoch_end", "on_train_begin"])
+def test_ctrl_c_ends_the_training_and_is_seen(python_handler, event):
+    epoch = 0 if event == "on_train_begin" else 2
+    net = make_net(callbacks=[press_ctrl_c(epoch, event)])
+    with Interruption() as interruption:
+        history = train(net, interruption=interruption)
+    assert interruption.seen
+    assert len(history) == {"on_batch_end": 1, "on_epoch_end": 2}.get(event, 0)
+
+
+def test_ctrl_c_within_the_network_is_seen_without_a_handler():
+    class Interrupted(nn.Module):
+        def forward(self, X):
+            raise KeyboardInterrupt
+
+    module = make_module()
+    module.bottleneck = Interrupted()
+    interruption = Interruption()
+    assert train(make_net(module), interruption=interruption) == []
+    assert interruption.seen
+
+
+def test_ctrl_c_while_weights_are_chosen_waits(python_handler):
+    calls = []
+
+    def press(net):
+        signal.raise_signal(signal.SIGINT)
+        calls.append(net)
+
+    net = make_net(callbacks=[Spy("on_train_end", press)])
+    with not_interrupted(), Interruption() as interruption:
+        assert len(train(net, interruption=interruption)) == 5
+    assert interruption.seen
+    assert len(calls) == 1
+
+
+def test_ctrl_c_is_deferred_where_it_is_not_allowed(python_handler):
+    with not_interrupted(), Interruption() as interruption:
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.seen
+        with interruption.allowed():
+            pass
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_raises_where_it_is_allowed(python_handler):
+    with not_interrupted(), Interruption() as interruption:
+        with pytest.raises(KeyboardInterrupt), interruption.allowed():
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert interruption.seen
+
+
+def test_nothing_is_seen_without_ctrl_c(python_handler):
+    with Interruption() as interruption, interruption.allowed():
+        pass
+    assert not interruption.seen
+
+
+def test_the_handler_is_restored(python_handler):
+    with Interruption():
+        assert signal.getsignal(signal.SIGINT) is not python_handler
+    assert signal.getsignal(signal.SIGINT) is python_handler
+
+
+def test_the_handler_is_restored_after_an_error(python_handler):
+    with pytest.raises(ZeroDivisionError), Interruption():
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGINT) is python_handler
+
+
+def test_a_handler_of_the_users_stays(python_handler):
+    def own_handler(signum, frame):
+        pass
+
+    signal.signal(signal.SIGINT, own_handler)
+    with Interruption() as interruption:
+        assert signal.getsignal(signal.SIGINT) is own_handler
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is own_handler
+    assert not interruption.seen
+
+
+def test_other_threads_keep_off_the_handler(python_handler):
+    found = []
+
+    def interrupt_nothing():
+        with Interruption() as interruption, interruption.allowed():
+            found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=interrupt_nothing)
+    thread.start()
+    thread.join()
+    assert found == [python_handler]
+    assert signal.getsignal(signal.SIGINT) is python_handler
+
+
+# After training
+
+
+def test_trimming_drops_what_only_training_needs():
+    net = make_net(callbacks=[Spy("on_epoch_end", lambda net: None)])
+    train(net, make_split(held_out=True))
+    assert not net.is_trimmed
+    net.trim_for_prediction()
+    assert net.is_trimmed
+    assert net.callbacks == net.callbacks_ == []
+    for name in ("module", "optimizer_", "rng_", "generator_", "interruption"):
+        assert getattr(net, name) is None
+
+
+def test_trimming_leaves_module_and_history():
+    net = make_net()
+    train(net)
+    before = weights_of(net)
+    net.trim_for_prediction()
+    assert same(weights_of(net), before)
+    assert len(net.history) == 5
+
+
+def test_a_pickled_net_gives_the_same_values():
+    net = make_net()
+    train(net, make_split(held_out=True))
+    twin = pickle.loads(pickle.dumps(net))
+    rows = torch.from_numpy(X)
+    with torch.no_grad():
+        assert torch.equal(twin.module_(rows), net.module_(rows))
+    assert not twin.module_.training
+    assert twin.history == net.history
+
+
+def test_a_pickled_net_is_trimmed_and_its_original_is_not():
+    net = make_net(callbacks=[Spy("on_epoch_end", lambda net: None)])
+    train(net)
+    twin = pickle.loads(pickle.dumps(net))
+    assert twin.is_trimmed
+    assert twin.optimizer_ is None
+    assert not net.is_trimmed
+    assert net.optimizer_ is not None
+    assert len(net.callbacks_) == 1
+
+
+def test_a_pickle_holds_the_weights_once_and_no_data():
+    table = np.random.default_rng(0).standard_normal((2000, 100))
+    rows = Rows(table)
+    net = make_net(
+        make_module(n_features=100, hidden=(100,)), max_epochs=1, batch_size=500
+    )
+    train(net, Split(rows.subset(np.arange(1000)), rows.subset(np.arange(1000, 2000))))
+    n_bytes = 4 * sum(p.numel() for p in net.module_.parameters())
+    assert len(pickle.dumps(net)) < 1.3 * n_bytes + 10_000 < table.nbytes / 10
+
+
+def test_a_trimmed_net_keeps_no_data():
+    table = np.random.default_rng(0).standard_normal((24, 2))
+    net = make_net()
+    train(net, make_split(held_out=True, X=table))
+    net.trim_for_prediction()
+    held = [
+        value
+        for value in vars(net).values()
+        if isinstance(value, Rows | Split | np.ndarray | torch.Tensor)
+    ]
+    assert not held
+
+
+def test_skorch_predicts_with_the_net():
+    net = make_net(max_epochs=1)
+    train(net)
+    with torch.no_grad():
+        expected = net.module_(torch.from_numpy(X))
+    np.testing.assert_allclose(net.predict(X), expected, rtol=1e-6)
+
+
+def test_skorch_scores_each_epoch_by_the_losses_of_rows():
+    scoring = EpochScoring(lambda net, rows, y: net.predict(rows).mean(), name="mine")
+    net = make_net(callbacks=[scoring], max_epochs=2)
+    for row in train(net, make_split(held_out=True)):
+        assert row["mine"] == pytest.approx(row["valid_loss"], rel=1e-6)
+
+
+# Significance
+
+
+GAINS = hnp.arrays(
+    np.float64, st.integers(2, 12), elements=st.floats(-10, 10, width=16)
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(GAINS)
+def test_with_equal_weights_the_standard_error_is_the_usual_one(gains):
+    gains = gains + np.linspace(0, 1, len(gains))
+    gains -= gains.mean()
+    assume(sem(gains) > 1e-3)
+    weight = np.ones(len(gains))
+    assert exceeds_standard_error(gains + 1.01 * sem(gains), weight)
+    assert not exceeds_standard_error(gains + 0.99 * sem(gains), weight)
+
+
+@settings(deadline=None, max_examples=30)
+@given(GAINS, st.data())
+def test_significance_follows_its_equation(gains, data):
+    weight = data.draw(
+        hnp.arrays(np.float64, len(gains), elements=st.floats(0.125, 5, width=16))
+    )
+    gains = gains - np.average(gains, weights=weight)
+    m = weight.sum() ** 2 / (weight**2).sum()
+    error = math.sqrt((weight * gains**2).sum() / weight.sum() / (m - 1))
+    assume(error > 1e-3)
+    assert exceeds_standard_error(gains + 1.01 * error, weight)
+    assert not exceeds_standard_error(gains + 0.99 * error, weight)
+
+
+@settings(deadline=None, max_examples=30)
+@given(GAINS)
+def test_gains_and_losses_of_the_same_size_are_not_both_significant(gains):
+    weight = np.ones(len(gains))
+    both = exceeds_standard_error(gains, weight), exceeds_standard_error(-gains, weight)
+    assert not all(both)
+
+
+@pytest.mark.parametrize("factor", [2.0**-10, 2.0**10])
+def test_significance_does_not_depend_on_the_unit_of_weights(factor):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        gains, weight = rng.normal(0.3, 1, 10), rng.uniform(0.1, 2, 10)
+        expected = exceeds_standard_error(gains, weight)
+        assert exceeds_standard_error(gains, factor * weight) == expected
+
+
+def test_one_row_proves_nothing():
+    assert not exceeds_standard_error(np.array([5.0]), np.array([2.0]))
+
+
+def test_a_steady_gain_is_significant():
+    assert exceeds_standard_error(np.full(3, 0.5), np.ones(3))
+
+
+def test_no_gain_is_not_significant():
+    assert not exceeds_standard_error(np.zeros(3), np.ones(3))

@@ -1,0 +1,144 @@
+"""Facts about skae._progress."""
+
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+from skorch.history import History
+
+from skae._progress import Progress
+
+
+def make_net(max_epochs, n_earlier=0):
+    history = History()
+    net = SimpleNamespace(
+        max_epochs=max_epochs,
+        history=history,
+        best_epoch_=n_earlier,
+        interruption=SimpleNamespace(seen=False),
+    )
+    for _ in range(n_earlier):
+        add_epoch(net)
+    return net
+
+
+def add_epoch(net, valid_loss=None):
+    net.history.new_epoch()
+    net.history.record("train_loss", 1 / len(net.history))
+    if valid_loss is not None:
+        net.history.record("valid_loss", valid_loss)
+
+
+def show(net, n_epochs, verbose=1, valid_loss=None):
+    """Let `Progress` watch a training of this many epochs."""
+    progress = Progress(verbose)
+    progress.on_train_begin(net, X=None, y=None)
+    for _ in range(n_epochs):
+        add_epoch(net, valid_loss)
+        progress.on_epoch_end(net)
+    progress.on_train_end(net, X=None, y=None)
+    return progress
+
+
+@pytest.fixture
+def show_on_terminal(capsys, monkeypatch):
+    """Like `show`, but standard error passes for a terminal."""
+
+    def show_there(*args, **kwargs):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        return show(*args, **kwargs)
+
+    return show_there
+
+
+def test_without_a_terminal_lines_go_to_standard_output(capsys):
+    show(make_net(3), 3)
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert not err
+    assert len(lines) == 3
+    for done, line in enumerate(lines, start=1):
+        assert re.fullmatch(rf"epoch {done}/3  loss \S+  remaining \d+\.\d s", line)
+
+
+def test_a_line_holds_the_losses(capsys):
+    show(make_net(1), 1, valid_loss=0.25)
+    assert "epoch 1/1  loss 1  validation 0.25  " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("max_epochs", [1, 20, 21, 39, 40, 100, 997, 5000])
+def test_lines_are_about_twenty_with_first_and_last(capsys, max_epochs):
+    show(make_net(max_epochs), max_epochs)
+    lines = capsys.readouterr().out.splitlines()
+    assert min(max_epochs, 10) <= len(lines) <= 22
+    assert lines[0].startswith(f"epoch 1/{max_epochs} ")
+    assert lines[-1].startswith(f"epoch {max_epochs}/{max_epochs} ")
+    assert len(set(lines)) == len(lines)
+
+
+def test_more_verbosity_gives_a_line_for_each_epoch(capsys):
+    show(make_net(60), 60, verbose=2)
+    assert len(capsys.readouterr().out.splitlines()) == 60
+
+
+def test_more_verbosity_gives_lines_on_a_terminal_too(show_on_terminal, capsys):
+    show_on_terminal(make_net(60), 60, verbose=2)
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 60
+    assert not err
+
+
+def test_a_terminal_gets_a_bar(show_on_terminal, capsys):
+    show_on_terminal(make_net(4), 4, valid_loss=0.25)
+    out, err = capsys.readouterr()
+    assert "Training" in err
+    assert "4/4" in err
+    assert "validation=0.25" in err
+    assert not out
+
+
+def test_the_bar_is_closed_when_training_ends_early(show_on_terminal, capsys):
+    progress = show_on_terminal(make_net(4), 2)
+    out, err = capsys.readouterr()
+    assert progress.bar_.disable
+    assert "2/4" in err
+    assert err.endswith("\n")
+    assert "stopped after epoch 2" in out
+
+
+@pytest.mark.parametrize(
+    ("seen", "ending"), [(False, "stopped"), (True, "interrupted")]
+)
+def test_an_early_end_is_told_with_the_epoch_of_the_weights(capsys, seen, ending):
+    net = make_net(50)
+    net.interruption.seen = seen
+    net.best_epoch_ = 1
+    show(net, 3)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"{ending} after epoch 3, weights of epoch 1 restored"
+
+
+def test_a_full_training_ends_without_a_remark(capsys):
+    show(make_net(3), 3)
+    assert "after epoch" not in capsys.readouterr().out
+
+
+def test_epochs_of_an_earlier_training_do_not_count(capsys):
+    show(make_net(2, n_earlier=5), 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+
+
+def test_the_epoch_of_the_weights_counts_from_this_training(capsys):
+    net = make_net(50, n_earlier=5)
+    net.best_epoch_ = 7
+    show(net, 3)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "stopped after epoch 3, weights of epoch 2 restored"
+
+
+def test_an_end_before_the_first_epoch_is_told(capsys):
+    show(make_net(5), 0)
+    out = capsys.readouterr().out
+    assert out == "stopped after epoch 0, weights of epoch 0 restored\n"

@@ -1,0 +1,244 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_iris, load_wine
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skae import AutoencoderTransformer
+from skae.networks import MLP
+
+BRIEF = {"hidden_layer_sizes": (16,), "max_epochs": 5, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def curve():
+    """Points near a parabola, of shape (300, 3)."""
+    rng = np.random.default_rng(0)
+    t = rng.uniform(-1, 1, size=300)
+    return np.column_stack([t, t**2, 0.1 * rng.normal(size=300)])
+
+
+@pytest.fixture(scope="module")
+def brief(curve):
+    return AutoencoderTransformer(2, **BRIEF).fit(curve)
+
+
+def explained_variance(model, X):
+    X_hat = model.inverse_transform(model.transform(X))
+    return 1 - ((X - X_hat) ** 2).sum() / ((X - model.mean_) ** 2).sum()
+
+
+def test_default_beats_pca_on_held_out_digits(digits):
+    train, test = train_test_split(digits, test_size=0.3, random_state=0)
+    pca = explained_variance(PCA(2).fit(train), test)
+    assert AutoencoderTransformer(2, random_state=0).fit(train).score(test) > pca + 0.2
+
+
+def test_pca_start_that_cannot_be_improved_is_pca():
+    X = StandardScaler().fit_transform(load_wine().data)
+    ae = AutoencoderTransformer(5, learning_rate=1e-9, random_state=0).fit(X)
+    pca = PCA(5).fit(X)
+    assert ae.net_.best_epoch_ == 0
+    assert_allclose(ae.transform(X), pca.transform(X), rtol=1e-4, atol=1e-5)
+    assert_allclose(
+        ae.reconstruct(X), pca.inverse_transform(pca.transform(X)), atol=1e-5
+    )
+    assert_allclose(ae.score(X), pca.explained_variance_ratio_.sum(), atol=1e-6)
+
+
+def test_start_is_pca_of_all_rows_and_in_the_units_of_the_data():
+    X = 1000 * load_iris().data + 5e5
+    # Four of five rows are held out, and the axes must come from all of them.
+    ae = AutoencoderTransformer(
+        2, learning_rate=1e-9, validation_fraction=0.8, random_state=0
+    ).fit(X)
+    assert_allclose(ae.transform(X), PCA(2).fit_transform(X), rtol=1e-4, atol=0.1)
+
+
+def test_linear_autoencoder_reaches_pca():
+    X = load_iris().data
+    ae = AutoencoderTransformer(2, hidden_layer_sizes=(), max_epochs=5, random_state=0)
+    score = ae.fit(X).score(X)
+    assert_allclose(score, PCA(2).fit(X).explained_variance_ratio_.sum(), atol=1e-4)
+    assert not any("remainder" in name for name, _ in ae.module_.named_parameters())
+
+
+def test_feature_scale_starts_at_pca_of_standardised_rows():
+    X = load_wine().data
+    ae = AutoencoderTransformer(
+        2, scale="feature", learning_rate=1e-9, random_state=0
+    ).fit(X)
+    expected = PCA(2).fit_transform(StandardScaler().fit_transform(X))
+    assert_allclose(ae.transform(X), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scale_none_starts_at_pca_too():
+    X = load_iris().data
+    ae = AutoencoderTransformer(2, scale=None, learning_rate=1e-9, random_state=0)
+    assert_allclose(ae.fit_transform(X), PCA(2).fit_transform(X), rtol=1e-4, atol=1e-4)
+    assert (ae.module_.scaler.factor == 1).all()
+
+
+def test_random_start_without_scale_sees_the_data_as_they_are(curve):
+    ae = AutoencoderTransformer(2, init="random", scale=None, **BRIEF).fit(curve)
+    assert (ae.module_.scaler.factor == 1).all()
+    assert (ae.module_.scaler.shift == 0).all()
+
+
+def test_code_may_be_wider_than_the_rows(curve):
+    ae = AutoencoderTransformer(7, **BRIEF).fit(curve)
+    assert ae.transform(curve).shape == (300, 7)
+    assert ae.score(curve) > 0.999
+
+
+def test_auto_components_are_the_square_root_of_the_features(digits):
+    ae = AutoencoderTransformer("auto", **BRIEF).fit(digits)
+    assert ae.n_components_ == ae.transform(digits[:2]).shape[1] == 8
+
+
+def test_inverse_transform_of_transform_is_reconstruct(brief, curve):
+    assert_array_equal(
+        brief.inverse_transform(brief.transform(curve)), brief.reconstruct(curve)
+    )
+
+
+def test_score_is_explained_variance(brief, curve):
+    assert_allclose(brief.score(curve), explained_variance(brief, curve))
+
+
+def test_score_weights_are_repetitions(brief, curve):
+    weight = np.arange(len(curve)) % 3
+    assert_allclose(
+        brief.score(curve, sample_weight=weight),
+        brief.score(np.repeat(curve, weight, axis=0)),
+    )
+
+
+def test_score_of_a_constant_table_is_one_where_it_is_met_and_zero_elsewhere():
+    X = np.full((5, 2), 0.1)
+    ae = AutoencoderTransformer(1, **BRIEF).fit(X)
+    assert ae.score(X) == 1.0
+    ae.module_.scaler.shift += 1  # now it reconstructs something else
+    assert ae.score(X) == 0.0
+
+
+def test_score_samples_is_minus_the_mean_squared_error_of_scaled_entries(brief, curve):
+    factor = np.sqrt(curve.var(axis=0).mean())
+    error = (((curve - brief.reconstruct(curve)) / factor) ** 2).mean(axis=1)
+    assert_allclose(brief.score_samples(curve), -error, rtol=1e-6)
+
+
+def test_inverse_transform_refuses_codes_of_another_width(brief):
+    with pytest.raises(ValueError, match=r"Z has 3 components.*n_components=2"):
+        brief.inverse_transform(np.zeros((1, 3)))
+
+
+def test_feature_names_out_are_numbered(brief):
+    assert list(brief.get_feature_names_out()) == [
+        "autoencodertransformer0",
+        "autoencodertransformer1",
+    ]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_set_output_gives_frames(library, curve):
+    frames = pytest.importorskip(library)
+    X = frames.DataFrame(curve, **{_columns(library): ["a", "b", "c"]})
+    ae = AutoencoderTransformer(2, **BRIEF).set_output(transform=library)
+    Z = ae.fit_transform(X)
+    assert isinstance(Z, frames.DataFrame)
+    assert list(Z.columns) == list(ae.get_feature_names_out())
+    assert list(ae.feature_names_in_) == ["a", "b", "c"]
+
+
+def _columns(library):
+    return {"pandas": "columns", "polars": "schema"}[library]
+
+
+def test_pipeline_classifies_digits_from_twelve_components(digits):
+    y = load_digits().target
+    pipeline = Pipeline(
+        [
+            ("scale", StandardScaler()),
+            ("ae", AutoencoderTransformer(n_components=12, **BRIEF)),
+            ("clf", LogisticRegression(max_iter=1000)),
+        ]
+    )
+    X_train, X_test, y_train, y_test = train_test_split(digits, y, random_state=0)
+    assert pipeline.fit(X_train, y_train).score(X_test, y_test) > 0.85
+
+
+def test_grid_search_is_the_same_in_two_processes(curve):
+    y = curve[:, 0] > 0
+    pipeline = Pipeline(
+        [("ae", AutoencoderTransformer(**BRIEF)), ("clf", LogisticRegression())]
+    )
+    grid = {"ae__n_components": [1, 2], "ae__hidden_layer_sizes": [(8,), (16, 8)]}
+    serial, parallel = (
+        GridSearchCV(pipeline, grid, cv=2, n_jobs=n_jobs).fit(curve, y)
+        for n_jobs in (1, 2)
+    )
+    assert serial.best_params_ == parallel.best_params_
+    assert_array_equal(
+        serial.cv_results_["mean_test_score"], parallel.cv_results_["mean_test_score"]
+    )
+    assert_array_equal(
+        serial.best_estimator_["ae"].transform(curve),
+        parallel.best_estimator_["ae"].transform(curve),
+    )
+
+
+def test_search_by_own_score_finds_the_wider_code(curve):
+    search = GridSearchCV(
+        AutoencoderTransformer(**BRIEF), {"n_components": [1, 3]}, cv=2
+    ).fit(curve)
+    assert search.best_params_ == {"n_components": 3}
+
+
+def test_float32_rows_have_float32_codes(brief, curve):
+    assert brief.transform(curve.astype(np.float32)).dtype == np.float32
+    assert brief.reconstruct(curve.astype(np.float32)).dtype == np.float32
+    assert brief.score_samples(curve.astype(np.float32)).dtype == np.float64
+    assert brief.inverse_transform(np.zeros((1, 2), np.float32)).dtype == np.float32
+
+
+def test_one_row_alone_and_in_a_batch_have_the_same_code(brief, curve):
+    alone = np.vstack([brief.transform(row[None]) for row in curve[:20]])
+    assert_allclose(alone, brief.transform(curve)[:20], rtol=0, atol=1e-12)
+
+
+def test_pca_start_is_refused_where_it_is_impossible(curve):
+    X = (curve - curve.min(axis=0)) / np.ptp(curve, axis=0)
+    ae = AutoencoderTransformer(1, init="pca", **BRIEF)
+    with pytest.raises(ValueError, match=r"init='pca'.*loss='binary_cross_entropy'"):
+        clone(ae).set_params(loss="binary_cross_entropy").fit(X)
+    for network in (MLP(code_activation="relu"), MLP(output_activation="tanh")):
+        ae = AutoencoderTransformer(1, init="pca", network=network, random_state=0)
+        with pytest.raises(ValueError, match=r"init='pca'.*network=MLP"):
+            ae.fit(curve)
+        ae.set_params(init="auto", max_epochs=1).fit(curve)  # starts at random
+
+
+def test_binary_cross_entropy_refuses_data_outside_the_unit_interval(curve):
+    ae = AutoencoderTransformer(1, loss="binary_cross_entropy", **BRIEF)
+    with pytest.raises(ValueError, match=r"loss='binary_cross_entropy'.*\[0, 1\]"):
+        ae.fit(curve)
+    X = np.clip(np.abs(curve), 0, 1)
+    X_hat = ae.fit(X).reconstruct(X)
+    assert X_hat.min() > 0
+    assert X_hat.max() < 1
+    with pytest.raises(ValueError, match=r"loss='binary_cross_entropy'.*between -1"):
+        ae.score_samples(-X / X.max())
+
+
+def test_binary_cross_entropy_needs_probabilities(curve):
+    ae = AutoencoderTransformer(
+        loss="binary_cross_entropy", network=MLP(output_activation="relu")
+    )
+    with pytest.raises(ValueError, match=r"loss='binary_cross_entropy'.*network=MLP"):
+        ae.fit(np.abs(curve))
