@@ -70,6 +70,9 @@ class Parts(NamedTuple):
 class BaseAutoencoder(BaseEstimator):
     """Fit and use an autoencoder; what it is used for is left to subclasses."""
 
+    # How the last fit that ran to its end is told from another, see `_fingerprint`.
+    _settled: str | None
+
     _parameter_constraints: ClassVar[dict] = {
         "n_components": [
             Interval(Integral, 1, None, closed="left"),
@@ -222,9 +225,9 @@ class BaseAutoencoder(BaseEstimator):
                     self._check_spread(spread)
                 seed = self._draw_seed()
                 split = self._split(rows, seed, hold_out=not one_epoch)
-            settled = self._fingerprint(rows, spread)
-            if resume and not one_epoch and settled == self._settled:
-                self._finish(rows, self.net_, [], settled)
+            fingerprint = self._fingerprint(rows, spread)
+            if resume and not one_epoch and fingerprint == self._settled:
+                self._finish(rows, self.net_, history=[])
                 return self
             with isolated(parts.network.draws_globally, seed):
                 with interruption.allowed():
@@ -241,7 +244,13 @@ class BaseAutoencoder(BaseEstimator):
                     history = net.train(split, interruption)
             if not one_epoch:
                 net.trim_for_prediction()
-            self._finish(rows, net, history, settled)
+            self._finish(rows, net, history)
+            # A fit that ran to its end has no more to learn from these rows, but
+            # of own modules nobody can tell whether they are still the same.
+            is_settled = not (
+                one_epoch or interruption.seen or isinstance(self.network, Custom)
+            )
+            self._settled = fingerprint if is_settled else None
         if interruption.seen:
             raise KeyboardInterrupt
         return self
@@ -293,11 +302,10 @@ class BaseAutoencoder(BaseEstimator):
         if self.init == "pca":
             hindrance = _pca_hindrance(parts)
             if hindrance is not None:
-                name = {"output": "loss"}.get(hindrance, hindrance)
                 raise ValueError(
-                    f"init='pca' is not possible with {name}={getattr(self, name)!r}, "
-                    "which leaves no network that can start as a linear map. Use "
-                    "init='auto' or init='random'."
+                    f"init='pca' is not possible with {hindrance}="
+                    f"{getattr(self, hindrance)!r}, which leaves no network that can "
+                    "start as a linear map. Use init='auto' or init='random'."
                 )
 
     def _check_same_network(self) -> None:
@@ -516,12 +524,9 @@ class BaseAutoencoder(BaseEstimator):
 
     # Finish
 
-    def _finish(
-        self, rows: Rows, net: AutoencoderNet, history: list[dict], settled: str
-    ) -> None:
+    def _finish(self, rows: Rows, net: AutoencoderNet, history: list[dict]) -> None:
         """Turn a trained net into fitted attributes."""
         self.net_ = net
-        self._settled = settled
         self._structure = {name: repr(getattr(self, name)) for name in _STRUCTURE}
         self.n_components_ = net.module_.n_components
         self.mean_ = net.module_.scaler.mean.cpu().numpy().copy()

@@ -99,7 +99,8 @@ class Batches:
     ----------
     rows : Rows
     batch_size : int
-        Largest batch; it is exceeded by one row where this avoids a lone one.
+        Largest batch; above 1, it is exceeded by one row where this avoids a
+        lone one.
     rng : numpy.random.Generator, default=None
         Shuffles the rows anew at each pass. None keeps their order.
     """
@@ -129,6 +130,8 @@ class Batches:
 
 def count_batches(n_rows: int, batch_size: int) -> int:
     """Number of batches in which `Batches` serves `n_rows` rows."""
+    if batch_size == 1:
+        return n_rows
     return min(-(-n_rows // batch_size), max(1, n_rows // 2))
 
 
@@ -156,7 +159,7 @@ def canonical_rows(X, weight: np.ndarray | None) -> Rows:
     else:
         rows = Rows(X).subset(np.flatnonzero(weight > 0))
         rows.weight = weight[rows.index]
-    if X.shape[0] > MAX_CANONICAL_ROWS:
+    if len(rows) > MAX_CANONICAL_ROWS:
         return rows
     _, first, group = np.unique(
         _row_hashes(rows), return_index=True, return_inverse=True

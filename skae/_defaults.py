@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 
-# Training steps that a table gets at least, however few its batches.
-MIN_STEPS = 4000
+# Training steps that a table gets, and the bounds of the epochs that make them.
+N_STEPS = 4000
 MIN_EPOCHS = 12
+MAX_EPOCHS = 500
 
 # Each time nothing improves any more, up to this often, the learning rate is
 # divided by this.
@@ -48,8 +49,8 @@ def auto_learning_rate(batch_size: int) -> float:
 
 
 def auto_max_epochs(n_batches: int) -> int:
-    """As many epochs as make 4000 steps, but 12 at least."""
-    return max(MIN_EPOCHS, math.ceil(MIN_STEPS / n_batches))
+    """As many epochs as make 4000 steps, but 12 at least and 500 at most."""
+    return min(max(math.ceil(N_STEPS / n_batches), MIN_EPOCHS), MAX_EPOCHS)
 
 
 def schedule(done: float) -> float:

@@ -134,6 +134,9 @@ class AutoencoderNet(NeuralNet):
 
     def initialize_module(self) -> AutoencoderNet:
         """Take the module as it is; skorch would build it anew."""
+        if self._lacks_float64:
+            self._exact_scaler = [copy.deepcopy(self.module.scaler)]
+            self.module.float()
         self.module_ = self.module
         return self
 
@@ -147,6 +150,10 @@ class AutoencoderNet(NeuralNet):
         self.n_steps_ = 0
         return self
 
+    def get_dataset(self, X: Any, y: None = None) -> Any:
+        """Rows as they are, anything else as skorch's dataset."""
+        return X if isinstance(X, Rows) else super().get_dataset(X, y)
+
     def get_split_datasets(self, X: Split, y: None = None, **fit_params: Any) -> Split:
         """The split as given."""
         return X
@@ -157,6 +164,15 @@ class AutoencoderNet(NeuralNet):
         if training:
             return Batches(rows, self.batch_size, self.rng_)
         return Batches(rows, max(self.batch_size, BLOCK_ENTRIES // rows.n_features))
+
+    @property
+    def _lacks_float64(self) -> bool:
+        return torch.device(self.device).type == "mps"
+
+    def _place(self, batch: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
+        """A batch's tensors on the device."""
+        for tensor in batch:
+            yield (tensor.float() if self._lacks_float64 else tensor).to(self.device)
 
     @property
     def step_work(self) -> int:
@@ -201,6 +217,10 @@ class AutoencoderNet(NeuralNet):
             self._choose_weights()
             self.notify("on_train_end", X=split, y=None)
         self._set_training(False)
+        if self._lacks_float64:
+            # Predictions need it: back to the CPU, with the exact scale.
+            self.module_.cpu().scaler = self._exact_scaler.pop()
+            self.trim_for_prediction()
         return self.history[self._first_epoch :]
 
     def fit_loop(
@@ -236,7 +256,7 @@ class AutoencoderNet(NeuralNet):
     ) -> dict:
         """Gradients of the objective's weighted mean over a batch."""
         self._set_training(True)
-        X, weight = (tensor.to(self.device) for tensor in batch)
+        X, weight = self._place(batch)
         row_losses = self.criterion_(self.module_, X)
         loss = (row_losses * weight.to(row_losses.dtype)).mean()
         loss.backward()
@@ -256,9 +276,9 @@ class AutoencoderNet(NeuralNet):
     def validation_step(self, batch: tuple[Tensor, Tensor], **fit_params: Any) -> dict:
         """Objective of held-out rows; keeps each row's for the judgement."""
         self._set_training(False)
-        X, weight = (tensor.to(self.device) for tensor in batch)
+        X, weight = self._place(batch)
         row_losses = self.criterion_(self.module_, X)
-        self._held_out_losses.append(row_losses.double().cpu().numpy())
+        self._held_out_losses.append(row_losses.cpu().double().numpy())
         return {
             "loss": (row_losses * weight).sum() / weight.sum(),
             "y_pred": row_losses,
@@ -382,7 +402,7 @@ class AutoencoderNet(NeuralNet):
         # skorch would pickle the module a second time, apart from the rest, to
         # find it again on another device; on the CPU any machine can load it.
         state = {**vars(self), **self._trimmed()}
-        if torch.device(self.device).type != "cpu":
+        if next(self.module_.buffers()).device.type != "cpu":
             state["module_"] = copy.deepcopy(self.module_).cpu()
         return state
 
@@ -441,20 +461,17 @@ def _check_finite(loss: float, epoch: int, what: str, learning_rate: float) -> N
         )
 
 
-class _noise_from:
+@contextmanager
+def _noise_from(generator: torch.Generator, module: nn.Module) -> Iterator[None]:
     """While it lasts, every part of `module` that draws, draws from `generator`."""
-
-    def __init__(self, generator: torch.Generator, module: nn.Module):
-        self.generator = generator
-        self.parts = [part for part in module.modules() if hasattr(part, "generator")]
-
-    def __enter__(self) -> None:
-        for part in self.parts:
-            part.generator = self.generator  # type: ignore[assignment]
-
-    def __exit__(self, *exception: object) -> None:
-        for part in self.parts:
-            part.generator = None  # type: ignore[assignment]
+    parts: list[Any] = [part for part in module.modules() if hasattr(part, "generator")]
+    for part in parts:
+        part.generator = generator
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.generator = None
 
 
 class Interruption:
@@ -488,9 +505,11 @@ class Interruption:
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """While it lasts, Ctrl-C raises `KeyboardInterrupt` at once."""
+        """While it lasts, Ctrl-C raises `KeyboardInterrupt`, an earlier one too."""
         self._is_allowed = True
         try:
+            if self.seen:
+                raise KeyboardInterrupt
             yield
         finally:
             self._is_allowed = False

@@ -41,13 +41,13 @@ class Moments(NamedTuple):
 
 def moments(rows: Rows) -> Moments:
     """Mean, variance and standard deviation of the features of `rows`."""
-    if sparse.issparse(rows.X):
-        # Without a dense block: 2e9 entries, 2e6 of them stored, would take 30 s.
-        scaler = StandardScaler(with_mean=False)
-        scaler.fit(rows.stored().astype(np.float64), sample_weight=rows.weight)
-    else:
-        scaler = StandardScaler()
-        with np.errstate(over="ignore", invalid="ignore"):  # left to the caller
+    with np.errstate(over="ignore", invalid="ignore"):  # left to the caller
+        if sparse.issparse(rows.X):
+            # Without a dense block: 2e9 entries, 2e6 of them stored, take 30 s.
+            scaler = StandardScaler(with_mean=False)
+            scaler.fit(rows.stored().astype(np.float64), sample_weight=rows.weight)
+        else:
+            scaler = StandardScaler()
             for where, block in rows.blocks():
                 scaler.partial_fit(
                     block.astype(np.float64), sample_weight=rows.weight[where]
@@ -94,15 +94,20 @@ def principal_axes(
         )
     else:
         rank = min(rank, n_features - 1)
-        variances, vectors = eigsh(
-            _covariance_operator(rows, mean, factor),
-            k=rank,
-            v0=np.random.default_rng(seed).standard_normal(n_features),
-        )
+        covariance = _covariance_operator(rows, mean, factor)
+        first = np.random.default_rng(seed).standard_normal(n_features)
+        if not covariance.matvec(first).any():
+            return np.zeros((n_components, n_features)), np.zeros(n_components)
+        variances, vectors = eigsh(covariance, k=rank, v0=first)
     order = np.argsort(variances)[::-1]
     variances, vectors = variances[order], vectors[:, order]
-    # Rounding leaves a little variance along axes that have none.
-    real = variances > variances.max(initial=0) * n_features * np.finfo(float).eps
+    # Rounding leaves a little variance along axes that have none: in the products
+    # relative to the largest, in the centred rows relative to the mean.
+    eps = np.finfo(np.float64).eps
+    rounding = 100 * n_features * eps * variances.max() + np.sum(
+        (100 * eps * mean / factor) ** 2
+    )
+    real = variances > rounding
     axes = np.zeros((n_components, n_features))
     axes[:rank][real] = svd_flip(None, vectors.T, u_based_decision=False)[1][real]
     return axes, np.pad(np.where(real, variances, 0), (0, n_components - rank))

@@ -276,8 +276,8 @@ class Custom(Network):
     ) -> tuple[nn.Module, nn.Module]:
         encoder = self._make("encoder", shape.n_features, shape.encoder_width)
         decoder = self._make("decoder", shape.n_features, shape.n_components)
-        _check_maps("encoder", encoder, shape.n_features, shape.encoder_width)
-        _check_maps("decoder", decoder, shape.n_components, shape.n_features)
+        _check_maps("encoder", encoder, shape.n_features, shape.encoder_width, shape)
+        _check_maps("decoder", decoder, shape.n_components, shape.n_features, shape)
         return encoder, decoder
 
     def _make(self, part: str, n_features: int, n_components: int) -> nn.Module:
@@ -405,24 +405,24 @@ def make_activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
 
 
 @torch.no_grad()
-def _check_maps(part: str, module: nn.Module, n_inputs: int, n_outputs: int) -> None:
+def _check_maps(
+    part: str, module: nn.Module, n_inputs: int, n_outputs: int, shape: Shape
+) -> None:
     """Raise unless `module` maps rows of `n_inputs` values to `n_outputs`."""
-    training = module.training
     try:
-        out = module.eval()(torch.zeros(2, n_inputs))
+        out = copy.deepcopy(module).eval()(torch.zeros(2, n_inputs))
     except Exception as error:
         raise ValueError(
             f"The {part} of network=Custom(...) does not take rows of {n_inputs} "
-            f"values: {error}"
+            f"values (n_features is {shape.n_features}, n_components is "
+            f"{shape.n_components}): {error}"
         ) from error
-    finally:
-        module.train(training)
-    shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-    if shape != (2, n_outputs):
+    found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    if found != (2, n_outputs):
         raise ValueError(
             f"The {part} of network=Custom(...) must map (n_samples, {n_inputs}) to "
-            f"(n_samples, {n_outputs}), but two rows give {shape}. n_components is "
-            f"{min(n_inputs, n_outputs) if part == 'decoder' else n_outputs}."
+            f"(n_samples, {n_outputs}), but two rows give {found}. n_features is "
+            f"{shape.n_features} and n_components is {shape.n_components}."
         )
 
 

@@ -61,7 +61,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         the sigmoid, which can reach the data only in their own units.
     max_epochs : int or "auto", default="auto"
         Most passes over the training rows, >= 1. ``"auto"`` means as many as
-        make 4000 steps, but 12 at least.
+        make 4000 steps, but 12 at least and 500 at most.
     batch_size : int or "auto", default="auto"
         Rows in a step, >= 1. ``"auto"`` means a sixteenth of the training rows,
         but 8 at least and 128 at most.
@@ -260,10 +260,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         self._check_bounds(X, self.module_.loss)
         return self._evaluate("contributions", X, X.shape[1]).astype(np.float64)
 
-    def _finish(
-        self, rows: Rows, net: AutoencoderNet, history: list[dict], settled: str
-    ) -> None:
-        super()._finish(rows, net, history, settled)
+    def _finish(self, rows: Rows, net: AutoencoderNet, history: list[dict]) -> None:
+        super()._finish(rows, net, history)
         self.offset_ = threshold(
             self._score_samples(rows),
             rows.weight,

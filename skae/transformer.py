@@ -62,7 +62,7 @@ class AutoencoderTransformer(
         sigmoid, which can reach the data only in their own units.
     max_epochs : int or "auto", default="auto"
         Most passes over the training rows, >= 1. ``"auto"`` means as many as
-        make 4000 steps, but 12 at least.
+        make 4000 steps, but 12 at least and 500 at most.
     batch_size : int or "auto", default="auto"
         Rows in a step, >= 1. ``"auto"`` means a sixteenth of the training rows,
         but 8 at least and 128 at most.

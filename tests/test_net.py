@@ -17,7 +17,7 @@ from scipy.stats import sem
 from skorch.callbacks import Callback, EpochScoring, LRScheduler
 from torch import nn
 
-from skae import _net
+from skae import AutoencoderTransformer, _net
 from skae._batches import Rows
 from skae._module import Autoencoder, Scaler
 from skae._net import (
@@ -594,8 +594,8 @@ def test_ctrl_c_is_deferred_where_it_is_not_allowed(python_handler):
     with not_interrupted(), Interruption() as interruption:
         signal.raise_signal(signal.SIGINT)
         assert interruption.seen
-        with interruption.allowed():
-            pass
+        with pytest.raises(KeyboardInterrupt), interruption.allowed():
+            raise AssertionError("it goes on in spite of an earlier Ctrl-C")
         signal.raise_signal(signal.SIGINT)
 
 
@@ -795,3 +795,16 @@ def test_a_steady_gain_is_significant():
 
 def test_no_gain_is_not_significant():
     assert not exceeds_standard_error(np.zeros(3), np.ones(3))
+
+
+def test_device_without_float64_trains_in_float32_and_gives_the_exact_scale_back(
+    monkeypatch,
+):
+    monkeypatch.setattr(AutoencoderNet, "_lacks_float64", True)
+    X = np.random.default_rng(0).normal(size=(40, 3)) + 1e6 + 1 / 3
+    ae = AutoencoderTransformer(1, hidden_layer_sizes=(4,), max_epochs=2)
+    ae.partial_fit(X).partial_fit(X)
+    assert ae.module_.scaler.shift.dtype == torch.float64
+    assert ae.module_.scaler.unit.dtype == torch.float32
+    np.testing.assert_allclose(ae.mean_, X.mean(axis=0), rtol=1e-15)
+    assert np.isfinite(ae.reconstruct(X)).all()

@@ -319,6 +319,15 @@ def test_custom_has_no_settings_to_search_through():
     assert not hasattr(make_linear_pair(), "get_params")
 
 
+def test_custom_shows_factories_by_name():
+    def encoder(n_features, n_components):
+        return nn.Linear(n_features, n_components)
+
+    network = Custom(encoder, nn.Linear(2, 6))
+    shown = "decoder=Linear(in_features=2, out_features=6, bias=True)"
+    assert repr(network) == f"Custom(encoder=encoder, {shown})"
+
+
 @pytest.fixture(params=["pickle", "deepcopy"])
 def duplicate(request):
     if request.param == "deepcopy":

@@ -119,14 +119,22 @@ def test_rounding_gives_a_constant_feature_no_variance(monkeypatch):
     assert spread.deviation[0] == 1
 
 
+def test_a_constant_feature_of_weighted_rows_has_no_variance():
+    for seed in range(5):
+        weight = np.random.default_rng(seed).uniform(0.1, 2, 300)
+        spread = moments(Rows(np.full((300, 1), 0.1), weight=weight))
+        assert spread.variance[0] == 0
+
+
 def test_a_feature_of_deviation_one_keeps_its_variance():
     spread = moments(Rows(np.array([[-1.0], [1.0]])))
     assert spread.variance[0] == spread.deviation[0] == 1
 
 
-def test_a_sparse_feature_without_observed_entries_has_no_mean():
+@pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+def test_a_feature_without_observed_entries_has_no_mean(container):
     X = np.c_[np.full(5, np.nan), np.arange(5.0)]
-    mean = moments(Rows(sparse.csr_array(X))).mean
+    mean = moments(Rows(container(X))).mean
     assert np.isnan(mean).tolist() == [True, False]
 
 
@@ -287,3 +295,35 @@ def test_axes_draw_nothing_from_the_global_generator(solver):
     before = pickle.dumps(np.random.get_state())  # noqa: NPY002
     axes_of(Rows(IRIS), 2)
     assert pickle.dumps(np.random.get_state()) == before  # noqa: NPY002
+
+
+@pytest.mark.parametrize("n_features", [3, 8, 20])
+@pytest.mark.parametrize("seed", range(5))
+def test_dependent_column_adds_no_axis(n_features, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(500, n_features))
+    X[:, -1] = X[:, :-1].sum(axis=1)
+    spread = moments(Rows(X))
+    axes, variances = principal_axes(
+        Rows(X), n_features, spread.mean, np.ones(n_features), 0
+    )
+    assert (axes[-1] == 0).all()
+    assert (variances > 0).tolist() == [True] * (n_features - 1) + [False]
+
+
+def test_constant_table_has_no_axis():
+    X = np.full((1000, 5), 0.1)
+    axes, variances = principal_axes(
+        Rows(X), 2, moments(Rows(X)).mean, np.ones(5), seed=0
+    )
+    assert (axes == 0).all()
+    assert (variances == 0).all()
+
+
+def test_weighted_constant_sparse_column_has_no_variance():
+    rng = np.random.default_rng(1)
+    weight = rng.uniform(0.1, 2, 300)
+    X = sparse.csr_array(np.column_stack([np.full(300, 0.1), rng.random(300)]))
+    spread = moments(Rows(X, weight=weight))
+    assert spread.variance[0] == 0
+    assert spread.deviation[0] == 1
