@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -67,7 +68,7 @@ class Parts(NamedTuple):
     output: nn.Module
 
 
-class BaseAutoencoder(BaseEstimator):
+class BaseAutoencoder(BaseEstimator, ABC):
     """Fit and use an autoencoder; what it is used for is left to subclasses."""
 
     # How the last fit that ran to its end is told from another, see `_fingerprint`.
@@ -107,6 +108,10 @@ class BaseAutoencoder(BaseEstimator):
         "device": [str, torch.device],
         "callbacks": [list, tuple, None],
     }
+
+    @abstractmethod
+    def _auto_n_components(self, n_features: int) -> int:
+        """What ``n_components="auto"`` means."""
 
     # Doors: these validate.
 
@@ -422,7 +427,7 @@ class BaseAutoencoder(BaseEstimator):
         n_features = rows.n_features
         n_components = self.n_components
         if n_components == "auto":
-            n_components = _defaults.auto_n_components(n_features)
+            n_components = self._auto_n_components(n_features)
         width = parts.bottleneck.encoder_width(n_components)
         generator = torch.Generator().manual_seed(seed)
         shape = Shape(len(rows), n_features, width, n_components)

@@ -21,11 +21,6 @@ MAX_DIVISIONS = 2
 DIVISOR = 5
 
 
-def auto_n_components(n_features: int) -> int:
-    """Width of the code: the square root of the number of features, rounded up."""
-    return math.ceil(math.sqrt(n_features))
-
-
 def auto_hidden_layer_sizes(n_features: int, n_components: int) -> tuple[int, ...]:
     """Encoder widths 4h, 2h, h.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted
@@ -288,6 +290,9 @@ class AutoencoderTransformer(
         if total == 0:
             return 1.0 if residual == 0 else 0.0
         return float(1 - residual / total)
+
+    def _auto_n_components(self, n_features: int) -> int:
+        return math.ceil(math.sqrt(n_features))
 
     @property
     def _n_features_out(self) -> int:
