@@ -236,7 +236,8 @@ class AutoencoderNet(NeuralNet):
             self.notify("on_epoch_begin", **datasets)
             self.run_single_epoch(train, True, "train", self.train_step)
             self.run_single_epoch(held_out, False, "valid", self.validation_step)
-            self._judge_epoch()
+            with self.interruption.deferred():
+                self._judge_epoch()
             self.notify("on_epoch_end", **datasets)
             if not self._is_worth_going_on():
                 break
@@ -513,6 +514,15 @@ class Interruption:
             yield
         finally:
             self._is_allowed = False
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside `allowed`: while it lasts, Ctrl-C waits for its end."""
+        self._is_allowed = False
+        yield
+        self._is_allowed = True
+        if self.seen:
+            raise KeyboardInterrupt
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.seen = True

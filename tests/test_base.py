@@ -618,7 +618,7 @@ def test_divergence_names_its_likely_cause_and_leaves_nothing_fitted(
 @pytest.mark.parametrize("estimator", [e.__name__ for e in ESTIMATORS])
 def test_interrupt_leaves_the_best_epoch_fitted(estimator, early_stopping):
     script = f"""
-    import os, signal, threading, time
+    import os, signal, threading
     import numpy as np
     from skorch.callbacks import Callback
     from skae import {estimator}

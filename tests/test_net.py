@@ -599,6 +599,19 @@ def test_ctrl_c_is_deferred_where_it_is_not_allowed(python_handler):
         signal.raise_signal(signal.SIGINT)
 
 
+def test_ctrl_c_waits_where_it_is_deferred(python_handler):
+    reached = []
+    with (
+        not_interrupted(),
+        Interruption() as interruption,
+        pytest.raises(KeyboardInterrupt),
+        interruption.allowed(),
+        interruption.deferred(),
+    ):
+        reached.append(signal.raise_signal(signal.SIGINT))
+    assert reached
+
+
 def test_ctrl_c_raises_where_it_is_allowed(python_handler):
     with not_interrupted(), Interruption() as interruption:
         with pytest.raises(KeyboardInterrupt), interruption.allowed():
