@@ -68,6 +68,40 @@ class Parts(NamedTuple):
     output: nn.Module
 
 
+class Job(NamedTuple):
+    """What one fit is about, once everything has been checked.
+
+    Attributes
+    ----------
+    parts : Parts
+    rows : Rows
+        All rows that count, in canonical form.
+    spread : Moments
+        Of these rows.
+    split : Split
+        Into rows to train on and rows held out.
+    seed : int
+    resume : bool
+        Whether training goes on from the fitted network.
+    one_epoch : bool
+        Whether this is a `partial_fit`.
+    fingerprint : str
+        Tells these rows and parameters from others.
+    is_settled : bool
+        Whether the fitted network has learnt all there is from them.
+    """
+
+    parts: Parts
+    rows: Rows
+    spread: Moments
+    split: Split
+    seed: int
+    resume: bool
+    one_epoch: bool
+    fingerprint: str
+    is_settled: bool
+
+
 class BaseAutoencoder(BaseEstimator, ABC):
     """Fit and use an autoencoder; what it is used for is left to subclasses."""
 
@@ -218,49 +252,52 @@ class BaseAutoencoder(BaseEstimator, ABC):
         return -self._evaluate("row_loss", X).astype(np.float64)
 
     def _fit(self, X, sample_weight, *, resume: bool, one_epoch: bool = False) -> Self:
-        """Validate, build, train, finish."""
         with self._all_or_nothing(), Interruption() as interruption:
             with interruption.allowed():
-                parts = self._check_parameters(resume)
-                X = self._check_X(X, reset=not resume)
-                rows = self._check_rows(X, sample_weight, parts)
-                with threads_for(len(rows) * rows.n_features):
-                    spread = moments(rows)
-                if not (resume and one_epoch):
-                    self._check_spread(spread)
-                seed = self._draw_seed()
-                split = self._split(rows, seed, hold_out=not one_epoch)
-            fingerprint = self._fingerprint(rows, spread)
-            if resume and not one_epoch and fingerprint == self._settled:
-                self._finish(rows, self.net_, history=[])
-                return self
-            with isolated(parts.network.draws_globally, seed):
-                with interruption.allowed():
-                    if not resume:
-                        self._forget(but=_FROM_VALIDATION)
-                        module = self._build(rows, spread, parts, seed)
-                    elif one_epoch:
-                        module = self.module_
-                    else:
-                        module = copy.deepcopy(self.module_)
-                    keep_start = resume or self._starts_at_pca(parts)
-                    net = self._make_net(module, split, seed, keep_start, one_epoch)
-                with threads_for(net.step_work), flushed_denormals():
-                    history = net.train(split, interruption)
-            if not one_epoch:
-                net.trim_for_prediction()
-            self._finish(rows, net, history)
-            # A fit that ran to its end has no more to learn from these rows, but
-            # of own modules nobody can tell whether they are still the same.
-            is_settled = not (
-                one_epoch or interruption.seen or isinstance(self.network, Custom)
-            )
-            self._settled = fingerprint if is_settled else None
+                job = self._validate(X, sample_weight, resume, one_epoch)
+            if job.is_settled:
+                net, history = self.net_, []
+            else:
+                with isolated(job.parts.network.draws_globally, job.seed):
+                    with interruption.allowed():
+                        net = self._build_net(job)
+                    history = self._train(net, job, interruption)
+                # A fit that ran to its end has no more to learn from these rows.
+                ran_to_its_end = not (one_epoch or interruption.seen)
+                self._settled = job.fingerprint if ran_to_its_end else None
+            self._finish(job.rows, net, history)
         if interruption.seen:
             raise KeyboardInterrupt
         return self
 
     # Validate
+
+    def _validate(self, X, sample_weight, resume: bool, one_epoch: bool) -> Job:
+        """Check everything that can be wrong before any training."""
+        parts = self._check_parameters(resume)
+        X = self._check_X(X, reset=not resume)
+        rows = self._check_rows(X, sample_weight, parts)
+        with threads_for(len(rows) * rows.n_features):
+            spread = moments(rows)
+        if not (resume and one_epoch):  # a piece of the data may be odd
+            self._check_spread(spread)
+        seed = self._draw_seed()
+        fingerprint = self._fingerprint(rows, spread)
+        return Job(
+            parts,
+            rows,
+            spread,
+            self._split(rows, seed, hold_out=not one_epoch),
+            seed,
+            resume,
+            one_epoch,
+            fingerprint,
+            # Of own modules nobody can tell whether they are still the same.
+            is_settled=resume
+            and not one_epoch
+            and fingerprint == self._settled
+            and not isinstance(parts.network, Custom),
+        )
 
     def _check_parameters(self, resume: bool) -> Parts:
         """Check all parameters, and make objects of the strings among them."""
@@ -401,44 +438,42 @@ class BaseAutoencoder(BaseEstimator, ABC):
 
     # Build
 
-    def _make_net(
-        self,
-        module: Autoencoder,
-        split: Split,
-        seed: int,
-        keep_start: bool,
-        one_epoch: bool,
-    ) -> AutoencoderNet:
-        """The skorch net that will train `module`."""
-        if one_epoch and self._is_fitted() and not self.net_.is_trimmed:
+    def _build_net(self, job: Job) -> AutoencoderNet:
+        """The skorch net that will train: a new one unless an old one can go on."""
+        if not job.resume:
+            self._forget(but=_FROM_VALIDATION)
+            module = self._build_module(job)
+        elif not job.one_epoch:
+            module = copy.deepcopy(self.module_)
+        elif self.net_.is_trimmed:
+            module = self.module_
+        else:
             return self.net_  # with its optimizer
         return AutoencoderNet(
             module,
-            plan=self._plan(split, keep_start, one_epoch),
-            seed=seed,
+            plan=self._plan(job),
+            seed=job.seed,
             callbacks=self._make_callbacks(),
             device=str(self._resolve_device()),
         )
 
-    def _build(
-        self, rows: Rows, spread: Moments, parts: Parts, seed: int
-    ) -> Autoencoder:
-        """The PyTorch module, scaled for these rows and at its start."""
-        n_features = rows.n_features
+    def _build_module(self, job: Job) -> Autoencoder:
+        """The PyTorch module, scaled for the rows and at its start."""
+        parts, rows, mean = job.parts, job.rows, job.spread.mean
         n_components = self.n_components
         if n_components == "auto":
-            n_components = self._auto_n_components(n_features)
+            n_components = self._auto_n_components(rows.n_features)
         width = parts.bottleneck.encoder_width(n_components)
-        generator = torch.Generator().manual_seed(seed)
-        shape = Shape(len(rows), n_features, width, n_components)
+        shape = Shape(len(rows), rows.n_features, width, n_components)
+        generator = torch.Generator().manual_seed(job.seed)
         encoder, decoder = parts.network.build(shape, generator)
         bottleneck = parts.bottleneck.build(n_components, generator)
         at_pca = self._starts_at_pca(parts)
-        shift, factor = self._scaling(spread, parts, at_pca)
+        shift, factor = self._scaling(job.spread, parts, at_pca)
         if at_pca:
-            with threads_for(len(rows) * n_features**2):
+            with threads_for(len(rows) * rows.n_features**2):
                 axes, variances = principal_axes(
-                    rows, n_components, spread.mean, factor, seed
+                    rows, n_components, mean, factor, job.seed
                 )
             # Inside, the code has unit variance, which trains better; outside, the
             # units of the data where one factor scales them all, as a PCA's has.
@@ -451,7 +486,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
                 Multiply(1 / unit), start_at_map(decoder, axes.T * deviation)
             )
         return Autoencoder(
-            Scaler(spread.mean, shift, factor),
+            Scaler(mean, shift, factor),
             encoder,
             bottleneck,
             decoder,
@@ -496,13 +531,13 @@ class BaseAutoencoder(BaseEstimator, ABC):
             factor = factor * math.sqrt(total)
         return spread.mean, factor
 
-    def _plan(self, split: Split, keep_start: bool, one_epoch: bool) -> Plan:
+    def _plan(self, job: Job) -> Plan:
         """How to train: what `"auto"` means for these rows, and when to stop."""
-        n_rows = len(split.train)
+        n_rows = len(job.split.train)
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = _defaults.auto_batch_size(n_rows)
-        max_epochs = 1 if one_epoch else self.max_epochs
+        max_epochs = 1 if job.one_epoch else self.max_epochs
         if max_epochs == "auto":
             max_epochs = _defaults.auto_max_epochs(count_batches(n_rows, batch_size))
         learning_rate = self.learning_rate
@@ -513,9 +548,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
             batch_size=int(batch_size),
             learning_rate=float(learning_rate),
             weight_decay=float(self.weight_decay),
-            schedule=None if one_epoch else _defaults.schedule,
-            early_stopping=split.held_out is not None,
-            keep_start=keep_start,
+            schedule=None if job.one_epoch else _defaults.schedule,
+            early_stopping=job.split.held_out is not None,
+            keep_start=job.resume or self._starts_at_pca(job.parts),
             n_iter_no_change=self.n_iter_no_change,
             tol=float(self.tol),
         )
@@ -527,7 +562,17 @@ class BaseAutoencoder(BaseEstimator, ABC):
             callbacks.append(("progress", Progress(int(self.verbose))))
         return callbacks
 
-    # Finish
+    # Train and finish
+
+    def _train(
+        self, net: AutoencoderNet, job: Job, interruption: Interruption
+    ) -> list[dict]:
+        """Run the epochs; only `partial_fit` keeps what would run more of them."""
+        with threads_for(net.step_work), flushed_denormals():
+            history = net.train(job.split, interruption)
+        if not job.one_epoch:
+            net.trim_for_prediction()
+        return history
 
     def _finish(self, rows: Rows, net: AutoencoderNet, history: list[dict]) -> None:
         """Turn a trained net into fitted attributes."""
