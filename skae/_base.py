@@ -249,7 +249,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
     # Rooms: these trust.
 
     def _score_samples(self, X) -> np.ndarray:
-        return -self._evaluate("row_loss", X).astype(np.float64)
+        errors = self._evaluate("row_loss", X).astype(np.float64)
+        # NaN is what overflow in the network leaves: an error beyond all numbers.
+        return -np.where(np.isnan(errors), np.inf, errors)
 
     def _fit(self, X, sample_weight, *, resume: bool, one_epoch: bool = False) -> Self:
         with self._all_or_nothing(), Interruption() as interruption:

@@ -22,6 +22,7 @@ from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae.bottlenecks import Bottleneck
 from skae.losses import Huber, Loss
 from skae.networks import MLP, Custom
 
@@ -450,6 +451,17 @@ def test_own_loss_is_trained_and_scored(X):
     ae = AutoencoderTransformer(1, loss=Quartic(), scale=None, **BRIEF).fit(X)
     error = ((X - ae.reconstruct(X)) ** 4).mean(axis=1)
     assert_allclose(ae.score_samples(X), -error, rtol=1e-5)
+
+
+def test_own_bottleneck_shapes_the_code(X):
+    class Squash(Bottleneck):
+        def build(self, n_components, generator):
+            return nn.Tanh()
+
+    ae = AutoencoderTransformer(2, bottleneck=Squash(), **BRIEF)
+    assert np.abs(ae.fit_transform(X)).max() < 1
+    with pytest.raises(ValueError, match=r"init='pca'.*bottleneck=Squash"):
+        ae.set_params(init="pca").fit(X)
 
 
 def test_callbacks_are_copied_and_called(X):

@@ -128,6 +128,13 @@ def test_threshold_lies_between_two_scores():
     assert threshold(scores, np.ones(10), 0.2, rounding=1e-12) == -7.5
 
 
+@pytest.mark.parametrize(("dtype", "value"), [(np.float64, 1e308), (np.float32, 1e38)])
+def test_row_that_overflows_the_network_is_an_outlier(detector, dtype, value):
+    row = np.array([[value, -value, value]], dtype=dtype)
+    assert detector.score_samples(row) == -np.inf
+    assert detector.predict(row) == -1
+
+
 @pytest.mark.parametrize("contamination", [0, 0.51, 1, -0.1, "half"])
 def test_contamination_outside_its_range_is_refused(contamination, table):
     detector = AutoencoderOutlierDetector(contamination=contamination)
