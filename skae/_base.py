@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from skae import _defaults
-from skae._batches import BLOCK_ENTRIES, Rows, canonical_rows, count_batches
+from skae._batches import BLOCK_ENTRIES, Rows, Table, canonical_rows, count_batches
 from skae._module import Autoencoder, Multiply, Scaler, start_at_map
 from skae._net import AutoencoderNet, DivergenceError, Interruption, Plan, Split
 from skae._pca import Moments, moments, principal_axes
@@ -38,6 +39,9 @@ from skae._threads import flushed_denormals, threads_for
 from skae.bottlenecks import BOTTLENECKS, Bottleneck
 from skae.losses import LOSSES, Loss
 from skae.networks import NETWORKS, Custom, Network, Shape
+
+# What users hand over: array-likes, data frames, sparse matrices.
+MatrixLike: TypeAlias = Any
 
 # How X is checked wherever it enters.
 _CHECK_X: dict[str, Any] = {
@@ -149,7 +153,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
 
     # Doors: these validate.
 
-    def fit(self, X, y=None, sample_weight=None) -> Self:
+    def fit(
+        self, X: MatrixLike, y: Any = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Train the network to reproduce the rows of X.
 
         Parameters
@@ -177,7 +183,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """
         return self._fit(X, sample_weight, resume=self.warm_start and self._is_fitted())
 
-    def partial_fit(self, X, y=None, sample_weight=None) -> Self:
+    def partial_fit(
+        self, X: MatrixLike, y: Any = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Train for one epoch over the rows of X.
 
         The first call builds the network and fixes its start, its scale and
@@ -205,7 +213,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """
         return self._fit(X, sample_weight, resume=self._is_fitted(), one_epoch=True)
 
-    def reconstruct(self, X) -> np.ndarray:
+    def reconstruct(self, X: MatrixLike) -> np.ndarray:
         """Send rows through the code and back.
 
         Parameters
@@ -221,7 +229,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         X = self._check_X(X)
         return self._evaluate("forward", X, X.shape[1])
 
-    def score_samples(self, X) -> np.ndarray:
+    def score_samples(self, X: MatrixLike) -> np.ndarray:
         """Minus the reconstruction error of each row: higher is more normal.
 
         The error is the row's `loss` in the scaled space, averaged over its
@@ -248,12 +256,19 @@ class BaseAutoencoder(BaseEstimator, ABC):
 
     # Rooms: these trust.
 
-    def _score_samples(self, X) -> np.ndarray:
+    def _score_samples(self, X: Table | Rows) -> np.ndarray:
         errors = self._evaluate("row_loss", X).astype(np.float64)
         # NaN is what overflow in the network leaves: an error beyond all numbers.
         return -np.where(np.isnan(errors), np.inf, errors)
 
-    def _fit(self, X, sample_weight, *, resume: bool, one_epoch: bool = False) -> Self:
+    def _fit(
+        self,
+        X: MatrixLike,
+        sample_weight: ArrayLike | None,
+        *,
+        resume: bool,
+        one_epoch: bool = False,
+    ) -> Self:
         with self._all_or_nothing(), Interruption() as interruption:
             with interruption.allowed():
                 job = self._validate(X, sample_weight, resume, one_epoch)
@@ -274,7 +289,13 @@ class BaseAutoencoder(BaseEstimator, ABC):
 
     # Validate
 
-    def _validate(self, X, sample_weight, resume: bool, one_epoch: bool) -> Job:
+    def _validate(
+        self,
+        X: MatrixLike,
+        sample_weight: ArrayLike | None,
+        resume: bool,
+        one_epoch: bool,
+    ) -> Job:
         """Check everything that can be wrong before any training."""
         parts = self._check_parameters(resume)
         X = self._check_X(X, reset=not resume)
@@ -376,22 +397,29 @@ class BaseAutoencoder(BaseEstimator, ABC):
             ) from error
         return device
 
-    def _check_X(self, X, *, reset: bool = False):
+    def _check_X(self, X: MatrixLike, *, reset: bool = False) -> Table:
         """X as a float array or CSR matrix; with `reset`, its width is learnt."""
         if not reset:
             check_is_fitted(self)
         return validate_data(self, X, reset=reset, **_CHECK_X)
 
-    def _check_rows(self, X, sample_weight, parts: Parts) -> Rows:
+    def _check_rows(
+        self, X: Table, sample_weight: ArrayLike | None, parts: Parts
+    ) -> Rows:
         """The rows that count, in canonical form."""
         self._check_bounds(X, parts.loss)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True
-            )
-        return canonical_rows(X, sample_weight)
+        return canonical_rows(X, self._check_weight(sample_weight, X))
 
-    def _check_bounds(self, X, loss: Loss) -> None:
+    def _check_weight(
+        self, sample_weight: ArrayLike | None, X: Table
+    ) -> np.ndarray | None:
+        if sample_weight is None:
+            return None
+        return _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+
+    def _check_bounds(self, X: Table, loss: Loss) -> None:
         if loss.bounds is None:
             return
         low, high = loss.bounds
@@ -620,7 +648,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """The PyTorch module, in eval mode."""
         return self.net_.module_
 
-    def _evaluate(self, method: str, X, n_columns: int | None = None) -> np.ndarray:
+    def _evaluate(
+        self, method: str, X: Table | Rows, n_columns: int | None = None
+    ) -> np.ndarray:
         """Run a method of the module over rows, a bounded block at a time.
 
         It computes in the type of X, also where the training was in float32:
@@ -653,7 +683,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
     def __sklearn_is_fitted__(self) -> bool:
         return self._is_fitted()
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.input_tags.allow_nan = True

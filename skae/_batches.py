@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import blake2b
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
+
+# A checked table: an array or a CSR matrix, for which SciPy has no types.
+Table: TypeAlias = Any
 
 # Above this number of rows, equal ones are not looked for: 10,000 x 784 take
 # 0.1 s, and a large table meets few repetitions.
@@ -35,7 +39,12 @@ class Rows:
         Positive weights, aligned with `index`. None means ones.
     """
 
-    def __init__(self, X, index=None, weight=None):
+    def __init__(
+        self,
+        X: Table,
+        index: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
+    ):
         self.X = X
         self.index = index
         n_rows = X.shape[0] if index is None else len(index)
@@ -53,7 +62,7 @@ class Rows:
         block = self.X[where if self.index is None else self.index[where]]
         return block.toarray() if sparse.issparse(block) else np.asarray(block)
 
-    def stored(self):
+    def stored(self) -> Table:
         """All rows in the container of `X`: CSR stays CSR."""
         return self.X if self.index is None else self.X[self.index]
 
@@ -135,7 +144,7 @@ def count_batches(n_rows: int, batch_size: int) -> int:
     return min(-(-n_rows // batch_size), max(1, n_rows // 2))
 
 
-def canonical_rows(X, weight: np.ndarray | None) -> Rows:
+def canonical_rows(X: Table, weight: np.ndarray | None) -> Rows:
     """Rows in a form in which repetition is weight and order is nothing.
 
     Rows of weight zero are dropped. Up to `MAX_CANONICAL_ROWS` rows, equal rows

@@ -24,8 +24,8 @@ DIVISOR = 5
 def auto_hidden_layer_sizes(n_features: int, n_components: int) -> tuple[int, ...]:
     """Encoder widths 4h, 2h, h.
 
-    h is 64, or the power of two next to four times `n_components` if that is
-    more. No layer has more than 2**21 / `n_features` units, unless that is less
+    h is 64, or the first power of two from four times `n_components` on if that
+    is more. No layer has more than 2**21 / `n_features` units, unless that is less
     than h: very wide tables get narrower layers.
     """
     h = max(64, 2 ** math.ceil(math.log2(4 * n_components)))

@@ -123,7 +123,7 @@ class MLP(Network, BaseEstimator):
     hidden_layer_sizes : tuple of int or "auto", default="auto"
         Encoder widths, each >= 1; ``()`` is a linear autoencoder. ``"auto"``
         takes them from the data's shape: 4h, 2h and h, where h is 64, or the
-        power of two next to ``4 * n_components`` if that is more; but no layer
+        first power of two from ``4 * n_components`` on if that is more; but no layer
         has more than ``2**21 / n_features`` units unless that is less than h.
     activation : str or callable, default="gelu"
         Activation behind each hidden layer: a name of :data:`ACTIVATIONS` or a

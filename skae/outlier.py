@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Real
 from typing import ClassVar
 
 import numpy as np
+import torch
 from sklearn.base import OutlierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skae._base import BaseAutoencoder
+from skae._base import BaseAutoencoder, MatrixLike
 from skae._batches import Rows
 from skae._net import AutoencoderNet
+from skae.bottlenecks import Bottleneck
+from skae.losses import Loss
+from skae.networks import Network
 
 
 class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
@@ -41,8 +46,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     hidden_layer_sizes : tuple of int or "auto", default="auto"
         Widths of the encoder's hidden layers, each >= 1, mirrored by the
         decoder; ``()`` is a linear autoencoder. ``"auto"`` means 4h, 2h and h,
-        where h is 64, or the power of two next to ``4 * n_components`` if that
-        is more; but no layer has more than ``2**21 / n_features`` units unless
+        where h is 64, or the first power of two from ``4 * n_components`` on
+        if that is more; but no layer has more than ``2**21 / n_features`` units unless
         that is less than h. Beside a network object it must be ``"auto"``.
     bottleneck : {"deterministic"} or Bottleneck object, default="deterministic"
         What happens to a code between encoder and decoder: nothing.
@@ -103,6 +108,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         more, a line for each epoch.
     device : str or torch.device, default="auto"
         Where to train: ``"auto"`` means CUDA if there is one, else the CPU.
+        ``"mps"``, which has no float64, trains but does not predict.
     callbacks : list or None, default=None
         skorch callbacks: objects, classes, or pairs of a name and one of these.
         They are copied at each fit. A learning rate scheduler among them
@@ -168,28 +174,28 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
 
     def __init__(
         self,
-        n_components="auto",
+        n_components: int | str = "auto",
         *,
-        network="mlp",
-        hidden_layer_sizes="auto",
-        bottleneck="deterministic",
-        loss="squared_error",
-        init="random",
-        scale="feature",
-        max_epochs="auto",
-        batch_size="auto",
-        learning_rate="auto",
-        weight_decay=0.01,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=10,
-        tol=1e-4,
-        contamination="auto",
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-        device="auto",
-        callbacks=None,
+        network: str | Network = "mlp",
+        hidden_layer_sizes: Sequence[int] | str = "auto",
+        bottleneck: str | Bottleneck = "deterministic",
+        loss: str | Loss = "squared_error",
+        init: str = "random",
+        scale: str | None = "feature",
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float | str = "auto",
+        weight_decay: float = 0.01,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        contamination: float | str = "auto",
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+        device: str | torch.device = "auto",
+        callbacks: list | None = None,
     ):
         self.n_components = n_components
         self.network = network
@@ -213,7 +219,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         self.device = device
         self.callbacks = callbacks
 
-    def decision_function(self, X) -> np.ndarray:
+    def decision_function(self, X: MatrixLike) -> np.ndarray:
         """How far inside the threshold each row lies.
 
         Parameters
@@ -228,7 +234,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         """
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: MatrixLike) -> np.ndarray:
         """Tell inliers from outliers.
 
         Parameters
@@ -243,7 +249,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def feature_contributions(self, X) -> np.ndarray:
+    def feature_contributions(self, X: MatrixLike) -> np.ndarray:
         """Share of each feature in the reconstruction error of each row.
 
         Parameters

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_array, check_is_fitted
 
-from skae._base import BaseAutoencoder
+from skae._base import BaseAutoencoder, MatrixLike
 from skae._batches import Rows
+from skae.bottlenecks import Bottleneck
+from skae.losses import Loss
+from skae.networks import Network
 
 
 class AutoencoderTransformer(
@@ -44,8 +52,8 @@ class AutoencoderTransformer(
     hidden_layer_sizes : tuple of int or "auto", default="auto"
         Widths of the encoder's hidden layers, each >= 1, mirrored by the
         decoder; ``()`` is a linear autoencoder. ``"auto"`` means 4h, 2h and h,
-        where h is 64, or the power of two next to ``4 * n_components`` if that
-        is more; but no layer has more than ``2**21 / n_features`` units unless
+        where h is 64, or the first power of two from ``4 * n_components`` on
+        if that is more; but no layer has more than ``2**21 / n_features`` units unless
         that is less than h. Beside a network object it must be ``"auto"``.
     bottleneck : {"deterministic"} or Bottleneck object, default="deterministic"
         What happens to a code between encoder and decoder: nothing.
@@ -100,6 +108,7 @@ class AutoencoderTransformer(
         more, a line for each epoch.
     device : str or torch.device, default="auto"
         Where to train: ``"auto"`` means CUDA if there is one, else the CPU.
+        ``"mps"``, which has no float64, trains but does not predict.
     callbacks : list or None, default=None
         skorch callbacks: objects, classes, or pairs of a name and one of these.
         They are copied at each fit. A learning rate scheduler among them
@@ -167,27 +176,27 @@ class AutoencoderTransformer(
 
     def __init__(
         self,
-        n_components=2,
+        n_components: int | str = 2,
         *,
-        network="mlp",
-        hidden_layer_sizes="auto",
-        bottleneck="deterministic",
-        loss="squared_error",
-        init="auto",
-        scale="auto",
-        max_epochs="auto",
-        batch_size="auto",
-        learning_rate="auto",
-        weight_decay=0.01,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=10,
-        tol=1e-4,
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-        device="auto",
-        callbacks=None,
+        network: str | Network = "mlp",
+        hidden_layer_sizes: Sequence[int] | str = "auto",
+        bottleneck: str | Bottleneck = "deterministic",
+        loss: str | Loss = "squared_error",
+        init: str = "auto",
+        scale: str | None = "auto",
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float | str = "auto",
+        weight_decay: float = 0.01,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+        device: str | torch.device = "auto",
+        callbacks: list | None = None,
     ):
         self.n_components = n_components
         self.network = network
@@ -210,7 +219,7 @@ class AutoencoderTransformer(
         self.device = device
         self.callbacks = callbacks
 
-    def transform(self, X) -> np.ndarray:
+    def transform(self, X: MatrixLike) -> np.ndarray:
         """Encode rows.
 
         Parameters
@@ -226,7 +235,7 @@ class AutoencoderTransformer(
         X = self._check_X(X)
         return self._evaluate("encode", X, self.n_components_)
 
-    def inverse_transform(self, Z) -> np.ndarray:
+    def inverse_transform(self, Z: ArrayLike) -> np.ndarray:
         """Decode codes.
 
         Parameters
@@ -240,17 +249,19 @@ class AutoencoderTransformer(
             Rows in the units of the training data, in the floating type of Z.
         """
         check_is_fitted(self)
-        Z = check_array(
+        codes: np.ndarray = check_array(
             Z, dtype=[np.float64, np.float32], input_name="Z", estimator=self
         )
-        if Z.shape[1] != self.n_components_:
+        if codes.shape[1] != self.n_components_:
             raise ValueError(
-                f"Z has {Z.shape[1]} components, but {type(self).__name__} was fitted "
-                f"with n_components={self.n_components_}."
+                f"Z has {codes.shape[1]} components, but {type(self).__name__} was "
+                f"fitted with n_components={self.n_components_}."
             )
-        return self._evaluate("decode", Z, self.n_features_in_)
+        return self._evaluate("decode", codes, self.n_features_in_)
 
-    def score(self, X, y=None, sample_weight=None) -> float:
+    def score(
+        self, X: MatrixLike, y: Any = None, sample_weight: ArrayLike | None = None
+    ) -> float:
         r"""Explained variance of the reconstruction.
 
         .. math:: 1 - \frac{\sum_{ij} w_i (x_{ij} - \hat x_{ij})^2}
@@ -276,12 +287,8 @@ class AutoencoderTransformer(
             all equal the mean score 1 if they are reconstructed exactly, else 0.
         """
         X = self._check_X(X)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True
-            )
         residual = total = 0.0
-        rows = Rows(X, weight=sample_weight)
+        rows = Rows(X, weight=self._check_weight(sample_weight, X))
         for where, block in rows.blocks():
             weight = rows.weight[where, None]
             X_hat = self._evaluate("forward", block, X.shape[1])
@@ -298,7 +305,7 @@ class AutoencoderTransformer(
     def _n_features_out(self) -> int:
         return self.n_components_
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
