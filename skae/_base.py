@@ -31,7 +31,7 @@ from torch.func import functional_call
 
 from skae import _defaults
 from skae._batches import BLOCK_ENTRIES, Rows, Table, canonical_rows, count_batches
-from skae._module import Autoencoder, Multiply, Scaler, start_at_map
+from skae._module import Autoencoder, Scaler, start_at_map
 from skae._net import AutoencoderNet, DivergenceError, Interruption, Plan, Split
 from skae._pca import Moments, moments, principal_axes
 from skae._progress import Progress
@@ -500,6 +500,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         bottleneck = parts.bottleneck.build(n_components, generator)
         at_pca = self._starts_at_pca(parts)
         shift, factor = self._scaling(job.spread, parts, at_pca)
+        code_factor = None
         if at_pca:
             with threads_for(len(rows) * rows.n_features**2):
                 axes, variances = principal_axes(
@@ -508,13 +509,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
             # Inside, the code has unit variance, which trains better; outside, the
             # units of the data where one factor scales them all, as a PCA's has.
             deviation = np.sqrt(np.where(variances > 0, variances, 1))
-            unit = deviation * (factor[0] if (factor == factor[0]).all() else 1)
-            encoder = nn.Sequential(
-                start_at_map(encoder, axes / deviation[:, None]), Multiply(unit)
-            )
-            decoder = nn.Sequential(
-                Multiply(1 / unit), start_at_map(decoder, axes.T * deviation)
-            )
+            encoder = start_at_map(encoder, axes / deviation[:, None])
+            decoder = start_at_map(decoder, axes.T * deviation)
+            code_factor = deviation * (factor[0] if np.ptp(factor) == 0 else 1)
         return Autoencoder(
             Scaler(mean, shift, factor),
             encoder,
@@ -523,6 +520,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
             parts.output,
             parts.loss,
             n_components=n_components,
+            code_factor=code_factor,
             draws_globally=parts.network.draws_globally,
         )
 

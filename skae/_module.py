@@ -21,7 +21,7 @@ class Propagation(NamedTuple):
     observed : Tensor of bool of shape (n_samples, n_features) or None
         True where an entry is not missing; None if none is.
     Z : Tensor of shape (n_samples, n_components)
-        Codes.
+        Codes as the decoder takes them.
     raw : Tensor of shape (n_samples, n_features)
         The decoder's values before the output activation.
     """
@@ -47,9 +47,14 @@ class Autoencoder(nn.Module):
         Compares entries in the scaled space.
     n_components : int
         Width of the code.
+    code_factor : ndarray of shape (n_components,), default=None
+        Multiplies the codes on their way out, to bring them to the units that a
+        user expects. The encoder and the decoder do not see it.
     draws_globally : bool, default=False
         Whether a part may draw from PyTorch's global random generator.
     """
+
+    code_factor: Tensor
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class Autoencoder(nn.Module):
         output: nn.Module,
         loss: Loss,
         n_components: int,
+        code_factor: np.ndarray | None = None,
         draws_globally: bool = False,
     ):
         super().__init__()
@@ -70,6 +76,9 @@ class Autoencoder(nn.Module):
         self.output = output
         self.loss = loss
         self.n_components = n_components
+        if code_factor is None:
+            code_factor = np.ones(n_components)
+        self.register_buffer("code_factor", torch.from_numpy(code_factor))
         self.draws_globally = draws_globally
 
     @property
@@ -87,10 +96,12 @@ class Autoencoder(nn.Module):
     def encode(self, X: Tensor) -> Tensor:
         """Codes, of shape (n_samples, n_components)."""
         target, _ = self.scaler(X)
-        return self.bottleneck(self.encoder(target))
+        Z = self.bottleneck(self.encoder(target))
+        return (Z * self.code_factor).to(Z.dtype)
 
     def decode(self, Z: Tensor) -> Tensor:
         """Rows, of shape (n_samples, n_features), from their codes."""
+        Z = (Z / self.code_factor).to(Z.dtype)
         return self.scaler.unscale(self.output(self.decoder(Z)))
 
     def propagate(self, X: Tensor) -> Propagation:
@@ -140,12 +151,11 @@ class Scaler(nn.Module):
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scaled rows without missing entries, and which ones were observed."""
-        factor = self.factor.to(self.unit)
-        scaled = (X - self.shift).to(self.unit) / factor
+        scaled = ((X - self.shift) / self.factor).to(self.unit)
         if not scaled.sum().isnan():  # one pass, where most tables are complete
             return scaled, None
         observed = ~scaled.isnan()
-        mean = (self.mean - self.shift).to(self.unit) / factor
+        mean = ((self.mean - self.shift) / self.factor).to(self.unit)
         return torch.where(observed, scaled, mean), observed
 
     def unscale(self, X: Tensor) -> Tensor:
@@ -163,19 +173,6 @@ class Residual(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         return self.linear(X) + self.remainder(X)
-
-
-class Multiply(nn.Module):
-    """Multiplication of each column by a fixed factor."""
-
-    factor: Tensor
-
-    def __init__(self, factor: np.ndarray):
-        super().__init__()
-        self.register_buffer("factor", torch.tensor(factor, dtype=torch.float32))
-
-    def forward(self, X: Tensor) -> Tensor:
-        return X * self.factor
 
 
 def start_at_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:

@@ -296,7 +296,8 @@ class AutoencoderTransformer(
             total += np.nansum(weight * (block - self.mean_) ** 2)
         if total == 0:
             return 1.0 if residual == 0 else 0.0
-        return float(1 - residual / total)
+        with np.errstate(over="ignore"):  # -inf, for rows hardly apart from the mean
+            return float(1 - residual / total)
 
     def _auto_n_components(self, n_features: int) -> int:
         return math.ceil(math.sqrt(n_features))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from skae._module import Autoencoder, Multiply, Residual, Scaler, start_at_map
+from skae._module import Autoencoder, Residual, Scaler, start_at_map
 from skae.losses import BinaryCrossEntropy, SquaredError
 from skae.networks import MLP, Shape
 
@@ -112,9 +112,9 @@ def test_reconstruction_is_the_decoded_code():
 @torch.no_grad()
 def test_encoding_sees_scaled_rows_and_passes_the_bottleneck():
     module, X = make_autoencoder(), make_rows()
-    module.bottleneck = Multiply(np.full(2, 3.0))
+    module.bottleneck = nn.Tanh()
     scaled, _ = module.scaler(X)
-    torch.testing.assert_close(module.encode(X), 3 * module.encoder(scaled))
+    torch.testing.assert_close(module.encode(X), module.encoder(scaled).tanh())
 
 
 @torch.no_grad()
@@ -254,16 +254,14 @@ def test_residual_adds_the_remainder():
     torch.testing.assert_close(Residual(linear, nn.Tanh())(X), linear(X) + X.tanh())
 
 
-def test_multiply_scales_each_column():
-    X = torch.tensor([[2.0, 4], [6, 8]])
-    assert Multiply(np.array([1, 0.5]))(X).tolist() == [[2, 2], [6, 4]]
-
-
-def test_multiply_has_nothing_to_learn():
-    assert not list(Multiply(np.ones(2)).parameters())
-
-
+@torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_multiply_keeps_the_type(dtype):
-    multiply = Multiply(np.ones(2)).to(dtype)
-    assert multiply(torch.ones(1, 2, dtype=dtype)).dtype == dtype
+def test_code_factor_is_seen_outside_only(dtype):
+    module, X = make_autoencoder(), make_rows()
+    X, inside = X.to(dtype), module.encode(X)
+    module.code_factor = torch.tensor([1e3, 1e-3], dtype=torch.float64)
+    Z = module.encode(X)
+    assert Z.dtype == inside.dtype
+    torch.testing.assert_close(Z, (inside * module.code_factor).to(Z.dtype))
+    torch.testing.assert_close(module.decode(Z), module(X), check_dtype=False)
+    torch.testing.assert_close(module.propagate(X).Z, inside)
