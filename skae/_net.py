@@ -154,10 +154,6 @@ class AutoencoderNet(NeuralNet):
         """Rows as they are, anything else as skorch's dataset."""
         return X if isinstance(X, Rows) else super().get_dataset(X, y)
 
-    def get_split_datasets(self, X: Split, y: None = None, **fit_params: Any) -> Split:
-        """The split as given."""
-        return X
-
     def get_iterator(self, dataset: Any, training: bool = False) -> Batches:
         """Batches of `Rows`, or of any skorch dataset of an array."""
         rows = dataset if isinstance(dataset, Rows) else Rows(dataset.X)
