@@ -32,13 +32,22 @@ from torch.func import functional_call
 from skae import _defaults
 from skae._batches import BLOCK_ENTRIES, Rows, Table, canonical_rows, count_batches
 from skae._module import Autoencoder, Scaler, start_at_map
-from skae._net import AutoencoderNet, DivergenceError, Interruption, Plan, Split
-from skae._pca import Moments, moments, principal_axes
+from skae._net import (
+    AutoencoderNet,
+    DivergenceError,
+    Interruption,
+    Objective,
+    Plan,
+    Split,
+)
+from skae._pca import Moments, moments, principal_axes, value_range
 from skae._progress import Progress
 from skae._threads import flushed_denormals, threads_for
-from skae.bottlenecks import BOTTLENECKS, Bottleneck
+from skae.bottlenecks import BOTTLENECKS, Bottleneck, Deterministic
+from skae.corruptions import CORRUPTIONS, Corruption, Spread
 from skae.losses import LOSSES, Loss
 from skae.networks import NETWORKS, Custom, Network, Shape
+from skae.penalties import PENALTIES, Penalty
 
 # What users hand over: array-likes, data frames, sparse matrices.
 MatrixLike: TypeAlias = Any
@@ -51,7 +60,15 @@ _CHECK_X: dict[str, Any] = {
 }
 
 # The parameters that make a network what it is, which training on cannot change.
-_STRUCTURE = ("n_components", "network", "hidden_layer_sizes", "bottleneck", "loss")
+_STRUCTURE = (
+    "n_components",
+    "network",
+    "hidden_layer_sizes",
+    "input_shape",
+    "bottleneck",
+    "penalty",  # it may imply an activation on the code
+    "loss",
+)
 
 # The parameters on which the trained network does not depend.
 _BESIDE = ("callbacks", "contamination", "device", "verbose", "warm_start")
@@ -68,8 +85,17 @@ class Parts(NamedTuple):
 
     network: Network
     bottleneck: Bottleneck
+    corruption: Corruption | None
+    penalty: Penalty | None
     loss: Loss
     output: nn.Module
+
+    @property
+    def code_activation(self) -> str:
+        """What ``code_activation="auto"`` of the network stands for."""
+        if self.penalty is None or not self.bottleneck.suits_code_activation:
+            return "identity"
+        return self.penalty.code_activation
 
 
 class Job(NamedTuple):
@@ -119,7 +145,13 @@ class BaseAutoencoder(BaseEstimator, ABC):
         ],
         "network": [StrOptions(set(NETWORKS)), Network],
         "hidden_layer_sizes": [StrOptions({"auto"}), tuple, list],
+        "input_shape": [tuple, list, None],
         "bottleneck": [StrOptions(set(BOTTLENECKS)), Bottleneck],
+        "bottleneck_weight": [Interval(Real, 0, None, closed="left")],
+        "corruption": [StrOptions(set(CORRUPTIONS)), Corruption, None],
+        "corruption_level": [Interval(Real, 0, None, closed="left")],
+        "penalty": [StrOptions(set(PENALTIES)), Penalty, None],
+        "penalty_weight": [Interval(Real, 0, None, closed="left")],
         "loss": [StrOptions(set(LOSSES)), Loss],
         "init": [StrOptions({"auto", "pca", "random"})],
         "scale": [StrOptions({"auto", "global", "feature"}), None],
@@ -227,7 +259,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
             Reconstructions in the units of X, at the missing entries too.
         """
         X = self._check_X(X)
-        return self._evaluate("forward", X, X.shape[1])
+        return self._evaluate("forward", X)
 
     def score_samples(self, X: MatrixLike) -> np.ndarray:
         """Minus the reconstruction error of each row: higher is more normal.
@@ -299,13 +331,14 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """Check everything that can be wrong before any training."""
         parts = self._check_parameters(resume)
         X = self._check_X(X, reset=not resume)
+        self._check_input_shape(X.shape[1])
         rows = self._check_rows(X, sample_weight, parts)
         with threads_for(len(rows) * rows.n_features):
             spread = moments(rows)
         if not (resume and one_epoch):  # a piece of the data may be odd
             self._check_spread(spread)
         seed = self._draw_seed()
-        fingerprint = self._fingerprint(rows, spread)
+        fingerprint = "" if one_epoch else self._fingerprint(rows)
         return Job(
             parts,
             rows,
@@ -329,27 +362,32 @@ class BaseAutoencoder(BaseEstimator, ABC):
         self._resolve_device()
         network = self.network
         if isinstance(network, str):
-            network = NETWORKS[network](self.hidden_layer_sizes)
+            network = NETWORKS[network](hidden_layer_sizes=self.hidden_layer_sizes)
         elif self.hidden_layer_sizes != "auto":
             raise ValueError(
                 f"hidden_layer_sizes={self.hidden_layer_sizes!r} and "
                 f"network={network!r} set the same thing: give the sizes to the "
                 "network object, and leave hidden_layer_sizes at 'auto'."
             )
-        bottleneck, loss = self.bottleneck, self.loss
-        if isinstance(bottleneck, str):
-            bottleneck = BOTTLENECKS[bottleneck]()
-        loss = LOSSES[loss]() if isinstance(loss, str) else clone(loss)
-        for part in (network, bottleneck, loss):
+        bottleneck = _resolve(self.bottleneck, BOTTLENECKS)
+        corruption = _resolve(self.corruption, CORRUPTIONS)
+        penalty = _resolve(self.penalty, PENALTIES)
+        loss = _resolve(self.loss, LOSSES)
+        for part in (network, bottleneck, corruption, penalty, loss):
             if isinstance(part, BaseEstimator):
                 part._validate_params()
-        parts = Parts(
-            network, bottleneck, loss, network.build_output(loss.output_activation)
-        )
+        output = network.build_output(loss.output_activation)
+        parts = Parts(network, bottleneck, corruption, penalty, loss, output)
         self._check_combination(parts)
         if resume:
             self._check_same_network()
         return parts
+
+    def _resolved_bottleneck(self) -> Bottleneck:
+        """The bottleneck as an object, also where the parameter is not valid."""
+        if isinstance(self.bottleneck, str):
+            return BOTTLENECKS.get(self.bottleneck, Deterministic)()
+        return self.bottleneck
 
     def _check_combination(self, parts: Parts) -> None:
         """Raise where two valid parameters make no sense together."""
@@ -364,6 +402,17 @@ class BaseAutoencoder(BaseEstimator, ABC):
                 f"{parts.loss.output_activation!r}, which is what 'auto' gives; "
                 f"network={self.network!r} has output_activation={activation!r}."
             )
+        if parts.corruption is not None:
+            parts.corruption.check_level(self.corruption_level)
+        for name, part in (
+            ("corruption", parts.corruption),
+            ("penalty", parts.penalty),
+        ):
+            if part is not None and part.needs_batch and self.batch_size == 1:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} compares the rows of a batch and "
+                    "makes no sense with batch_size=1. Use at least two rows."
+                )
         if self.init == "pca":
             hindrance = _pca_hindrance(parts)
             if hindrance is not None:
@@ -409,6 +458,22 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """The rows that count, in canonical form."""
         self._check_bounds(X, parts.loss)
         return canonical_rows(X, self._check_weight(sample_weight, X))
+
+    def _check_input_shape(self, n_features: int) -> None:
+        """Raise unless the shape of a row, where one is given, has its size."""
+        if self.input_shape is None:
+            return
+        sizes = self.input_shape
+        if not (1 <= len(sizes) <= 3 and all(_is_size(size) for size in sizes)):
+            raise ValueError(
+                "input_shape must be (length,), (height, width) or (channels, height, "
+                f"width), all integers >= 1, got {sizes!r}."
+            )
+        if math.prod(sizes) != n_features:
+            raise ValueError(
+                f"input_shape={sizes!r} has {math.prod(sizes)} values, but X has "
+                f"{n_features} features."
+            )
 
     def _check_weight(
         self, sample_weight: ArrayLike | None, X: Table
@@ -456,15 +521,14 @@ class BaseAutoencoder(BaseEstimator, ABC):
             rows.normalised(np.sort(order[:n_held_out])),
         )
 
-    def _fingerprint(self, rows: Rows, spread: Moments) -> str:
-        """What tells one fit from another: the rows' moments and the parameters."""
+    def _fingerprint(self, rows: Rows) -> str:
+        """What tells one fit from another: the rows and the parameters."""
         parameters = {
             name: value
             for name, value in self.get_params(deep=False).items()
             if name not in _BESIDE
         }
-        content = (len(rows), spread.mean.tobytes(), spread.variance.tobytes())
-        return blake2b(repr((parameters, content)).encode()).hexdigest()
+        return blake2b((repr(parameters) + rows.digest()).encode()).hexdigest()
 
     # Build
 
@@ -481,6 +545,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
             return self.net_  # with its optimizer
         return AutoencoderNet(
             module,
+            objective=self._build_objective(job, module.scaler),
             plan=self._plan(job),
             seed=job.seed,
             callbacks=self._make_callbacks(),
@@ -490,14 +555,19 @@ class BaseAutoencoder(BaseEstimator, ABC):
     def _build_module(self, job: Job) -> Autoencoder:
         """The PyTorch module, scaled for the rows and at its start."""
         parts, rows, mean = job.parts, job.rows, job.spread.mean
-        n_components = self.n_components
-        if n_components == "auto":
-            n_components = self._auto_n_components(rows.n_features)
-        width = parts.bottleneck.encoder_width(n_components)
-        shape = Shape(len(rows), rows.n_features, width, n_components)
+        input_shape = tuple(self.input_shape or (rows.n_features,))
+        n_components, n_channels = self._code_shape(parts.network, input_shape)
+        shape = Shape(
+            len(rows),
+            rows.n_features,
+            parts.bottleneck.encoder_width(n_components),
+            n_components,
+            input_shape,
+            parts.code_activation,
+        )
         generator = torch.Generator().manual_seed(job.seed)
         encoder, decoder = parts.network.build(shape, generator)
-        bottleneck = parts.bottleneck.build(n_components, generator)
+        bottleneck = parts.bottleneck.build(n_components, n_channels, generator)
         at_pca = self._starts_at_pca(parts)
         shift, factor = self._scaling(job.spread, parts, at_pca)
         code_factor = None
@@ -523,6 +593,51 @@ class BaseAutoencoder(BaseEstimator, ABC):
             code_factor=code_factor,
             draws_globally=parts.network.draws_globally,
         )
+
+    def _code_shape(
+        self, network: Network, input_shape: tuple[int, ...]
+    ) -> tuple[int, int]:
+        """Width of the code, and how many consecutive components form a position."""
+        fixed = network.code_shape(input_shape)
+        if fixed is None:
+            n_components = self.n_components
+            if n_components == "auto":
+                n_components = self._auto_n_components(math.prod(input_shape))
+            return int(n_components), int(n_components)
+        n_components, n_channels = math.prod(fixed), fixed[1]
+        if self.n_components not in ("auto", n_components):
+            raise ValueError(
+                f"network={self.network!r} has a code of {n_components} components "
+                f"(positions and channels {fixed}), but n_components is "
+                f"{self.n_components}. Use n_components='auto'."
+            )
+        return n_components, n_channels
+
+    def _build_objective(self, job: Job, scaler: Scaler) -> Objective:
+        """What training minimises: the loss, and all that is added to it."""
+        parts = job.parts
+        corruption = penalty = None
+        if parts.corruption is not None:
+            spread = self._spread(job, parts.corruption, scaler)
+            corruption = parts.corruption.build(self.corruption_level, spread)
+        if parts.penalty is not None:
+            penalty = parts.penalty.build()
+        return Objective(
+            corruption, self.bottleneck_weight, penalty, self.penalty_weight
+        )
+
+    def _spread(self, job: Job, corruption: Corruption, scaler: Scaler) -> Spread:
+        """What a corruption may know of the rows, in the scaled space."""
+        mean, shift, factor = (
+            t.cpu().numpy() for t in (scaler.mean, scaler.shift, scaler.factor)
+        )
+        low = high = mean
+        if corruption.needs_range:
+            low, high = value_range(job.rows)
+            if np.ptp(factor) == 0:  # features that share a scale share a range
+                low, high = np.full_like(low, low.min()), np.full_like(high, high.max())
+        scaled = [(values - shift) / factor for values in (mean, low, high)]
+        return Spread(*(torch.from_numpy(values).float() for values in scaled))
 
     def _check_spread(self, spread: Moments) -> None:
         """Raise if a feature is wholly missing or too large to be scaled."""
@@ -615,6 +730,11 @@ class BaseAutoencoder(BaseEstimator, ABC):
         earlier = getattr(self, "validation_loss_curve_", None)
         self.validation_loss_curve_ = (earlier or []) + judged or None
         self.n_iter_ = len(self.loss_curve_)
+        learnt = self._resolved_bottleneck().learnt(
+            lambda method: self._evaluate(method, rows), rows.weight
+        )
+        for name, value in learnt.items():
+            setattr(self, name, value)
 
     def _forget(self, but: tuple[str, ...] = ()) -> None:
         """Drop what an earlier fit has learnt."""
@@ -646,9 +766,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """The PyTorch module, in eval mode."""
         return self.net_.module_
 
-    def _evaluate(
-        self, method: str, X: Table | Rows, n_columns: int | None = None
-    ) -> np.ndarray:
+    def _evaluate(self, method: str, X: Table | Rows) -> np.ndarray:
         """Run a method of the module over rows, a bounded block at a time.
 
         It computes in the type of X, also where the training was in float32:
@@ -656,8 +774,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """
         module = self.module_
         rows = X if isinstance(X, Rows) else Rows(X)
-        shape = (len(rows),) if n_columns is None else (len(rows), n_columns)
-        out = np.empty(shape, dtype=rows.X.dtype)
+        out = None
         call = _Call(module, method)
         tensors = {**dict(call.named_parameters()), **dict(call.named_buffers())}
         if rows.X.dtype == np.float64:
@@ -671,8 +788,11 @@ class BaseAutoencoder(BaseEstimator, ABC):
             for where, block in rows.blocks(n_block):
                 # A tensor cannot share memory that is read-only or runs backwards.
                 own = torch.from_numpy(np.require(block, requirements=["C", "W"]))
-                result = functional_call(call, tensors, own.to(device))
-                out[where] = result.cpu().numpy()
+                result = functional_call(call, tensors, own.to(device)).cpu().numpy()
+                if out is None:
+                    shape = (len(rows), *result.shape[1:])
+                    out = np.empty(shape, dtype=result.dtype)
+                out[where] = result
         return out
 
     def _is_fitted(self) -> bool:
@@ -719,12 +839,25 @@ def isolated(draws_globally: bool, seed: int) -> Iterator[None]:
         yield
 
 
+def _resolve(part: Any, names: dict[str, type]) -> Any:
+    """The object behind a name; an object comes as a copy, so that none is shared."""
+    if part is None:
+        return None
+    return names[part]() if isinstance(part, str) else clone(part)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, Integral) and value >= 1
+
+
 def _pca_hindrance(parts: Parts) -> str | None:
     """Name of the part with which a network cannot start as a PCA, if any."""
     if not parts.network.allows_pca:
         return "network"
     if not parts.bottleneck.allows_pca:
         return "bottleneck"
+    if parts.network.code_activation == "auto" and parts.code_activation != "identity":
+        return "penalty"
     if not isinstance(parts.output, nn.Identity):
         return "loss" if parts.network.output_activation == "auto" else "network"
     return None

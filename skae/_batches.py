@@ -77,6 +77,18 @@ class Rows:
         rows.weight = rows.weight / rows.weight.mean()
         return rows
 
+    def digest(self) -> str:
+        """A hash of all values and weights, in their order."""
+        content = blake2b(np.ascontiguousarray(self.weight).tobytes())
+        if sparse.issparse(self.X):
+            table = self.stored()
+            for part in (table.data, table.indices, table.indptr):
+                content.update(part.tobytes())
+        else:
+            for _, block in self.blocks():
+                content.update(np.ascontiguousarray(block).tobytes())
+        return content.hexdigest()
+
     def blocks(self, size: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Walk over all rows in order, a bounded dense block at a time.
 

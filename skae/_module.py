@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skae.losses import Loss, observed_share
+from skae.bottlenecks import Squeeze
+from skae.losses import Loss, count_observed, observed_share
 
 
 class Propagation(NamedTuple):
@@ -20,16 +21,22 @@ class Propagation(NamedTuple):
         Scaled rows, missing entries filled with the mean.
     observed : Tensor of bool of shape (n_samples, n_features) or None
         True where an entry is not missing; None if none is.
-    Z : Tensor of shape (n_samples, n_components)
-        Codes as the decoder takes them.
+    seen : Tensor of shape (n_samples, n_features)
+        What the encoder saw: the target, or a corrupted version of it.
+    H : Tensor of shape (n_samples, encoder_width)
+        What it said.
     raw : Tensor of shape (n_samples, n_features)
         The decoder's values before the output activation.
+    term : Tensor of shape (n_samples,) or None
+        The bottleneck's term; None if it has none.
     """
 
     target: Tensor
     observed: Tensor | None
-    Z: Tensor
+    seen: Tensor
+    H: Tensor
     raw: Tensor
+    term: Tensor | None
 
 
 class Autoencoder(nn.Module):
@@ -41,7 +48,9 @@ class Autoencoder(nn.Module):
     Parameters
     ----------
     scaler : Scaler
-    encoder, bottleneck, decoder, output : torch.nn.Module
+    encoder : torch.nn.Module
+    bottleneck : Squeeze
+    decoder, output : torch.nn.Module
         ``output`` is the activation behind the decoder.
     loss : Loss
         Compares entries in the scaled space.
@@ -52,6 +61,13 @@ class Autoencoder(nn.Module):
         user expects. The encoder and the decoder do not see it.
     draws_globally : bool, default=False
         Whether a part may draw from PyTorch's global random generator.
+
+    Attributes
+    ----------
+    widest_layer : int
+        Most values that a layer holds for one row.
+    work : int
+        Multiplications of one row's way through encoder and decoder.
     """
 
     code_factor: Tensor
@@ -60,7 +76,7 @@ class Autoencoder(nn.Module):
         self,
         scaler: Scaler,
         encoder: nn.Module,
-        bottleneck: nn.Module,
+        bottleneck: Squeeze,
         decoder: nn.Module,
         output: nn.Module,
         loss: Loss,
@@ -80,14 +96,32 @@ class Autoencoder(nn.Module):
             code_factor = np.ones(n_components)
         self.register_buffer("code_factor", torch.from_numpy(code_factor))
         self.draws_globally = draws_globally
+        self.widest_layer, self.work = self._measure()
 
-    @property
-    def widest_layer(self) -> int:
-        """Most values that a layer holds for one row, as far as weights tell."""
-        return max(
-            (max(tensor.shape) for tensor in self.parameters() if tensor.ndim),
-            default=1,
-        )
+    def _measure(self) -> tuple[int, int]:
+        """Most values that a layer holds for one row, and its multiplications."""
+        widths = [len(self.scaler.mean), self.bottleneck.n_values]
+        work = []
+
+        def note(layer: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            if not isinstance(output, Tensor):
+                return
+            widths.append(output.numel())
+            weight = getattr(layer, "weight", None)
+            if isinstance(weight, Tensor) and weight.ndim > 1:
+                is_transposed = getattr(layer, "transposed", False)
+                positions = (inputs[0] if is_transposed else output).numel()
+                work.append(weight.numel() * positions // len(weight))
+
+        layers = [part for part in self.modules() if not list(part.children())]
+        hooks = [layer.register_forward_hook(note) for layer in layers]
+        row = torch.zeros(1, len(self.scaler.mean), device=self.scaler.mean.device)
+        with torch.no_grad():
+            self.eval().propagate(row)
+        for hook in hooks:
+            hook.remove()
+        self.train()
+        return max(widths), sum(work)
 
     def forward(self, X: Tensor) -> Tensor:
         """Reconstruct rows of shape (n_samples, n_features), in their units."""
@@ -104,25 +138,77 @@ class Autoencoder(nn.Module):
         Z = (Z / self.code_factor).to(Z.dtype)
         return self.scaler.unscale(self.output(self.decoder(Z)))
 
+    def quantize(self, X: Tensor) -> Tensor:
+        """Positions in the codebooks, of shape (n_samples, n_groups)."""
+        target, _ = self.scaler(X)
+        return self.bottleneck.quantize(self.encoder(target))
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Rows, of shape (n_samples, n_features), from positions in the codebooks."""
+        return self.decode(self.bottleneck.look_up(codes.long()))
+
     def propagate(self, X: Tensor) -> Propagation:
-        """All that the objective needs to know of these rows."""
+        """A pass without any noise."""
         target, observed = self.scaler(X)
-        Z = self.bottleneck(self.encoder(target))
-        return Propagation(target, observed, Z, self.decoder(Z))
+        H = self.encoder(target)
+        raw = self.decoder(self.bottleneck(H))
+        return Propagation(target, observed, target, H, raw, None)
+
+    def propagate_in_training(
+        self, X: Tensor, weight: Tensor, done: float, corruption: nn.Module | None
+    ) -> Propagation:
+        """A pass as training sees it: with a corrupted input and a noisy code.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_samples, n_features)
+        weight : Tensor of shape (n_samples,)
+        done : float
+            Share of the training that is over.
+        corruption : torch.nn.Module or None
+            Corrupts observed entries in the scaled space.
+        """
+        target, observed = self.scaler(X)
+        seen = target
+        if corruption is not None:
+            seen = corruption(target)
+            if observed is not None:  # a missing entry is always read as the mean
+                seen = torch.where(observed, seen, target)
+        H = self.encoder(seen)
+        Z, term = self.bottleneck.training_code(H, weight, done)
+        return Propagation(target, observed, seen, H, self.decoder(Z), term)
 
     def contributions(self, X: Tensor) -> Tensor:
         """Each entry's share of its row's loss, of shape (n_samples, n_features)."""
         return self.loss_shares(self.propagate(X))
 
     def row_loss(self, X: Tensor) -> Tensor:
-        """Mean loss of each row over its observed entries, of shape (n_samples,)."""
-        return self.contributions(X).sum(dim=1)
+        """Mean loss of each row over its observed entries, of shape (n_samples,).
+
+        A bottleneck may have the score count its own term beside it.
+        """
+        propagation = self.propagate(X)
+        loss = self.loss_shares(propagation).sum(dim=1)
+        term = self.bottleneck.score_term(propagation.H)
+        if term is None:
+            return loss
+        return loss + self.per_feature(term, propagation)
 
     def loss_shares(self, propagation: Propagation) -> Tensor:
         """Each entry's share of its row's loss after a pass; rows sum to the loss."""
-        target, observed, _, raw = propagation
+        target, observed, raw = (
+            propagation.target,
+            propagation.observed,
+            propagation.raw,
+        )
         loss = self.loss.elementwise_from_raw(target, raw, self.output)
         return observed_share(loss, observed)
+
+    def per_feature(self, term: Tensor, propagation: Propagation) -> Tensor:
+        """A row's term divided by its number of observed entries, as its loss is."""
+        if propagation.observed is None:
+            return term / propagation.target.shape[1]
+        return term / count_observed(propagation.observed).squeeze(1)
 
 
 class Scaler(nn.Module):
@@ -187,7 +273,7 @@ def start_at_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:
     Parameters
     ----------
     network : torch.nn.Module
-        Ends in a linear layer.
+        Ends in a linear layer or in a transposed convolution.
     matrix : ndarray of shape (n_outputs, n_inputs)
         W.
 
@@ -195,7 +281,9 @@ def start_at_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:
     -------
     started : torch.nn.Module
     """
-    layers = [part for part in network.modules() if isinstance(part, nn.Linear)]
+    layers: list[Any] = [
+        part for part in network.modules() if getattr(part, "weight", None) is not None
+    ]
     last = layers[-1]
     if len(layers) == 1:
         linear, started = last, network

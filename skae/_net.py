@@ -30,10 +30,53 @@ class Split(NamedTuple):
 
 
 class Objective(nn.Module):
-    """What training minimises, per row: the loss of its reconstruction."""
+    r"""What training minimises, per row.
 
-    def forward(self, autoencoder: Autoencoder, X: Tensor) -> Tensor:
-        return autoencoder.row_loss(X)
+    .. math:: L(x, \hat x) + \beta \, T + \lambda \, \Omega(z)
+
+    with the loss L of the reconstruction from a corrupted input, the term T of
+    the bottleneck and the penalty :math:`\Omega` on the code.
+
+    Parameters
+    ----------
+    corruption : torch.nn.Module, default=None
+    bottleneck_weight : float, default=1.0
+    penalty : torch.nn.Module, default=None
+    penalty_weight : float, default=0.0
+
+    Attributes
+    ----------
+    done : float
+        Share of the training that is over, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        corruption: nn.Module | None = None,
+        bottleneck_weight: float = 1.0,
+        penalty: nn.Module | None = None,
+        penalty_weight: float = 0.0,
+    ):
+        super().__init__()
+        self.corruption = corruption
+        self.bottleneck_weight = bottleneck_weight
+        self.penalty = penalty
+        self.penalty_weight = penalty_weight
+        self.done = 1.0
+
+    def forward(self, autoencoder: Autoencoder, X: Tensor, weight: Tensor) -> Tensor:
+        propagation = autoencoder.propagate_in_training(
+            X, weight, self.done, self.corruption
+        )
+        total = autoencoder.loss_shares(propagation).sum(dim=1)
+        if propagation.term is not None:
+            term = autoencoder.per_feature(propagation.term, propagation)
+            total = total + self.bottleneck_weight * term
+        if self.penalty is not None:
+            Z = propagation.H[:, : autoencoder.n_components]
+            penalty = self.penalty(autoencoder.encoder, propagation.seen, Z, weight)
+            total = total + self.penalty_weight * penalty
+        return total
 
 
 class Plan(NamedTuple):
@@ -86,6 +129,7 @@ class AutoencoderNet(NeuralNet):
     ----------
     module : Autoencoder
         Trained in place.
+    objective : Objective
     plan : Plan
     seed : int
         Seed of shuffling, and of all noise in the network.
@@ -103,6 +147,7 @@ class AutoencoderNet(NeuralNet):
         self,
         module: Autoencoder,
         *,
+        objective: Objective,
         plan: Plan,
         seed: int,
         callbacks: list,
@@ -110,7 +155,7 @@ class AutoencoderNet(NeuralNet):
     ):
         super().__init__(
             module,
-            criterion=Objective,
+            criterion=objective,
             optimizer=torch.optim.AdamW,
             optimizer__weight_decay=plan.weight_decay,
             optimizer__fused=True,
@@ -159,7 +204,8 @@ class AutoencoderNet(NeuralNet):
         rows = dataset if isinstance(dataset, Rows) else Rows(dataset.X)
         if training:
             return Batches(rows, self.batch_size, self.rng_)
-        return Batches(rows, max(self.batch_size, BLOCK_ENTRIES // rows.n_features))
+        n_block = BLOCK_ENTRIES // self.module_.widest_layer
+        return Batches(rows, max(self.batch_size, n_block))
 
     @property
     def _lacks_float64(self) -> bool:
@@ -173,7 +219,7 @@ class AutoencoderNet(NeuralNet):
     @property
     def step_work(self) -> int:
         """Multiplications in one training step, roughly."""
-        return self.batch_size * sum(p.numel() for p in self.module.parameters())
+        return self.batch_size * self.module.work
 
     # Epochs
 
@@ -201,7 +247,7 @@ class AutoencoderNet(NeuralNet):
         self.interruption = interruption
         self._first_epoch = len(self.history)
         self._in_callback = False
-        with _noise_from(self.generator_, self.module_):
+        with _noise_from(self.generator_, self.module_, self.criterion_):
             self._start_judging(split.held_out)
             try:
                 with interruption.allowed():
@@ -231,7 +277,8 @@ class AutoencoderNet(NeuralNet):
         for _ in range(epochs):
             self.notify("on_epoch_begin", **datasets)
             self.run_single_epoch(train, True, "train", self.train_step)
-            self.run_single_epoch(held_out, False, "valid", self.validation_step)
+            with _same_noise(self.generator_):
+                self.run_single_epoch(held_out, False, "valid", self.validation_step)
             with self.interruption.deferred():
                 self._judge_epoch()
             self.notify("on_epoch_end", **datasets)
@@ -254,16 +301,18 @@ class AutoencoderNet(NeuralNet):
         """Gradients of the objective's weighted mean over a batch."""
         self._set_training(True)
         X, weight = self._place(batch)
-        row_losses = self.criterion_(self.module_, X)
+        row_losses = self.criterion_(self.module_, X, weight)
         loss = (row_losses * weight.to(row_losses.dtype)).mean()
         loss.backward()
         return {"loss": loss, "y_pred": row_losses}
 
     def train_step(self, batch: tuple[Tensor, Tensor], **fit_params: Any) -> dict:
         """One optimization step at the scheduled learning rate."""
+        # Single epochs, of `partial_fit`, are no share of anything.
+        done = self.n_steps_ / self._total_steps if self.plan.schedule else 1.0
+        self.criterion_.done = done
         if self.plan.schedule is not None and not self._has_own_schedule():
-            factor = self.plan.schedule(self.n_steps_ / self._total_steps)
-            factor /= DIVISOR**self._n_divisions
+            factor = self.plan.schedule(done) / DIVISOR**self._n_divisions
             for group in self.optimizer_.param_groups:
                 group["lr"] = self.lr * factor
         self.n_steps_ += 1
@@ -273,8 +322,9 @@ class AutoencoderNet(NeuralNet):
     def validation_step(self, batch: tuple[Tensor, Tensor], **fit_params: Any) -> dict:
         """Objective of held-out rows; keeps each row's for the judgement."""
         self._set_training(False)
+        self.criterion_.done = 1.0
         X, weight = self._place(batch)
-        row_losses = self.criterion_(self.module_, X)
+        row_losses = self.criterion_(self.module_, X, weight)
         self._held_out_losses.append(row_losses.cpu().double().numpy())
         return {
             "loss": (row_losses * weight).sum() / weight.sum(),
@@ -300,8 +350,9 @@ class AutoencoderNet(NeuralNet):
         self._best_loss = math.inf
         self._held_out_losses: list[np.ndarray] = []
         if held_out is not None:
-            for batch in self.get_iterator(held_out):
-                self.validation_step(batch)
+            with _same_noise(self.generator_):
+                for batch in self.get_iterator(held_out):
+                    self.validation_step(batch)
             self._held_out_weight = held_out.weight
             self._start_losses = self._best_losses = self._take_held_out_losses()
             self._best_loss = float(
@@ -459,9 +510,14 @@ def _check_finite(loss: float, epoch: int, what: str, learning_rate: float) -> N
 
 
 @contextmanager
-def _noise_from(generator: torch.Generator, module: nn.Module) -> Iterator[None]:
-    """While it lasts, every part of `module` that draws, draws from `generator`."""
-    parts: list[Any] = [part for part in module.modules() if hasattr(part, "generator")]
+def _noise_from(generator: torch.Generator, *modules: nn.Module) -> Iterator[None]:
+    """While it lasts, every part of `modules` that draws, draws from `generator`."""
+    parts: list[Any] = [
+        part
+        for module in modules
+        for part in module.modules()
+        if hasattr(part, "generator")
+    ]
     for part in parts:
         part.generator = generator
     try:
@@ -469,6 +525,17 @@ def _noise_from(generator: torch.Generator, module: nn.Module) -> Iterator[None]
     finally:
         for part in parts:
             part.generator = None
+
+
+@contextmanager
+def _same_noise(generator: torch.Generator) -> Iterator[None]:
+    """While it lasts, `generator` draws what it drew the last time."""
+    state = generator.get_state()
+    generator.manual_seed(0)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
 
 
 class Interruption:

@@ -14,6 +14,7 @@ from scipy import linalg, sparse
 from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.extmath import svd_flip
+from sklearn.utils.sparsefuncs import min_max_axis
 
 from skae._batches import Rows
 
@@ -55,6 +56,19 @@ def moments(rows: Rows) -> Moments:
     # What rounding leaves of a constant's variance is none.
     is_constant = (scaler.scale_ == 1) & (scaler.var_ < 0.5)
     return Moments(scaler.mean_, np.where(is_constant, 0, scaler.var_), scaler.scale_)
+
+
+def value_range(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest observed value of each feature, of shape (n_features,)."""
+    if sparse.issparse(rows.X):
+        low, high = min_max_axis(rows.stored(), axis=0, ignore_nan=True)
+    else:
+        low = np.full(rows.n_features, np.nan)
+        high = low.copy()
+        for _, block in rows.blocks():
+            low = np.fmin(low, np.fmin.reduce(block, axis=0))
+            high = np.fmax(high, np.fmax.reduce(block, axis=0))
+    return low.astype(np.float64), high.astype(np.float64)
 
 
 def principal_axes(

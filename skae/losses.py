@@ -213,8 +213,12 @@ def observed_share(loss: Tensor, observed: Tensor | None) -> Tensor:
     """
     if observed is None:
         return loss / loss.shape[1]
-    n_observed = observed.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.where(observed, loss, 0) / n_observed
+    return torch.where(observed, loss, 0) / count_observed(observed)
+
+
+def count_observed(observed: Tensor) -> Tensor:
+    """Number of observed entries of each row, 1 at least, of shape (n_samples, 1)."""
+    return observed.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 LOSSES: dict[str, type[Loss]] = {

@@ -2,8 +2,9 @@
 
 A network is a small object that only stores its settings; `build` makes the
 PyTorch modules once the data's shape is known. Pass its name
-(``network="mlp"``), the object (``network=MLP(activation="relu")``), or your
-own modules (``network=Custom(encoder=..., decoder=...)``).
+(``network="mlp"``, ``network="conv"``), the object
+(``network=MLP(activation="relu")``), or your own modules
+(``network=Custom(encoder=..., decoder=...)``).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from skae._defaults import auto_hidden_layer_sizes
 
-__all__ = ["ACTIVATIONS", "MLP", "Custom", "Network", "Shape"]
+__all__ = ["ACTIVATIONS", "MLP", "Conv", "Custom", "Network", "Shape"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
@@ -41,6 +42,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 _ACTIVATION = [StrOptions(set(ACTIVATIONS)), callable]
+_ACTIVATION_OR_AUTO = [StrOptions({"auto", *ACTIVATIONS}), callable]
 
 
 class Shape(NamedTuple):
@@ -53,15 +55,23 @@ class Shape(NamedTuple):
     n_features : int
         Width of a row.
     encoder_width : int
-        Number of values that the encoder gives for a row.
+        Number of values that the encoder gives for a row: a multiple of
+        `n_components`, of which the first `n_components` are the code (a
+        variational bottleneck takes means and log-variances, twice as many).
     n_components : int
         Number of values that the decoder takes.
+    input_shape : tuple of int, default=()
+        Shape of one row; ``()`` stands for ``(n_features,)``.
+    code_activation : str, default="identity"
+        Activation on the code that a network's ``"auto"`` stands for.
     """
 
     n_samples: int
     n_features: int
     encoder_width: int
     n_components: int
+    input_shape: tuple[int, ...] = ()
+    code_activation: str = "identity"
 
 
 class Network(ABC):
@@ -71,15 +81,19 @@ class Network(ABC):
     ----------
     output_activation : str or callable
         Activation behind the decoder; ``"auto"`` leaves it to the loss.
+    code_activation : str or callable
+        Activation on the code; ``"auto"`` leaves it to the penalty.
     allows_pca : bool
         Whether the network can start as a PCA: its encoder and its decoder end
-        in a linear layer.
+        in a layer that is linear, if ``code_activation="auto"`` stands for the
+        identity.
     draws_globally : bool
         Whether its modules may draw from PyTorch's global random generator,
         which is then set aside and restored around every call.
     """
 
     output_activation: Any = "auto"
+    code_activation: Any = "auto"
     allows_pca: bool = False
     draws_globally: ClassVar[bool] = False
 
@@ -102,6 +116,16 @@ class Network(ABC):
             Maps from (n_samples, n_features) to (n_samples, encoder_width),
             and from (n_samples, n_components) to (n_samples, n_features).
         """
+
+    def code_shape(self, input_shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """Positions and channels of the code if the network fixes them, else None.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            Shape of one row, not empty.
+        """
+        return None
 
     def build_output(self, implied: str) -> nn.Module:
         """Make the activation behind the decoder, `implied` by the loss."""
@@ -128,8 +152,9 @@ class MLP(Network, BaseEstimator):
     activation : str or callable, default="gelu"
         Activation behind each hidden layer: a name of :data:`ACTIVATIONS` or a
         callable that returns a module.
-    code_activation : str or callable, default="identity"
-        Activation on the code.
+    code_activation : str or callable, default="auto"
+        Activation on the code; ``"auto"`` is the identity unless the penalty on
+        the code asks for another (as the L1 penalty asks for ``"relu"``).
     output_activation : str or callable, default="auto"
         Activation behind the decoder; ``"auto"`` takes the loss's own.
     dropout : float, default=0.0
@@ -152,8 +177,8 @@ class MLP(Network, BaseEstimator):
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": [StrOptions({"auto"}), tuple, list],
         "activation": _ACTIVATION,
-        "code_activation": _ACTIVATION,
-        "output_activation": [StrOptions({"auto", *ACTIVATIONS}), callable],
+        "code_activation": _ACTIVATION_OR_AUTO,
+        "output_activation": _ACTIVATION_OR_AUTO,
         "dropout": [Interval(Real, 0, 1, closed="left")],
     }
 
@@ -162,7 +187,7 @@ class MLP(Network, BaseEstimator):
         hidden_layer_sizes: Sequence[int] | str = "auto",
         *,
         activation: str | Callable[[], nn.Module] = "gelu",
-        code_activation: str | Callable[[], nn.Module] = "identity",
+        code_activation: str | Callable[[], nn.Module] = "auto",
         output_activation: str | Callable[[], nn.Module] = "auto",
         dropout: float = 0.0,
     ):
@@ -174,7 +199,7 @@ class MLP(Network, BaseEstimator):
 
     @property
     def allows_pca(self) -> bool:  # type: ignore[override]
-        return self.code_activation == "identity"
+        return self.code_activation in ("auto", "identity")
 
     def build(
         self, shape: Shape, generator: torch.Generator
@@ -183,8 +208,7 @@ class MLP(Network, BaseEstimator):
         encoder = self._stack(
             [shape.n_features, *hidden, shape.encoder_width], generator
         )
-        if self.code_activation != "identity":
-            encoder.append(make_activation(self.code_activation))
+        encoder.extend(_code_activation(self.code_activation, shape))
         decoder = self._stack(
             [shape.n_components, *reversed(hidden), shape.n_features], generator
         )
@@ -193,26 +217,251 @@ class MLP(Network, BaseEstimator):
     def _hidden_layer_sizes(self, shape: Shape) -> tuple[int, ...]:
         if isinstance(self.hidden_layer_sizes, str):
             return auto_hidden_layer_sizes(shape.n_features, shape.n_components)
-        sizes = tuple(self.hidden_layer_sizes)
-        if not all(isinstance(h, Integral) and h >= 1 for h in sizes):
-            raise ValueError(
-                "hidden_layer_sizes must hold integers >= 1, got "
-                f"{self.hidden_layer_sizes!r}."
-            )
-        return tuple(int(h) for h in sizes)
+        return _checked_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
 
     def _stack(
         self, widths: Sequence[int], generator: torch.Generator
     ) -> nn.Sequential:
-        """Linear layers of these widths, an activation between each two."""
+        layers = _linears(widths, generator)
+        return nn.Sequential(*_activated(layers, self.activation, self.dropout))
+
+
+class Conv(Network, BaseEstimator):
+    """Convolutional encoder and its mirror image as decoder, for images and signals.
+
+    Each number in `channels` is a convolution that slides a kernel of size
+    :math:`k` over the map below it, :math:`s` entries at a time, between
+    :math:`p = \\lfloor (k - 1) / 2 \\rfloor` zeros on either side. Along each
+    axis, :math:`n` entries become
+
+    .. math:: n' = \\lfloor (n + 2p - k) / s \\rfloor + 1.
+
+    The decoder's transposed convolutions lead back through the same sizes, odd
+    ones included [1]_. Initial weights and biases are uniform in
+    :math:`\\pm 1/\\sqrt{\\text{inputs}}`, inputs being the values that one
+    output is the sum of.
+
+    Parameters
+    ----------
+    channels : tuple of int, default=(16, 32)
+        Channels of the encoder's convolutions, each >= 1.
+    kernel_size : int, default=3
+        Entries under the kernel along each axis, >= 1. An odd kernel fits every
+        input; an even one needs at least two entries along each axis of every
+        map that it slides over.
+    stride : int, default=2
+        Step of the kernel along each axis, >= 1.
+    hidden_layer_sizes : tuple of int or "auto", default="auto"
+        Widths, each >= 1, of dense layers between the last map and the code,
+        mirrored by the decoder; ``"auto"`` is none.
+    code : {"dense", "feature_map"}, default="dense"
+        ``"dense"``: a linear layer gives the code. ``"feature_map"``: the code
+        is the last map itself, the channels of a position side by side, so that
+        `n_components` is positions times channels; it has no hidden layers.
+    activation : str or callable, default="gelu"
+        Activation behind each convolution and each hidden layer: a name of
+        :data:`ACTIVATIONS` or a callable that returns a module.
+    code_activation : str or callable, default="auto"
+        Activation on the code; ``"auto"`` is the identity unless the penalty on
+        the code asks for another (as the L1 penalty asks for ``"relu"``).
+    output_activation : str or callable, default="auto"
+        Activation behind the decoder; ``"auto"`` takes the loss's own.
+
+    Notes
+    -----
+    Rows are flat; the estimator's `input_shape` says what they hold: (length,),
+    a signal; (H, W), an image; or (C, H, W), an image of C channels.
+
+    References
+    ----------
+    .. [1] Dumoulin, V., & Visin, F. (2016). A guide to convolution arithmetic
+       for deep learning. arXiv:1603.07285.
+    .. [2] LeCun, Y., Boser, B., Denker, J. S., Henderson, D., Howard, R. E.,
+       Hubbard, W., & Jackel, L. D. (1989). Backpropagation applied to
+       handwritten zip code recognition. Neural Computation, 1(4), 541-551.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skae.networks import Conv, Shape
+    >>> shape = Shape(100, 28 * 28, 10, 10, input_shape=(28, 28))
+    >>> encoder, decoder = Conv().build(shape, torch.Generator())
+    >>> encoder
+    Sequential(
+      (0): Unflatten(dim=1, unflattened_size=(1, 28, 28))
+      (1): Conv2d(1, 16, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
+      (2): GELU(approximate='none')
+      (3): Conv2d(16, 32, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
+      (4): GELU(approximate='none')
+      (5): Flatten(start_dim=1, end_dim=-1)
+      (6): Linear(in_features=1568, out_features=10, bias=True)
+    )
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "channels": [tuple, list],
+        "kernel_size": [Interval(Integral, 1, None, closed="left")],
+        "stride": [Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": [StrOptions({"auto"}), tuple, list],
+        "code": [StrOptions({"dense", "feature_map"})],
+        "activation": _ACTIVATION,
+        "code_activation": _ACTIVATION_OR_AUTO,
+        "output_activation": _ACTIVATION_OR_AUTO,
+    }
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (16, 32),
+        *,
+        kernel_size: int = 3,
+        stride: int = 2,
+        hidden_layer_sizes: Sequence[int] | str = "auto",
+        code: str = "dense",
+        activation: str | Callable[[], nn.Module] = "gelu",
+        code_activation: str | Callable[[], nn.Module] = "auto",
+        output_activation: str | Callable[[], nn.Module] = "auto",
+    ):
+        self.channels = channels
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.code = code
+        self.activation = activation
+        self.code_activation = code_activation
+        self.output_activation = output_activation
+
+    @property
+    def allows_pca(self) -> bool:  # type: ignore[override]
+        return self.code == "dense" and self.code_activation in ("auto", "identity")
+
+    def code_shape(self, input_shape: tuple[int, ...]) -> tuple[int, int] | None:
+        if self.code == "dense":
+            return None
+        n_channels, *sizes = self._maps(input_shape)[-1]
+        return math.prod(sizes), n_channels
+
+    def build(
+        self, shape: Shape, generator: torch.Generator
+    ) -> tuple[nn.Module, nn.Module]:
+        maps = self._maps(shape.input_shape or (shape.n_features,))
+        hidden = self._hidden_layer_sizes()
+        first, last = maps[0], maps[-1]
+        if self.code == "dense":
+            down = self._convolutions(maps, generator)
+            flat = math.prod(last)
+            encode = [
+                make_activation(self.activation),
+                nn.Flatten(),
+                *self._dense([flat, *hidden, shape.encoder_width], generator),
+            ]
+            decode = [
+                *self._dense([shape.n_components, *reversed(hidden), flat], generator),
+                make_activation(self.activation),
+                nn.Unflatten(1, last),
+            ]
+        else:
+            self._check_n_components(shape, last)
+            # Beside the code, the last convolution gives the log-variances, say.
+            n_blocks = shape.encoder_width // shape.n_components
+            widened = (n_blocks * last[0], *last[1:])
+            down = self._convolutions([*maps[:-1], widened], generator)
+            encode = [ChannelsLast(last[0])]
+            decode = [ChannelsFirst(last)]
+        up = self._transposed_convolutions(maps, generator)
+        encoder = nn.Sequential(
+            nn.Unflatten(1, first),
+            *down,
+            *encode,
+            *_code_activation(self.code_activation, shape),
+        )
+        decoder = nn.Sequential(*decode, *up, nn.Flatten())
+        return encoder, decoder
+
+    def _maps(self, input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Shapes (channels, *sizes) of the input and behind each convolution."""
+        sizes = tuple(input_shape)
+        if not 1 <= len(sizes) <= 3 or not _are_sizes(sizes):
+            raise ValueError(
+                "input_shape must be (length,), (H, W) or (C, H, W), integers >= 1, "
+                f"with network='conv', got {input_shape!r}."
+            )
+        k, s, p = self._window
+        maps = [tuple(map(int, sizes if len(sizes) == 3 else (1, *sizes)))]
+        for n_channels in self._channels():
+            sizes = tuple((n + 2 * p - k) // s + 1 for n in maps[-1][1:])
+            if min(sizes) < 1:
+                raise ValueError(
+                    f"kernel_size={self.kernel_size} does not fit a map of shape "
+                    f"{maps[-1][1:]}, which is what network={self!r} makes of "
+                    f"input_shape={input_shape!r} after {len(maps) - 1} convolutions. "
+                    "An odd kernel_size fits every input."
+                )
+            maps.append((n_channels, *sizes))
+        return maps
+
+    @property
+    def _window(self) -> tuple[int, int, int]:
+        """Kernel size k, stride s and padding p."""
+        k = int(self.kernel_size)
+        return k, int(self.stride), (k - 1) // 2
+
+    def _channels(self) -> tuple[int, ...]:
+        if len(self.channels) == 0:
+            raise ValueError(
+                f"channels must hold at least one integer >= 1, got {self.channels!r}."
+            )
+        return _checked_sizes("channels", self.channels)
+
+    def _hidden_layer_sizes(self) -> tuple[int, ...]:
+        if isinstance(self.hidden_layer_sizes, str):
+            return ()
+        sizes = _checked_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
+        if sizes and self.code == "feature_map":
+            raise ValueError(
+                "hidden_layer_sizes must be 'auto' or () with code='feature_map', got "
+                f"{self.hidden_layer_sizes!r}."
+            )
+        return sizes
+
+    def _check_n_components(self, shape: Shape, last: tuple[int, ...]) -> None:
+        """Raise unless the last map holds just as many values as the code."""
+        if shape.n_components != math.prod(last):
+            raise ValueError(
+                f"n_components must be {math.prod(last)} with code='feature_map', "
+                f"{math.prod(last[1:])} positions times {last[0]} channels, got "
+                f"{shape.n_components}."
+            )
+
+    def _dense(
+        self, widths: Sequence[int], generator: torch.Generator
+    ) -> list[nn.Module]:
+        return _activated(_linears(widths, generator), self.activation)
+
+    def _convolutions(
+        self, maps: Sequence[tuple[int, ...]], generator: torch.Generator
+    ) -> list[nn.Module]:
         layers: list[nn.Module] = []
-        for n_inputs, n_outputs in pairwise(widths):
-            if layers:
-                layers.append(make_activation(self.activation))
-                if self.dropout > 0:
-                    layers.append(Dropout(self.dropout))
-            layers.append(linear(n_inputs, n_outputs, generator))
-        return nn.Sequential(*layers)
+        k, s, p = self._window
+        for (n_inputs, *sizes), (n_outputs, *_) in pairwise(maps):
+            kind = nn.Conv1d if len(sizes) == 1 else nn.Conv2d
+            layer = nn.utils.skip_init(kind, n_inputs, n_outputs, k, s, p)
+            layers.append(_initialized(layer, n_inputs * k ** len(sizes), generator))
+        return _activated(layers, self.activation)
+
+    def _transposed_convolutions(
+        self, maps: Sequence[tuple[int, ...]], generator: torch.Generator
+    ) -> list[nn.Module]:
+        layers: list[nn.Module] = []
+        k, s, p = self._window
+        for (n_inputs, *_), (n_outputs, *sizes) in pairwise(reversed(maps)):
+            kind = nn.ConvTranspose1d if len(sizes) == 1 else nn.ConvTranspose2d
+            # The remainder, which the floor in the size formula takes away.
+            lost = tuple((n + 2 * p - k) % s for n in sizes)
+            layer = nn.utils.skip_init(kind, n_inputs, n_outputs, k, s, p, lost)
+            # Kernels lie s apart: so many of them, at most, overlap at one output.
+            n_overlaps = math.ceil(k / s) ** len(sizes)
+            layers.append(_initialized(layer, n_inputs * n_overlaps, generator))
+        return _activated(layers, self.activation)
 
 
 class Custom(Network):
@@ -387,14 +636,128 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
+class OnCode(nn.Module):
+    """An activation on the code, with nothing done to the values behind it.
+
+    Parameters
+    ----------
+    activation : torch.nn.Module
+    n_components : int
+        Width of the code, which comes first in a row.
+    """
+
+    def __init__(self, activation: nn.Module, n_components: int):
+        super().__init__()
+        self.activation = activation
+        self.n_components = n_components
+
+    def forward(self, H: Tensor) -> Tensor:
+        Z, rest = H[:, : self.n_components], H[:, self.n_components :]
+        return torch.cat([self.activation(Z), rest], dim=1)
+
+
+class ChannelsLast(nn.Module):
+    """Flatten maps to codes in which the channels of a position are neighbours.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of the code; a map with a multiple of them gives as many codes,
+        one behind the other.
+    """
+
+    def __init__(self, n_channels: int):
+        super().__init__()
+        self.n_channels = n_channels
+
+    def forward(self, H: Tensor) -> Tensor:
+        H = H.unflatten(1, (-1, self.n_channels))  # (n_samples, blocks, channels, ...)
+        return H.movedim(2, -1).flatten(1)  # (n_samples, blocks * ... * channels)
+
+    def extra_repr(self) -> str:
+        return f"n_channels={self.n_channels}"
+
+
+class ChannelsFirst(nn.Module):
+    """Make maps of codes in which the channels of a position are neighbours.
+
+    Parameters
+    ----------
+    map_shape : tuple of int
+        Channels and sizes of a map.
+    """
+
+    def __init__(self, map_shape: tuple[int, ...]):
+        super().__init__()
+        self.map_shape = map_shape
+
+    def forward(self, Z: Tensor) -> Tensor:
+        n_channels, *sizes = self.map_shape
+        H = Z.unflatten(1, (*sizes, n_channels))  # (n_samples, ..., channels)
+        return H.movedim(-1, 1)  # (n_samples, channels, ...)
+
+    def extra_repr(self) -> str:
+        return f"map_shape={self.map_shape}"
+
+
 def linear(n_inputs: int, n_outputs: int, generator: torch.Generator) -> nn.Linear:
     """``nn.Linear`` with PyTorch's usual initial weights, drawn from `generator`."""
     layer = nn.utils.skip_init(nn.Linear, n_inputs, n_outputs)
-    bound = 1 / math.sqrt(n_inputs)
+    return _initialized(layer, n_inputs, generator)
+
+
+def _initialized(layer: Any, fan_in: int, generator: torch.Generator) -> Any:
+    """The layer, its weights and biases now uniform in +-1/sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
     return layer
+
+
+def _linears(widths: Sequence[int], generator: torch.Generator) -> list[nn.Module]:
+    """Linear layers from each width to the next."""
+    return [linear(a, b, generator) for a, b in pairwise(widths)]
+
+
+def _activated(
+    layers: Sequence[nn.Module],
+    activation: str | Callable[[], nn.Module],
+    dropout: float = 0.0,
+) -> list[nn.Module]:
+    """The layers, with an activation and perhaps dropout between each two."""
+    stack: list[nn.Module] = []
+    for layer in layers:
+        if stack:
+            stack.append(make_activation(activation))
+            if dropout > 0:
+                stack.append(Dropout(dropout))
+        stack.append(layer)
+    return stack
+
+
+def _code_activation(
+    activation: str | Callable[[], nn.Module], shape: Shape
+) -> list[nn.Module]:
+    """The module that ends the encoder, if any; what is not code passes it by."""
+    name = shape.code_activation if activation == "auto" else activation
+    if name == "identity":
+        return []
+    made = make_activation(name)
+    if shape.encoder_width == shape.n_components:
+        return [made]
+    return [OnCode(made, shape.n_components)]
+
+
+def _are_sizes(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, Integral) and int(value) >= 1 for value in values)
+
+
+def _checked_sizes(name: str, sizes: Sequence[Any]) -> tuple[int, ...]:
+    """These sizes as plain integers; raise if they are not integers >= 1."""
+    if not _are_sizes(sizes):
+        raise ValueError(f"{name} must hold integers >= 1, got {sizes!r}.")
+    return tuple(int(size) for size in sizes)
 
 
 def make_activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
@@ -426,4 +789,4 @@ def _check_maps(
         )
 
 
-NETWORKS: dict[str, Callable[..., Network]] = {"mlp": MLP}
+NETWORKS: dict[str, Callable[..., Network]] = {"mlp": MLP, "conv": Conv}

@@ -10,13 +10,20 @@ import numpy as np
 import torch
 from sklearn.base import OutlierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 
 from skae._base import BaseAutoencoder, MatrixLike
 from skae._batches import Rows
 from skae._net import AutoencoderNet
 from skae.bottlenecks import Bottleneck
+from skae.corruptions import Corruption
 from skae.losses import Loss
 from skae.networks import Network
+from skae.penalties import Penalty
+
+
+def _has_plain_score(detector: BaseAutoencoder) -> bool:
+    return detector._resolved_bottleneck().has_plain_score
 
 
 class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
@@ -39,18 +46,50 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         Width of the code, >= 1; it may exceed the number of features.
         ``"auto"`` means 1: a wider code reproduces outliers, too, if they are
         among the training rows.
-    network : {"mlp"} or Network object, default="mlp"
+    network : {"mlp", "conv"} or Network object, default="mlp"
         What maps rows to codes and codes to rows: fully connected layers, or
-        an object of :mod:`skae.networks`, such as ``MLP(activation="relu")`` or
-        ``Custom(encoder=..., decoder=...)`` for PyTorch modules of your own.
+        convolutions over rows of `input_shape`, or an object of
+        :mod:`skae.networks`, such as ``MLP(activation="relu")``,
+        ``Conv(channels=(32, 64))`` or ``Custom(encoder=..., decoder=...)`` for
+        PyTorch modules of your own.
     hidden_layer_sizes : tuple of int or "auto", default="auto"
         Widths of the encoder's hidden layers, each >= 1, mirrored by the
         decoder; ``()`` is a linear autoencoder. ``"auto"`` means 4h, 2h and h,
         where h is 64, or the first power of two from ``4 * n_components`` on
         if that is more; but no layer has more than ``2**21 / n_features`` units unless
-        that is less than h. Beside a network object it must be ``"auto"``.
-    bottleneck : {"deterministic"} or Bottleneck object, default="deterministic"
-        What happens to a code between encoder and decoder: nothing.
+        that is less than h. For ``"conv"`` these are layers between the
+        convolutions and the code, and ``"auto"`` means none. Beside a network
+        object it must be ``"auto"``.
+    input_shape : tuple of int or None, default=None
+        Shape of one row, for networks that look at neighbours: (length,),
+        (height, width) or (channels, height, width), whose product is the
+        number of features. None means (n_features,).
+    bottleneck : {"deterministic", "gaussian", "quantized"} or Bottleneck object, \
+            default="deterministic"
+        What happens to a code between encoder and decoder: nothing; or it is
+        drawn from a normal distribution, as in a variational autoencoder; or
+        replaced by the nearest entry of a codebook. See :mod:`skae.bottlenecks`
+        for their settings, such as ``Quantized(n_codes=64)``.
+    bottleneck_weight : float, default=1.0
+        Weight of the bottleneck's term in the objective, >= 0: beta of the
+        variational term, or the commitment of a code to its entry.
+    corruption : {"gaussian", "masking", "swap", "salt_and_pepper"}, Corruption \
+            object or None, default=None
+        Noise on the rows that the encoder sees in training, while the
+        reconstruction is held to the clean rows: a denoising autoencoder. See
+        :mod:`skae.corruptions`.
+    corruption_level : float, default=0.3
+        Standard deviation of ``"gaussian"``, >= 0, in the scaled space (that is
+        in standard deviations of the training rows unless they are not
+        scaled), or the probability, in [0, 1], that another
+        corruption hits an entry.
+    penalty : {"l1", "kl", "contractive"}, Penalty object or None, default=None
+        What is added to the objective for the code: its absolute values, which
+        makes it sparse and puts a rectifier on it; the divergence of its mean
+        activation from a target; or the squared norm of the encoder's Jacobian.
+        See :mod:`skae.penalties`.
+    penalty_weight : float, default=1e-3
+        Weight of the penalty, >= 0.
     loss : {"squared_error", "absolute_error", "huber", "binary_cross_entropy"} \
             or Loss object, default="squared_error"
         Reconstruction loss, see :mod:`skae.losses`. The last one is for data in
@@ -126,10 +165,17 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     n_iter_ : int
         Epochs run.
     loss_curve_ : list of float
-        Mean loss over the training rows in each epoch.
+        Mean objective over the training rows in each epoch: the loss, and
+        what bottleneck and penalty add to it.
     validation_loss_curve_ : list of float or None
-        Mean loss over the held-out rows after each epoch, None if there were
-        none.
+        Mean objective over the held-out rows after each epoch, under the same
+        noise each time; None if there were none.
+    active_units_ : ndarray of bool of shape (n_components,)
+        With a Gaussian bottleneck only: which components vary by more than
+        0.01, see :class:`~skae.bottlenecks.Gaussian`.
+    perplexity_ : ndarray of shape (n_codebooks,)
+        With a quantized bottleneck only: how many entries of each codebook are
+        in use, see :class:`~skae.bottlenecks.Quantized`.
     net_ : skorch.NeuralNet
         The net that was trained, with its `history`, trimmed for prediction.
     module_ : torch.nn.Module
@@ -178,7 +224,13 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         *,
         network: str | Network = "mlp",
         hidden_layer_sizes: Sequence[int] | str = "auto",
+        input_shape: Sequence[int] | None = None,
         bottleneck: str | Bottleneck = "deterministic",
+        bottleneck_weight: float = 1.0,
+        corruption: str | Corruption | None = None,
+        corruption_level: float = 0.3,
+        penalty: str | Penalty | None = None,
+        penalty_weight: float = 1e-3,
         loss: str | Loss = "squared_error",
         init: str = "random",
         scale: str | None = "feature",
@@ -200,7 +252,13 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         self.n_components = n_components
         self.network = network
         self.hidden_layer_sizes = hidden_layer_sizes
+        self.input_shape = input_shape
         self.bottleneck = bottleneck
+        self.bottleneck_weight = bottleneck_weight
+        self.corruption = corruption
+        self.corruption_level = corruption_level
+        self.penalty = penalty
+        self.penalty_weight = penalty_weight
         self.loss = loss
         self.init = init
         self.scale = scale
@@ -249,8 +307,12 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
+    @available_if(_has_plain_score)
     def feature_contributions(self, X: MatrixLike) -> np.ndarray:
         """Share of each feature in the reconstruction error of each row.
+
+        Absent where the score counts more than this error, as that of
+        ``bottleneck=Gaussian(score="elbo")`` does.
 
         Parameters
         ----------
@@ -265,7 +327,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         """
         X = self._check_X(X)
         self._check_bounds(X, self.module_.loss)
-        return self._evaluate("contributions", X, X.shape[1]).astype(np.float64)
+        return self._evaluate("contributions", X).astype(np.float64)
 
     def _auto_n_components(self, n_features: int) -> int:
         # On 20 contaminated tables of ADBench, mean ROC AUC .682 against .649 for

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags
+from sklearn.utils import Tags, check_random_state, check_scalar
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from skae._base import BaseAutoencoder, MatrixLike
 from skae._batches import Rows
 from skae.bottlenecks import Bottleneck
+from skae.corruptions import Corruption
 from skae.losses import Loss
 from skae.networks import Network
+from skae.penalties import Penalty
+
+
+def _bottleneck_has(name: str) -> Callable[[BaseAutoencoder], bool]:
+    """Whether the chosen bottleneck has an attribute, which a method needs."""
+
+    def check(autoencoder: BaseAutoencoder) -> bool:
+        getattr(autoencoder._resolved_bottleneck(), name)  # an AttributeError tells
+        return True
+
+    return check
 
 
 class AutoencoderTransformer(
@@ -45,18 +59,50 @@ class AutoencoderTransformer(
     n_components : int or "auto", default=2
         Width of the code, >= 1; it may exceed the number of features.
         ``"auto"`` means the square root of the number of features, rounded up.
-    network : {"mlp"} or Network object, default="mlp"
+    network : {"mlp", "conv"} or Network object, default="mlp"
         What maps rows to codes and codes to rows: fully connected layers, or
-        an object of :mod:`skae.networks`, such as ``MLP(activation="relu")`` or
-        ``Custom(encoder=..., decoder=...)`` for PyTorch modules of your own.
+        convolutions over rows of `input_shape`, or an object of
+        :mod:`skae.networks`, such as ``MLP(activation="relu")``,
+        ``Conv(channels=(32, 64))`` or ``Custom(encoder=..., decoder=...)`` for
+        PyTorch modules of your own.
     hidden_layer_sizes : tuple of int or "auto", default="auto"
         Widths of the encoder's hidden layers, each >= 1, mirrored by the
         decoder; ``()`` is a linear autoencoder. ``"auto"`` means 4h, 2h and h,
         where h is 64, or the first power of two from ``4 * n_components`` on
         if that is more; but no layer has more than ``2**21 / n_features`` units unless
-        that is less than h. Beside a network object it must be ``"auto"``.
-    bottleneck : {"deterministic"} or Bottleneck object, default="deterministic"
-        What happens to a code between encoder and decoder: nothing.
+        that is less than h. For ``"conv"`` these are layers between the
+        convolutions and the code, and ``"auto"`` means none. Beside a network
+        object it must be ``"auto"``.
+    input_shape : tuple of int or None, default=None
+        Shape of one row, for networks that look at neighbours: (length,),
+        (height, width) or (channels, height, width), whose product is the
+        number of features. None means (n_features,).
+    bottleneck : {"deterministic", "gaussian", "quantized"} or Bottleneck object, \
+            default="deterministic"
+        What happens to a code between encoder and decoder: nothing; or it is
+        drawn from a normal distribution, as in a variational autoencoder; or
+        replaced by the nearest entry of a codebook. See :mod:`skae.bottlenecks`
+        for their settings, such as ``Quantized(n_codes=64)``.
+    bottleneck_weight : float, default=1.0
+        Weight of the bottleneck's term in the objective, >= 0: beta of the
+        variational term, or the commitment of a code to its entry.
+    corruption : {"gaussian", "masking", "swap", "salt_and_pepper"}, Corruption \
+            object or None, default=None
+        Noise on the rows that the encoder sees in training, while the
+        reconstruction is held to the clean rows: a denoising autoencoder. See
+        :mod:`skae.corruptions`.
+    corruption_level : float, default=0.3
+        Standard deviation of ``"gaussian"``, >= 0, in the scaled space (that is
+        in standard deviations of the training rows unless they are not
+        scaled), or the probability, in [0, 1], that another
+        corruption hits an entry.
+    penalty : {"l1", "kl", "contractive"}, Penalty object or None, default=None
+        What is added to the objective for the code: its absolute values, which
+        makes it sparse and puts a rectifier on it; the divergence of its mean
+        activation from a target; or the squared norm of the encoder's Jacobian.
+        See :mod:`skae.penalties`.
+    penalty_weight : float, default=1e-3
+        Weight of the penalty, >= 0.
     loss : {"squared_error", "absolute_error", "huber", "binary_cross_entropy"} \
             or Loss object, default="squared_error"
         Reconstruction loss, see :mod:`skae.losses`. The last one is for data in
@@ -124,10 +170,17 @@ class AutoencoderTransformer(
     n_iter_ : int
         Epochs run.
     loss_curve_ : list of float
-        Mean loss over the training rows in each epoch.
+        Mean objective over the training rows in each epoch: the loss, and
+        what bottleneck and penalty add to it.
     validation_loss_curve_ : list of float or None
-        Mean loss over the held-out rows after each epoch, None if there were
-        none.
+        Mean objective over the held-out rows after each epoch, under the same
+        noise each time; None if there were none.
+    active_units_ : ndarray of bool of shape (n_components,)
+        With a Gaussian bottleneck only: which components vary by more than
+        0.01, see :class:`~skae.bottlenecks.Gaussian`.
+    perplexity_ : ndarray of shape (n_codebooks,)
+        With a quantized bottleneck only: how many entries of each codebook are
+        in use, see :class:`~skae.bottlenecks.Quantized`.
     net_ : skorch.NeuralNet
         The net that was trained, with its `history`, trimmed for prediction.
     module_ : torch.nn.Module
@@ -180,7 +233,13 @@ class AutoencoderTransformer(
         *,
         network: str | Network = "mlp",
         hidden_layer_sizes: Sequence[int] | str = "auto",
+        input_shape: Sequence[int] | None = None,
         bottleneck: str | Bottleneck = "deterministic",
+        bottleneck_weight: float = 1.0,
+        corruption: str | Corruption | None = None,
+        corruption_level: float = 0.3,
+        penalty: str | Penalty | None = None,
+        penalty_weight: float = 1e-3,
         loss: str | Loss = "squared_error",
         init: str = "auto",
         scale: str | None = "auto",
@@ -201,7 +260,13 @@ class AutoencoderTransformer(
         self.n_components = n_components
         self.network = network
         self.hidden_layer_sizes = hidden_layer_sizes
+        self.input_shape = input_shape
         self.bottleneck = bottleneck
+        self.bottleneck_weight = bottleneck_weight
+        self.corruption = corruption
+        self.corruption_level = corruption_level
+        self.penalty = penalty
+        self.penalty_weight = penalty_weight
         self.loss = loss
         self.init = init
         self.scale = scale
@@ -233,7 +298,7 @@ class AutoencoderTransformer(
             Codes, in the floating type of X.
         """
         X = self._check_X(X)
-        return self._evaluate("encode", X, self.n_components_)
+        return self._evaluate("encode", X)
 
     def inverse_transform(self, Z: ArrayLike) -> np.ndarray:
         """Decode codes.
@@ -257,7 +322,98 @@ class AutoencoderTransformer(
                 f"Z has {codes.shape[1]} components, but {type(self).__name__} was "
                 f"fitted with n_components={self.n_components_}."
             )
-        return self._evaluate("decode", codes, self.n_features_in_)
+        return self._evaluate("decode", codes)
+
+    @available_if(_bottleneck_has("sample_prior"))
+    def sample(
+        self,
+        n_samples: int = 1,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> np.ndarray:
+        """Make new rows: codes drawn from the prior, decoded.
+
+        Only a variational bottleneck (``bottleneck="gaussian"``) has it.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows, >= 1.
+        random_state : int, RandomState instance or None, default=None
+            Determines the codes.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features), float64
+            In the units of the training data; the decoder adds no noise.
+        """
+        check_is_fitted(self)
+        check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        codes = self._resolved_bottleneck().sample_prior(
+            n_samples, self.n_components_, check_random_state(random_state)
+        )
+        return self._evaluate("decode", codes)
+
+    @available_if(_bottleneck_has("n_codes"))
+    def quantize(self, X: MatrixLike) -> np.ndarray:
+        """Encode rows as integers: positions in the codebooks.
+
+        Only a quantized bottleneck (``bottleneck="quantized"``) has it.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows; NaN marks a missing entry.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, n_groups)
+            Each in [0, n_codes), in the smallest unsigned integer type that
+            holds them.
+        """
+        codes = self._evaluate("quantize", self._check_X(X))
+        return codes.astype(np.min_scalar_type(self._n_codes - 1))
+
+    @available_if(_bottleneck_has("n_codes"))
+    def dequantize(self, codes: ArrayLike) -> np.ndarray:
+        """Decode integers that `quantize` gave.
+
+        Parameters
+        ----------
+        codes : array-like of int of shape (n_samples, n_groups)
+            Each in [0, n_codes).
+
+        Returns
+        -------
+        X_hat : ndarray of shape (n_samples, n_features), float64
+            The rows that `reconstruct` gives.
+
+        Raises
+        ------
+        ValueError
+            If the codes do not fit the codebooks.
+        """
+        check_is_fitted(self)
+        checked: np.ndarray = check_array(
+            codes, dtype=None, input_name="codes", estimator=self
+        )
+        n_groups = self.module_.bottleneck.n_groups
+        if checked.shape[1] != n_groups:
+            raise ValueError(
+                f"codes has {checked.shape[1]} columns, but {type(self).__name__} was "
+                f"fitted with {n_groups} groups of components."
+            )
+        if checked.dtype.kind not in "iu":
+            raise ValueError(f"codes must be integers, got dtype {checked.dtype}.")
+        if checked.min() < 0 or checked.max() >= self._n_codes:
+            raise ValueError(
+                f"codes must be in [0, {self._n_codes}), got values between "
+                f"{checked.min()} and {checked.max()}."
+            )
+        return self._evaluate("dequantize", checked.astype(np.float64))
+
+    @property
+    def _n_codes(self) -> int:
+        return self.module_.bottleneck.codebooks.shape[1]
 
     def score(
         self, X: MatrixLike, y: Any = None, sample_weight: ArrayLike | None = None
@@ -291,7 +447,7 @@ class AutoencoderTransformer(
         rows = Rows(X, weight=self._check_weight(sample_weight, X))
         for where, block in rows.blocks():
             weight = rows.weight[where, None]
-            X_hat = self._evaluate("forward", block, X.shape[1])
+            X_hat = self._evaluate("forward", block)
             residual += np.nansum(weight * (block - X_hat.astype(np.float64)) ** 2)
             total += np.nansum(weight * (block - self.mean_) ** 2)
         if total == 0:

@@ -22,7 +22,7 @@ from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
-from skae.bottlenecks import Bottleneck
+from skae.bottlenecks import Bottleneck, Squeeze
 from skae.losses import Huber, Loss
 from skae.networks import MLP, Custom
 
@@ -454,9 +454,13 @@ def test_own_loss_is_trained_and_scored(X):
 
 
 def test_own_bottleneck_shapes_the_code(X):
+    class Tanh(Squeeze):
+        def forward(self, H):
+            return H.tanh()
+
     class Squash(Bottleneck):
-        def build(self, n_components, generator):
-            return nn.Tanh()
+        def build(self, n_components, n_channels, generator):
+            return Tanh()
 
     ae = AutoencoderTransformer(2, bottleneck=Squash(), **BRIEF)
     assert np.abs(ae.fit_transform(X)).max() < 1

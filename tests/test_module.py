@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from skae._module import Autoencoder, Residual, Scaler, start_at_map
+from skae.bottlenecks import Squeeze
 from skae.losses import BinaryCrossEntropy, SquaredError
-from skae.networks import MLP, Shape
+from skae.networks import MLP, Conv, Shape
 
 MEAN, SHIFT, FACTOR = np.array([[1.0, -2, 3], [1, -2, 0], [2, 0.5, 4]])
 
@@ -25,7 +26,7 @@ def make_autoencoder(loss=None, output=None, hidden=(4,), **kwargs):
     return Autoencoder(
         Scaler(MEAN, SHIFT, FACTOR),
         encoder,
-        nn.Identity(),
+        Squeeze(),
         decoder,
         output or nn.Identity(),
         loss or SquaredError(),
@@ -103,6 +104,23 @@ def test_scaler_has_nothing_to_learn():
 # Autoencoder
 
 
+class Squash(Squeeze):
+    def forward(self, H):
+        return H.tanh()
+
+
+class Costly(Squeeze):
+    def score_term(self, H):
+        return torch.full((len(H),), 6.0, dtype=H.dtype)
+
+
+class Plus(nn.Module):
+    """Corrupts by adding one."""
+
+    def forward(self, X):
+        return X + 1
+
+
 @torch.no_grad()
 def test_reconstruction_is_the_decoded_code():
     module, X = make_autoencoder(output=nn.Tanh()), make_rows()
@@ -112,7 +130,7 @@ def test_reconstruction_is_the_decoded_code():
 @torch.no_grad()
 def test_encoding_sees_scaled_rows_and_passes_the_bottleneck():
     module, X = make_autoencoder(), make_rows()
-    module.bottleneck = nn.Tanh()
+    module.bottleneck = Squash()
     scaled, _ = module.scaler(X)
     torch.testing.assert_close(module.encode(X), module.encoder(scaled).tanh())
 
@@ -128,11 +146,13 @@ def test_decoding_activates_then_unscales():
 @torch.no_grad()
 def test_propagation_holds_target_code_and_raw_values():
     module, X = make_autoencoder(output=nn.Sigmoid()), make_rows()
-    target, observed, Z, raw = module.propagate(X)
+    target, observed, seen, H, raw, term = module.propagate(X)
     torch.testing.assert_close(target, module.scaler(X)[0])
     assert observed is None
-    torch.testing.assert_close(Z, module.encode(X))
-    torch.testing.assert_close(raw, module.decoder(Z))
+    assert seen is target
+    torch.testing.assert_close(H, module.encoder(target))
+    torch.testing.assert_close(raw, module.decoder(H))
+    assert term is None
 
 
 @torch.no_grad()
@@ -186,15 +206,64 @@ def test_loss_is_computed_in_front_of_the_sigmoid():
     assert module.row_loss(X).tolist() == [500, 500]
 
 
-def test_widest_layer_is_the_largest_side_of_a_weight():
+@torch.no_grad()
+def test_training_sees_a_corrupted_input_and_a_clean_target():
+    module, X = make_autoencoder(), make_rows()
+    weight = torch.ones(len(X))
+    target = module.scaler(X)[0]
+    pass_ = module.propagate_in_training(X, weight, 1.0, Plus())
+    torch.testing.assert_close(pass_.target, target)
+    torch.testing.assert_close(pass_.seen, target + 1)
+    torch.testing.assert_close(pass_.H, module.encoder(target + 1))
+    assert torch.equal(module.propagate(X).seen, target)
+
+
+@torch.no_grad()
+def test_a_missing_entry_is_never_corrupted():
+    module, X = make_autoencoder(), make_rows()
+    X[1, 2] = torch.nan
+    pass_ = module.propagate_in_training(X, torch.ones(len(X)), 1.0, Plus())
+    change = pass_.seen - pass_.target
+    assert change[1, 2] == 0
+    assert change.sum() == change.numel() - 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_score_term_counts_per_observed_feature(missing):
+    module, X = make_autoencoder(), make_rows()
+    if missing:
+        X[1, 2] = X[3, 0] = X[3, 1] = torch.nan
+    module.bottleneck = Costly()
+    contributions = module.contributions(X).sum(dim=1)
+    expected = contributions + 6 / (3 - X.isnan().sum(dim=1))
+    torch.testing.assert_close(module.row_loss(X), expected)
+
+
+def test_widest_layer_is_that_of_most_values():
     assert make_autoencoder(hidden=(50, 4)).widest_layer == 50
     assert make_autoencoder(hidden=()).widest_layer == 3
 
 
-def test_a_module_without_weights_is_one_value_wide():
-    scaler = Scaler(MEAN, SHIFT, FACTOR)
-    parts = [nn.Identity() for _ in range(4)]
-    assert Autoencoder(scaler, *parts, SquaredError(), 3).widest_layer == 1
+def test_work_is_the_number_of_multiplications_of_a_row():
+    assert make_autoencoder(hidden=(50, 4)).work == 2 * (3 * 50 + 50 * 4 + 4 * 2)
+
+
+def test_a_convolution_counts_at_each_position():
+    scaler = Scaler(*np.zeros((2, 64)), np.ones(64))
+    shape = Shape(9, 64, 5, 5, (8, 8))
+    encoder, decoder = Conv((3,)).build(shape, generator())
+    module = Autoencoder(
+        scaler, encoder, Squeeze(), decoder, nn.Identity(), SquaredError(), 5
+    )
+    assert module.widest_layer == 64
+    assert module.work == 2 * (9 * 3 * 16 + 3 * 16 * 5)
+
+
+def test_measuring_leaves_the_module_ready_for_training():
+    module = make_autoencoder()
+    assert module.training
+    assert not any(part._forward_hooks for part in module.modules())
 
 
 # Start
@@ -264,4 +333,4 @@ def test_code_factor_is_seen_outside_only(dtype):
     assert Z.dtype == inside.dtype
     torch.testing.assert_close(Z, (inside * module.code_factor).to(Z.dtype))
     torch.testing.assert_close(module.decode(Z), module(X), check_dtype=False)
-    torch.testing.assert_close(module.propagate(X).Z, inside)
+    torch.testing.assert_close(module.propagate(X).H, inside)

@@ -24,10 +24,12 @@ from skae._net import (
     AutoencoderNet,
     DivergenceError,
     Interruption,
+    Objective,
     Plan,
     Split,
     exceeds_standard_error,
 )
+from skae.bottlenecks import Squeeze
 from skae.losses import Loss, SquaredError
 from skae.networks import MLP, Dropout, Shape
 
@@ -79,7 +81,7 @@ def make_module(loss=None, hidden=(4,), dropout=0.0, n_features=2):
     return Autoencoder(
         Scaler(zeros, zeros, ones),
         encoder,
-        nn.Identity(),
+        Squeeze(),
         decoder,
         nn.Identity(),
         loss or SquaredError(),
@@ -102,6 +104,7 @@ def make_net(module=None, callbacks=(), seed=0, **plan):
     }
     return AutoencoderNet(
         make_module() if module is None else module,
+        objective=Objective(),
         plan=Plan(**plan),
         seed=seed,
         callbacks=list(callbacks),

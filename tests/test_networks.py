@@ -6,6 +6,7 @@ import pickle
 from itertools import pairwise
 
 import joblib
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +15,20 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
-from skae.networks import ACTIVATIONS, MLP, Custom, Dropout, Network, Shape, linear
+from skae.networks import (
+    ACTIVATIONS,
+    MLP,
+    NETWORKS,
+    ChannelsFirst,
+    ChannelsLast,
+    Conv,
+    Custom,
+    Dropout,
+    Network,
+    OnCode,
+    Shape,
+    linear,
+)
 
 SHAPE = Shape(n_samples=50, n_features=6, encoder_width=2, n_components=2)
 
@@ -29,6 +43,35 @@ def widths(stack):
 
 def kinds(stack):
     return [type(layer) for layer in stack]
+
+
+def conv_shape(input_shape, n_components=4, n_blocks=1, code_activation="identity"):
+    n_features = math.prod(input_shape)
+    width = n_blocks * n_components
+    return Shape(50, n_features, width, n_components, input_shape, code_activation)
+
+
+def rows(shape, n_samples=3, dtype=torch.float32):
+    size = (n_samples, shape.n_features)
+    return torch.randn(size, generator=generator(1), dtype=dtype)
+
+
+def convolutions(stack):
+    kinds = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+    return [m for m in stack if isinstance(m, kinds)]
+
+
+def map_sizes(encoder, X):
+    sizes = []
+    for layer in encoder:
+        X = layer(X)
+        if layer in convolutions(encoder):
+            sizes.append(tuple(X.shape[1:]))
+    return sizes
+
+
+def n_parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def same_weights(one, other):
@@ -123,7 +166,53 @@ def test_code_activation_ends_the_encoder():
 
 def test_only_a_linear_code_allows_a_pca():
     assert MLP().allows_pca
+    assert MLP(code_activation="identity").allows_pca
     assert not MLP(code_activation="relu").allows_pca
+
+
+@pytest.mark.parametrize(
+    ("given", "asked_for", "expected"),
+    [
+        ("auto", "identity", nn.Linear),
+        ("auto", "relu", nn.ReLU),
+        ("identity", "relu", nn.Linear),
+        ("tanh", "relu", nn.Tanh),
+        (nn.Softsign, "relu", nn.Softsign),
+    ],
+)
+@pytest.mark.parametrize("network", [MLP((5,)), Conv((3,))], ids=["mlp", "conv"])
+def test_auto_code_activation_is_the_one_asked_for(network, given, asked_for, expected):
+    network = clone(network).set_params(code_activation=given)
+    shape = Shape(50, 6, 2, 2, code_activation=asked_for)
+    encoder, decoder = network.build(shape, generator())
+    assert type(encoder[-1]) is expected
+    assert expected is nn.Linear or not any(type(m) is expected for m in decoder)
+
+
+@pytest.mark.parametrize("network", [MLP((5,)), Conv((3,))], ids=["mlp", "conv"])
+def test_code_activation_leaves_what_is_not_code_alone(network):
+    shape = Shape(50, 6, 4, 2)
+    plain, _ = network.build(shape, generator())
+    encoder, _ = network.build(shape._replace(code_activation="relu"), generator())
+    assert type(encoder[-1]) is OnCode
+    X = 100 * rows(shape, 20)
+    out, raw = encoder(X), plain(X)
+    assert (raw[:, :2] < 0).any()
+    assert (raw[:, 2:] < 0).any()
+    assert torch.equal(out[:, :2], raw[:, :2].relu())
+    assert torch.equal(out[:, 2:], raw[:, 2:])
+
+
+def test_a_network_fixes_no_code_shape_of_its_own():
+    assert MLP().code_shape((28, 28)) is None
+    assert make_linear_pair().code_shape((6,)) is None
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_each_named_network_takes_hidden_layer_sizes(name):
+    network = NETWORKS[name](hidden_layer_sizes=(5,))
+    assert network.hidden_layer_sizes == (5,)
+    network._validate_params()
 
 
 @pytest.mark.parametrize(
@@ -196,6 +285,365 @@ def test_initial_weights_fill_the_range_of_one_over_root_inputs():
         torch.testing.assert_close(
             tensor.std().item(), 0.5 / math.sqrt(12), atol=1e-2, rtol=0
         )
+
+
+# Conv
+
+
+INPUT_SHAPES = [(1,), (2,), (5,), (17,), (784,), (28, 28), (1, 5), (3, 9, 7), (2, 1, 1)]
+
+
+@pytest.mark.parametrize("input_shape", INPUT_SHAPES)
+@pytest.mark.parametrize("hidden", ["auto", (), (6,), [6, 5]])
+def test_convolutions_give_codes_and_rows(input_shape, hidden):
+    shape = conv_shape(input_shape)
+    network = Conv((2, 3), hidden_layer_sizes=hidden)
+    encoder, decoder = network.build(shape, generator())
+    Z = encoder(rows(shape))
+    assert Z.shape == (3, 4)
+    assert decoder(Z).shape == (3, shape.n_features)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple),
+    st.integers(1, 8),
+    st.integers(1, 5),
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.sampled_from(["dense", "feature_map"]),
+)
+def test_the_decoder_gives_back_every_size(input_shape, kernel, stride, channels, code):
+    network = Conv(channels, kernel_size=kernel, stride=stride, code=code)
+    n_components = 2
+    try:
+        if code == "feature_map":
+            n_components = math.prod(network.code_shape(input_shape))
+        shape = conv_shape(input_shape, n_components, n_blocks=2)
+        encoder, decoder = network.build(shape, generator())
+    except ValueError:
+        assert kernel % 2 == 0
+        return
+    out = encoder(rows(shape))
+    assert out.shape == (3, 2 * n_components)
+    assert decoder(out[:, :n_components]).shape == (3, shape.n_features)
+
+
+@pytest.mark.parametrize("kernel_size", [2, 3, 4, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_map_sizes_follow_the_formula(kernel_size, stride):
+    shape = conv_shape((3, 29, 23))
+    network = Conv((2, 5), kernel_size=kernel_size, stride=stride)
+    encoder, _ = network.build(shape, generator())
+    expected, sizes = [], (29, 23)
+    for n_channels in (2, 5):
+        p = (kernel_size - 1) // 2
+        sizes = [math.floor((n + 2 * p - kernel_size) / stride) + 1 for n in sizes]
+        expected.append((n_channels, *sizes))
+    assert map_sizes(encoder, rows(shape)) == expected
+
+
+@pytest.mark.parametrize("input_shape", [(17,), (9, 7), (3, 9, 7)])
+def test_decoder_maps_mirror_the_encoder(input_shape):
+    shape = conv_shape(input_shape)
+    encoder, decoder = Conv((2, 3, 5)).build(shape, generator())
+    down = map_sizes(encoder, rows(shape))
+    first = input_shape if len(input_shape) == 3 else (1, *input_shape)
+    up = map_sizes(decoder, encoder(rows(shape)))
+    assert up == [*reversed(down[:-1]), first]
+
+
+def test_signals_and_images_get_their_own_convolutions():
+    for input_shape, expected in (
+        ((9,), (nn.Conv1d, nn.ConvTranspose1d)),
+        ((9, 7), (nn.Conv2d, nn.ConvTranspose2d)),
+        ((3, 9, 7), (nn.Conv2d, nn.ConvTranspose2d)),
+    ):
+        parts = Conv((2, 3)).build(conv_shape(input_shape), generator())
+        for part, kind in zip(parts, expected, strict=True):
+            assert set(kinds(convolutions(part))) == {kind}
+
+
+def test_rows_without_a_shape_are_signals():
+    encoder, decoder = Conv((2,)).build(SHAPE, generator())
+    assert encoder[0].unflattened_size == (1, 6)
+    assert decoder(encoder(rows(SHAPE))).shape == (3, 6)
+
+
+def test_rows_are_images_line_by_line():
+    shape = conv_shape((2, 4, 3))
+    encoder, _ = Conv((2,)).build(shape, generator())
+    X = rows(shape)
+    assert torch.equal(encoder[0](X), X.reshape(3, 2, 4, 3))
+
+
+def test_an_activation_follows_each_convolution_and_hidden_layer():
+    network = Conv((2, 3), hidden_layer_sizes=(5,), activation="elu")
+    encoder, decoder = network.build(conv_shape((6, 6)), generator())
+    assert kinds(encoder) == [
+        nn.Unflatten,
+        *[nn.Conv2d, nn.ELU, nn.Conv2d, nn.ELU, nn.Flatten],
+        *[nn.Linear, nn.ELU, nn.Linear],
+    ]
+    assert kinds(decoder) == [
+        *[nn.Linear, nn.ELU, nn.Linear, nn.ELU, nn.Unflatten],
+        *[nn.ConvTranspose2d, nn.ELU, nn.ConvTranspose2d, nn.Flatten],
+    ]
+    assert widths(encoder) == [(12, 5), (5, 4)]
+    assert widths(decoder) == [(4, 5), (5, 12)]
+
+
+def test_a_feature_map_has_no_activation_but_that_on_the_code():
+    network = Conv((2, 3), code="feature_map", code_activation="tanh")
+    encoder, decoder = network.build(conv_shape((6, 6), 12), generator())
+    assert kinds(encoder) == [
+        nn.Unflatten,
+        *[nn.Conv2d, nn.GELU, nn.Conv2d, ChannelsLast, nn.Tanh],
+    ]
+    assert kinds(decoder) == [
+        ChannelsFirst,
+        *[nn.ConvTranspose2d, nn.GELU, nn.ConvTranspose2d, nn.Flatten],
+    ]
+
+
+def test_number_of_parameters_is_the_one_by_hand():
+    # Maps 1 x 6 x 6 -> 2 x 3 x 3 -> 3 x 2 x 2, code of 4.
+    encoder, decoder = Conv((2, 3)).build(conv_shape((6, 6)), generator())
+    assert n_parameters(encoder) == (1 * 9 * 2 + 2) + (2 * 9 * 3 + 3) + (12 * 4 + 4)
+    assert n_parameters(decoder) == (4 * 12 + 12) + (3 * 9 * 2 + 2) + (2 * 9 * 1 + 1)
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "expected"),
+    [
+        ((28, 28), (49, 32)),
+        ((3, 9, 7), (6, 32)),
+        ((17,), (5, 32)),
+        ((1,), (1, 32)),
+    ],
+)
+def test_code_shape_is_positions_and_channels_of_a_feature_map(input_shape, expected):
+    assert Conv(code="feature_map").code_shape(input_shape) == expected
+    assert Conv().code_shape(input_shape) is None
+
+
+def test_the_channels_of_a_position_are_consecutive_in_the_code():
+    network = Conv(code="feature_map")
+    encoder, decoder = network.build(conv_shape((28, 28), 1568), generator())
+    X = rows(conv_shape((28, 28)))
+    maps = encoder[:-1](X)
+    assert maps.shape == (3, 32, 7, 7)
+    code = encoder(X).reshape(3, 49, 32)
+    for position in (0, 8, 48):
+        row, column = divmod(position, 7)
+        assert torch.equal(code[:, position], maps[:, :, row, column])
+    assert torch.equal(decoder[0](encoder(X)), maps)
+
+
+def test_the_first_block_of_a_wide_feature_map_is_the_code():
+    shape = conv_shape((9, 7), 6 * 3, n_blocks=2)
+    encoder, _ = Conv((2, 3), code="feature_map").build(shape, generator())
+    X = rows(shape)
+    maps, out = encoder[:-1](X), encoder(X)
+    assert maps.shape == (3, 6, 3, 2)
+    for block, found in ((maps[:, :3], out[:, :18]), (maps[:, 3:], out[:, 18:])):
+        assert torch.equal(found.reshape(3, 6, 3), block.flatten(2).transpose(1, 2))
+
+
+def test_code_activation_of_a_wide_feature_map_leaves_the_second_block_alone():
+    shape = conv_shape((9, 7), 6 * 3, n_blocks=2, code_activation="relu")
+    encoder, _ = Conv((2, 3), code="feature_map").build(shape, generator())
+    raw, out = encoder[:-1](rows(shape)), encoder(rows(shape))
+    assert torch.equal(out[:, :18], raw[:, :18].relu())
+    assert torch.equal(out[:, 18:], raw[:, 18:])
+    assert (out[:, 18:] < 0).any()
+
+
+def test_only_a_dense_linear_code_of_convolutions_allows_a_pca():
+    assert Conv().allows_pca
+    assert Conv(code_activation="identity").allows_pca
+    assert not Conv(code_activation="relu").allows_pca
+    assert not Conv(code_activation=nn.Identity).allows_pca
+    assert not Conv(code="feature_map").allows_pca
+
+
+@pytest.mark.parametrize("code", ["dense", "feature_map"])
+@pytest.mark.parametrize("input_shape", [(12,), (6, 6)])
+def test_convolutions_draw_from_the_given_generator_only(input_shape, code):
+    network = Conv((2, 3), code=code)
+    n_components = math.prod(network.code_shape(input_shape) or (4,))
+    shape = conv_shape(input_shape, n_components)
+    before = torch.get_rng_state()
+    first = network.build(shape, generator(3))
+    torch.rand(5)
+    torch.set_rng_state(before)
+    again, other = (network.build(shape, generator(seed)) for seed in (3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, same, different in zip(first, again, other, strict=True):
+        assert same_weights(one, same)
+        for parameter, another in zip(
+            one.parameters(), different.parameters(), strict=True
+        ):
+            assert not torch.equal(parameter, another)
+
+
+def test_initial_kernels_fill_the_range_of_one_over_root_inputs():
+    shape = conv_shape((9, 9), 9 * 200)
+    network = Conv((100, 200), kernel_size=3, code="feature_map")
+    encoder, decoder = network.build(shape, generator())
+    # A transposed kernel of size 3 at stride 2 reaches an output 2 x 2 times.
+    for layer, n_inputs in (
+        (convolutions(encoder)[1], 100 * 9),
+        (convolutions(decoder)[0], 200 * 4),
+    ):
+        for tensor in (layer.weight, layer.bias):
+            bound = 1 / math.sqrt(n_inputs)
+            assert 0.9 * bound < tensor.abs().max() <= bound
+            assert tensor.min() < -0.9 * bound
+
+
+@pytest.mark.parametrize(
+    ("channels", "message"),
+    [
+        ((), r"channels must .*>= 1, got \(\)"),
+        ((4, 0), r"channels must .*integers >= 1, got \(4, 0\)"),
+        ([2.5], r"channels must .*integers >= 1, got \[2\.5\]"),
+        (("a",), r"channels must .*integers >= 1, got \('a',\)"),
+    ],
+)
+def test_channels_that_are_not_positive_integers_are_refused(channels, message):
+    with pytest.raises(ValueError, match=message):
+        Conv(channels).build(conv_shape((6, 6)), generator())
+
+
+@pytest.mark.parametrize("input_shape", [(2, 3, 4, 5), (0,), (4, -1), (2.5, 4), ("a",)])
+def test_input_shapes_of_no_image_or_signal_are_refused(input_shape):
+    shape = Shape(50, 6, 2, 2, input_shape)
+    with pytest.raises(ValueError, match=r"input_shape must .*got \("):
+        Conv().build(shape, generator())
+    with pytest.raises(ValueError, match=r"input_shape must .*got \("):
+        Conv(code="feature_map").code_shape(input_shape)
+
+
+def test_a_kernel_that_does_not_fit_is_refused():
+    message = r"kernel_size=4 .*network=Conv\(.*input_shape=\(6, 5\) after 2 conv"
+    with pytest.raises(ValueError, match=message):
+        Conv((2, 2, 2), kernel_size=4).build(conv_shape((6, 5)), generator())
+
+
+def test_a_feature_map_takes_no_hidden_layers():
+    network = Conv((2, 3), code="feature_map", hidden_layer_sizes=(5,))
+    message = r"hidden_layer_sizes .*code='feature_map', got \(5,\)"
+    with pytest.raises(ValueError, match=message):
+        network.build(conv_shape((6, 6), 12), generator())
+    for none in ("auto", ()):
+        network.set_params(hidden_layer_sizes=none)
+        network.build(conv_shape((6, 6), 12), generator())
+
+
+def test_a_feature_map_of_another_width_than_the_code_is_refused():
+    message = "n_components must be 12 .*4 positions times 3 channels, got 10"
+    with pytest.raises(ValueError, match=message):
+        Conv((2, 3), code="feature_map").build(conv_shape((6, 6), 10), generator())
+
+
+@pytest.mark.parametrize("hidden", [(0,), (4, -1), (2.5,)])
+def test_hidden_widths_behind_convolutions_are_checked(hidden):
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes .*integers >= 1"):
+        Conv((2,), hidden_layer_sizes=hidden).build(SHAPE, generator())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("channels", 16),
+        ("kernel_size", 0),
+        ("kernel_size", (3, 3)),
+        ("stride", 0),
+        ("stride", 1.5),
+        ("hidden_layer_sizes", 5),
+        ("code", "sparse"),
+        ("activation", "auto"),
+        ("code_activation", None),
+        ("output_activation", "none"),
+    ],
+)
+def test_invalid_settings_of_convolutions_are_named(name, value):
+    with pytest.raises(InvalidParameterError, match=name):
+        Conv(**{name: value})._validate_params()
+
+
+def test_numpy_integers_are_sizes():
+    two, three, six = np.array([2, 3, 6])
+    network = Conv((two, three), kernel_size=three, stride=two)
+    shape = conv_shape((6, 6))._replace(input_shape=(six, six))
+    encoder, decoder = network.build(shape, generator())
+    assert decoder(encoder(rows(shape))).shape == (3, 36)
+
+
+def test_a_cloned_or_pickled_conv_keeps_its_settings():
+    network = Conv((3,), kernel_size=5, code="feature_map", activation=nn.Softsign)
+    assert clone(network).get_params() == network.get_params()
+    twin = pickle.loads(pickle.dumps(network))
+    assert twin.get_params() == network.get_params()
+
+
+@pytest.mark.parametrize("code", ["dense", "feature_map"])
+def test_built_convolutions_survive_pickling(code):
+    n_components = 4 if code == "dense" else 12
+    shape = conv_shape((6, 6), n_components, 2, code_activation="relu")
+    encoder, decoder = Conv((2, 3), code=code).build(shape, generator())
+    twins = pickle.loads(pickle.dumps((encoder, decoder)))
+    Z = encoder(rows(shape))
+    assert torch.equal(twins[0](rows(shape)), Z)
+    Z = Z[:, :n_components]
+    assert torch.equal(twins[1](Z), decoder(Z))
+
+
+@pytest.mark.parametrize("code", ["dense", "feature_map"])
+@pytest.mark.parametrize("input_shape", [(12,), (6, 5)])
+def test_convolutions_compute_in_float64_row_by_row(input_shape, code):
+    network = Conv((2, 3), code=code)
+    n_components = math.prod(network.code_shape(input_shape) or (4,))
+    shape = conv_shape(input_shape, n_components, 2, code_activation="relu")
+    autoencoder = nn.Sequential(*network.build(shape, generator()))
+    encoder, _ = autoencoder
+    weights = {name: p.double() for name, p in encoder.named_parameters()}
+    X = rows(shape, 20, torch.float64)
+    out = torch.func.functional_call(encoder, weights, X)
+    assert out.dtype == torch.float64
+    torch.testing.assert_close(out.float(), encoder(X.float()), atol=1e-5, rtol=0)
+    for i in range(3):
+        alone = torch.func.functional_call(encoder, weights, X[[i]])
+        torch.testing.assert_close(alone[0], out[i], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("code", ["dense", "feature_map"])
+def test_members_stacked_by_vmap_compute_as_each_alone(code):
+    n_components = 4 if code == "dense" else 12
+    shape = conv_shape((6, 6), n_components, code_activation="relu")
+    members = [
+        nn.Sequential(*Conv((2, 3), code=code).build(shape, generator(seed)))
+        for seed in range(3)
+    ]
+    parameters, buffers = torch.func.stack_module_state(members)
+
+    def call(parameters, buffers, X):
+        return torch.func.functional_call(members[0], (parameters, buffers), X)
+
+    X = rows(shape)
+    out = torch.func.vmap(call, in_dims=(0, 0, None))(parameters, buffers, X)
+    expected = torch.stack([member(X) for member in members])
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("code", ["dense", "feature_map"])
+def test_every_parameter_of_convolutions_gets_a_gradient(code):
+    n_components = 4 if code == "dense" else 12
+    shape = conv_shape((6, 6), n_components)
+    encoder, decoder = Conv((2, 3), code=code).build(shape, generator())
+    (decoder(encoder(rows(shape))) ** 2).sum().backward()
+    for parameter in [*encoder.parameters(), *decoder.parameters()]:
+        assert parameter.grad.abs().sum() > 0
 
 
 # Dropout
