@@ -774,7 +774,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """
         module = self.module_
         rows = X if isinstance(X, Rows) else Rows(X)
-        out = None
+        out: np.ndarray = np.empty(0)
         call = _Call(module, method)
         tensors = {**dict(call.named_parameters()), **dict(call.named_buffers())}
         if rows.X.dtype == np.float64:
@@ -789,7 +789,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
                 # A tensor cannot share memory that is read-only or runs backwards.
                 own = torch.from_numpy(np.require(block, requirements=["C", "W"]))
                 result = functional_call(call, tensors, own.to(device)).cpu().numpy()
-                if out is None:
+                if where.start == 0:
                     shape = (len(rows), *result.shape[1:])
                     out = np.empty(shape, dtype=result.dtype)
                 out[where] = result
@@ -847,7 +847,7 @@ def _resolve(part: Any, names: dict[str, type]) -> Any:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, Integral) and value >= 1
+    return isinstance(value, Integral) and int(value) >= 1
 
 
 def _pca_hindrance(parts: Parts) -> str | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from skae.bottlenecks import Squeeze
 from skae.losses import Loss, count_observed, observed_share
+from skae.networks import Residual
 
 
 class Propagation(NamedTuple):
@@ -70,6 +71,7 @@ class Autoencoder(nn.Module):
         Multiplications of one row's way through encoder and decoder.
     """
 
+    bottleneck: Any
     code_factor: Tensor
 
     def __init__(
@@ -247,18 +249,6 @@ class Scaler(nn.Module):
     def unscale(self, X: Tensor) -> Tensor:
         """Map from the scaled space back to the units of the data."""
         return (X * self.factor + self.shift).to(X.dtype)
-
-
-class Residual(nn.Module):
-    """A linear map plus a nonlinear remainder, linear(x) + remainder(x)."""
-
-    def __init__(self, linear: nn.Linear, remainder: nn.Module):
-        super().__init__()
-        self.linear = linear
-        self.remainder = remainder
-
-    def forward(self, X: Tensor) -> Tensor:
-        return self.linear(X) + self.remainder(X)
 
 
 def start_at_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:

@@ -273,7 +273,7 @@ class Quantized(Bottleneck):
     shared : bool, default=False
         Whether all groups share one codebook, as the positions of a feature
         map do in a VQ-VAE. `code_dim` must then divide `n_components`.
-    decay : float, default=0.99
+    decay : float, default=0.9
         Share of the moving averages that a step keeps, in [0, 1).
 
     Notes
@@ -318,7 +318,7 @@ class Quantized(Bottleneck):
         code_dim: int | str = "auto",
         *,
         shared: bool = False,
-        decay: float = 0.99,
+        decay: float = 0.9,
     ):
         self.n_codes = n_codes
         self.code_dim = code_dim

@@ -636,6 +636,18 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
+class Residual(nn.Module):
+    """A linear map plus a nonlinear remainder, linear(x) + remainder(x)."""
+
+    def __init__(self, linear: nn.Linear, remainder: nn.Module):
+        super().__init__()
+        self.linear = linear
+        self.remainder = remainder
+
+    def forward(self, X: Tensor) -> Tensor:
+        return self.linear(X) + self.remainder(X)
+
+
 class OnCode(nn.Module):
     """An activation on the code, with nothing done to the values behind it.
 

@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from itertools import repeat
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from sklearn.base import BaseEstimator
@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skae.networks import ACTIVATIONS, Dropout
+from skae.networks import ACTIVATIONS, Dropout, Residual
 
 __all__ = ["L1", "Contractive", "KLSparsity", "Penalty"]
 
@@ -326,12 +326,10 @@ class _Perceptron(NamedTuple):
 
 def _as_perceptron(encoder: nn.Module) -> _Perceptron | None:
     """The encoder's parts, or None if it is no multilayer perceptron."""
-    parts: Any = encoder
-    chain, beside = parts, None
-    # The PCA start, skae._module.Residual, known by its attributes since it lies on
-    # a floor above; a foreign module may mean something else by these names.
-    if type(parts).__module__.startswith("skae.") and hasattr(parts, "remainder"):
-        chain, beside = parts.remainder, parts.linear
+    chain: nn.Module = encoder
+    beside: nn.Linear | None = None
+    if type(encoder) is Residual:  # the PCA start
+        chain, beside = encoder.remainder, encoder.linear
     layers = _flatten(chain)
     known = (
         layers

@@ -22,14 +22,40 @@ from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
-from skae.bottlenecks import Bottleneck, Squeeze
+from skae._batches import count_batches
+from skae.bottlenecks import Bottleneck, Gaussian, Quantized, Squeeze
+from skae.corruptions import Corruption, Masking
 from skae.losses import Huber, Loss
-from skae.networks import MLP, Custom
+from skae.networks import MLP, Conv, Custom
+from skae.penalties import Contractive, KLSparsity
 
 BRIEF = {"hidden_layer_sizes": (8,), "max_epochs": 4, "random_state": 0}
 ESTIMATORS = [AutoencoderTransformer, AutoencoderOutlierDetector]
 
+# One setting of each kind, and all of them together.
+FAMILY = [
+    {"network": "conv"},
+    {"bottleneck": "gaussian"},
+    {"bottleneck": Quantized(4, 1)},
+    {"corruption": "gaussian"},
+    {"corruption": "masking"},
+    {"corruption": "swap"},
+    {"corruption": "salt_and_pepper"},
+    {"penalty": "l1"},
+    {"penalty": "kl"},
+    {"penalty": Contractive(n_projections=2)},
+    {
+        "network": "conv",
+        "bottleneck": "gaussian",
+        "corruption": "swap",
+        "penalty": "contractive",
+    },
+]
+
 each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
+each_member = pytest.mark.parametrize(
+    "member", FAMILY, ids=lambda member: "-".join(map(str, member.values()))
+)
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +285,17 @@ def test_weights_are_repetitions_and_order_is_nothing(estimator, container, netw
 
 
 @each_estimator
+@each_member
+def test_weights_are_repetitions_throughout_the_family(estimator, member, X):
+    weight = np.arange(len(X)) % 4
+    model = estimator(1, batch_size=7, **BRIEF, **member)
+    weighted = clone(model).fit(X, sample_weight=weight)
+    repeated = clone(model).fit(np.repeat(X, weight, axis=0)[::-1])
+    assert_array_equal(weighted.reconstruct(X), repeated.reconstruct(X))
+    assert getattr(weighted, "offset_", 0) == getattr(repeated, "offset_", 0)
+
+
+@each_estimator
 def test_weights_matter(estimator, X):
     weight = np.where(X[:, 0] > 0, 100, 1)
     heavy = estimator(1, **BRIEF).fit(X, sample_weight=weight)
@@ -306,6 +343,19 @@ def test_global_random_states_stay_as_they_are(estimator, network, X):
     model.fit(X).partial_fit(X)
     output(model, X)
     model.score_samples(X)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert_array_equal(np.random.get_state()[1], numpy_state[1])
+    assert np.random.get_state()[2] == numpy_state[2]
+
+
+@each_member
+def test_the_family_draws_from_the_random_state_alone(member, X):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    ae = AutoencoderTransformer(1, **BRIEF, **member).fit(X)
+    again = clone(ae).fit(X)
+    assert_array_equal(ae.transform(X), again.transform(X))
+    other = clone(ae).set_params(random_state=1).fit(X)
+    assert ae.loss_curve_ != other.loss_curve_
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert_array_equal(np.random.get_state()[1], numpy_state[1])
     assert np.random.get_state()[2] == numpy_state[2]
@@ -368,6 +418,13 @@ def test_warm_start_goes_on_where_rows_or_parameters_are_new(X):
     assert ae.set_params(max_epochs=30).fit(X).score(X) > first
     assert ae.n_iter_ == 34
     assert ae.fit(X[::2]).n_iter_ > 34
+
+
+def test_warm_start_tells_tables_with_equal_moments_apart():
+    rows = np.random.default_rng(0).integers(0, 9, (60, 3)).astype(float)
+    ae = AutoencoderTransformer(1, init="random", warm_start=True, **BRIEF).fit(rows)
+    rows[:, 0] = rows[::-1, 0]  # the moments stay, to the last bit
+    assert ae.fit(rows).n_iter_ == 8
 
 
 @each_estimator
@@ -502,6 +559,167 @@ def test_verbose_prints_lines_where_there_is_no_terminal(X, capsys):
     assert capsys.readouterr().out == ""
 
 
+# The family
+
+
+@each_estimator
+@each_member
+def test_nothing_is_drawn_in_use(estimator, member, X):
+    model = estimator(1, **BRIEF, **member).fit(X)
+    for method in ("reconstruct", "score_samples"):
+        once = getattr(model, method)(X)
+        assert_array_equal(once, getattr(model, method)(X))
+        alone = np.concatenate([getattr(model, method)(row[None]) for row in X])
+        assert_allclose(once, alone, rtol=1e-10, atol=1e-12)
+
+
+@each_estimator
+@each_member
+def test_the_family_takes_missing_sparse_and_piecewise_rows(estimator, member, X):
+    holes = np.where(np.random.default_rng(0).random(X.shape) < 0.1, np.nan, X)
+    model = estimator(1, **BRIEF, **member).fit(holes)
+    assert np.isfinite(model.reconstruct(holes)).all()
+    assert np.isfinite(model.score_samples(holes)).all()
+    dense = clone(model).fit(X)
+    from_sparse = clone(model).fit(sparse.csr_array(X))
+    assert_allclose(dense.reconstruct(X), from_sparse.reconstruct(X), atol=1e-8)
+    before = dense.reconstruct(X)
+    assert not np.array_equal(dense.partial_fit(X).reconstruct(X), before)
+
+
+@pytest.mark.parametrize(
+    ("corruption", "level"), [("gaussian", 0.5), ("masking", 0.4), ("swap", 0.3)]
+)
+def test_training_with_noise_learns_to_remove_it(corruption, level):
+    rng = np.random.default_rng(0)
+    t = rng.uniform(-3, 3, (600, 1))
+    X = np.hstack([t, t**2, np.sin(t), np.cos(t), -t, t**3 / 9])
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    train, test = X[:400], X[400:]
+    if corruption == "gaussian":
+        noisy = test + level * rng.standard_normal(test.shape)
+    else:
+        other = 0 if corruption == "masking" else rng.permutation(test)
+        noisy = np.where(rng.random(test.shape) < level, other, test)
+    settings = {"hidden_layer_sizes": (32,), "max_epochs": 150, "random_state": 0}
+    plain = AutoencoderTransformer(4, **settings).fit(train)
+    denoising = AutoencoderTransformer(
+        4, corruption=corruption, corruption_level=level, **settings
+    ).fit(train)
+    error = [np.mean((m.reconstruct(noisy) - test) ** 2) for m in (plain, denoising)]
+    assert error[1] < 0.8 * error[0]
+    assert error[1] < 0.7 * np.mean((noisy - test) ** 2)
+
+
+@pytest.mark.parametrize("scale", ["feature", "global", None])
+def test_a_corruption_knows_the_range_of_what_shares_a_scale(scale, X):
+    known = []
+
+    class Curious(Corruption):
+        needs_range = True
+
+        def build(self, level, spread):
+            known.append(spread)
+            return nn.Identity()
+
+    X = X * [1, 2, 3, 4, 5] + 7
+    X[3, 2] = np.nan
+    ae = AutoencoderTransformer(1, corruption=Curious(), scale=scale, **BRIEF).fit(X)
+    scaler = ae.module_.scaler
+    ends = np.nanmin(X, axis=0), np.nanmax(X, axis=0)
+    if scale != "feature":
+        ends = np.full(5, ends[0].min()), np.full(5, ends[1].max())
+    for found, expected in zip(known[0], (ae.mean_, *ends), strict=True):
+        scaled = (expected - scaler.shift.numpy()) / scaler.factor.numpy()
+        assert_allclose(found.numpy(), scaled, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["feature", "global"])
+def test_rows_are_corrupted_in_the_scaled_space(scale, X):
+    seen = []
+
+    class Watch(nn.Module):
+        def forward(self, X):
+            seen.append(X)
+            return X
+
+    class Watching(Corruption):
+        def build(self, level, spread):
+            return Watch()
+
+    ae = AutoencoderTransformer(1, corruption=Watching(), scale=scale, **BRIEF)
+    ae.set_params(early_stopping=False, max_epochs=1).fit(1000 * X + 5)
+    variance = torch.cat(seen).var(dim=0, correction=0)
+    assert variance.mean().item() == pytest.approx(1, rel=1e-4)
+    assert len(seen) == count_batches(len(X), 8)
+
+
+def test_l1_makes_codes_sparse_and_more_so_with_its_weight(digits):
+    shares = []
+    for weight in (1e-3, 1e-1):
+        ae = AutoencoderTransformer(
+            16,
+            penalty="l1",
+            penalty_weight=weight,
+            hidden_layer_sizes=(32,),
+            max_epochs=20,
+            random_state=0,
+        )
+        Z = ae.fit_transform(digits)
+        shares.append(np.mean(Z / Z.max() < 1e-3))
+    assert 0.05 < shares[0] < shares[1] - 0.1
+
+
+def test_kl_brings_the_mean_activity_to_its_target(X):
+    ae = AutoencoderTransformer(
+        4, penalty=KLSparsity(0.2), penalty_weight=10, **{**BRIEF, "max_epochs": 100}
+    ).fit(X)
+    activity = 1 / (1 + np.exp(-ae.transform(X) / ae.module_.code_factor.numpy()))
+    assert_allclose(activity.mean(axis=0), 0.2, rtol=0.2)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_contraction_flattens_the_encoder(network, X):
+    norms = []
+    for weight in (0.0, 1.0):
+        ae = AutoencoderTransformer(
+            2,
+            network=network,
+            penalty="contractive",
+            penalty_weight=weight,
+            **{**BRIEF, "max_epochs": 20},
+        ).fit(X)
+        rows = torch.from_numpy(X).float()
+        J = torch.func.vmap(torch.func.jacrev(ae.module_.encoder))(rows[:, None])
+        norms.append(J.square().sum().item())
+    assert norms[1] < 0.5 * norms[0]
+
+
+@each_estimator
+def test_a_feature_map_is_a_code(estimator, X):
+    network = Conv((4, 3), code="feature_map")
+    model = estimator("auto", network=network, max_epochs=4, random_state=0).fit(X)
+    assert model.n_components_ == 2 * 3  # five values, three, two; three channels
+    assert model.reconstruct(X).shape == X.shape
+    with pytest.raises(ValueError, match=r"6 components.*n_components is 2"):
+        model.set_params(n_components=2).fit(X)
+
+
+def test_rows_are_read_in_their_shape(digits):
+    ae = AutoencoderTransformer(
+        2, network="conv", input_shape=(8, 8), max_epochs=1, random_state=0
+    )
+    kinds = {type(part) for part in ae.fit(digits).module_.encoder.modules()}
+    assert nn.Conv2d in kinds
+    kinds = {
+        type(part)
+        for part in ae.set_params(input_shape=None)
+        .fit(digits)
+        .module_.encoder.modules()
+    }
+    assert nn.Conv1d in kinds
+
+
 # Persistence
 
 
@@ -560,7 +778,13 @@ def test_every_wrong_parameter_is_named_before_any_training(X):
         "n_components": 0,
         "network": "convolutional",
         "hidden_layer_sizes": 8,
+        "input_shape": 5,
         "bottleneck": "tight",
+        "bottleneck_weight": -1,
+        "corruption": "blur",
+        "corruption_level": -0.1,
+        "penalty": "l2",
+        "penalty_weight": -1,
         "loss": "mse",
         "init": "zeros",
         "scale": "minmax",
@@ -593,6 +817,32 @@ def test_every_wrong_parameter_is_named_before_any_training(X):
         ({"network": MLP(dropout=1)}, "'dropout' parameter of MLP"),
         ({"loss": Huber(delta=0)}, "'delta' parameter of Huber"),
         ({"device": "quantum"}, "device must be 'auto'.*'quantum'"),
+        ({"input_shape": (2, 3)}, r"input_shape=\(2, 3\) has 6 .* X has 5"),
+        ({"input_shape": (5, 0)}, r"input_shape must be .*\(5, 0\)"),
+        ({"input_shape": (5, 1, 1, 1)}, r"input_shape must be .*\(5, 1, 1, 1\)"),
+        (
+            {"corruption": "swap", "corruption_level": 1.5},
+            r"corruption_level must be a probability.*corruption=Swap\(\), got 1\.5",
+        ),
+        ({"corruption": "swap", "batch_size": 1}, "corruption='swap'.*batch_size=1"),
+        ({"penalty": "kl", "batch_size": 1}, "penalty='kl'.*batch_size=1"),
+        ({"penalty": "l1", "init": "pca"}, "init='pca'.*penalty='l1'"),
+        ({"bottleneck": "gaussian", "init": "pca"}, "init='pca'.*bottleneck='gauss"),
+        ({"bottleneck": Gaussian(warm_up=2)}, "'warm_up' parameter of Gaussian"),
+        ({"corruption": Masking("zero")}, "'fill_value' parameter of Masking"),
+        ({"penalty": KLSparsity(1.0)}, "'target' parameter of KLSparsity"),
+        (
+            {"n_components": 3, "bottleneck": Quantized(4, 2, shared=True)},
+            "shared=True.*n_components=3",
+        ),
+        (
+            {"network": Conv(code="feature_map"), "n_components": 2},
+            "feature_map.*n_components is 2",
+        ),
+        (
+            {"network": Conv((2, 2, 2), kernel_size=4)},
+            r"kernel_size=4 does not fit.*input_shape=\(5,\) after 2 conv",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_named(parameters, message, X):

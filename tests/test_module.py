@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from skae._module import Autoencoder, Residual, Scaler, start_at_map
+from skae._module import Autoencoder, Scaler, start_at_map
 from skae.bottlenecks import Squeeze
 from skae.losses import BinaryCrossEntropy, SquaredError
-from skae.networks import MLP, Conv, Shape
+from skae.networks import MLP, Conv, Residual, Shape
 
 MEAN, SHIFT, FACTOR = np.array([[1.0, -2, 3], [1, -2, 0], [2, 0.5, 4]])
 

@@ -89,7 +89,7 @@ def make_module(loss=None, hidden=(4,), dropout=0.0, n_features=2):
     )
 
 
-def make_net(module=None, callbacks=(), seed=0, **plan):
+def make_net(module=None, callbacks=(), seed=0, objective=None, **plan):
     plan = {
         "max_epochs": 5,
         "batch_size": 8,
@@ -104,7 +104,7 @@ def make_net(module=None, callbacks=(), seed=0, **plan):
     }
     return AutoencoderNet(
         make_module() if module is None else module,
-        objective=Objective(),
+        objective=objective or Objective(),
         plan=Plan(**plan),
         seed=seed,
         callbacks=list(callbacks),
@@ -243,6 +243,125 @@ def test_losses_are_weighted_means_of_rows():
     for name, where in (("train_loss", TRAIN), ("valid_loss", HELD_OUT)):
         expected = np.average(losses[where], weights=weight[where])
         assert row[name] == pytest.approx(expected, rel=1e-6)
+
+
+class Jitter(nn.Module):
+    """Adds noise, and keeps what it drew."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = None
+        self.drawn = []
+
+    def forward(self, X):
+        noise = torch.randn(X.shape, generator=self.generator)
+        self.drawn.append(noise)
+        return X + noise
+
+
+class Cost(nn.Module):
+    """A penalty of one plus the code's square."""
+
+    def forward(self, encoder, X, Z, weight):
+        assert Z.shape == (len(X), 1)
+        assert len(weight) == len(X)
+        return 1 + Z.square().sum(dim=1)
+
+
+class Term(Squeeze):
+    """A bottleneck whose term tells how far the training is."""
+
+    def training_code(self, H, weight, done):
+        return H, torch.full((len(H),), done)
+
+
+def test_the_objective_is_loss_plus_weighted_terms():
+    module = make_module()
+    module.bottleneck = Term()
+    rows, weight = torch.from_numpy(X[:5]), torch.ones(5)
+    objective = Objective(None, 3.0, Cost(), 0.5)
+    objective.done = 0.25
+    with torch.no_grad():
+        loss, Z = module.row_loss(rows), module.encode(rows)
+        total = objective(module, rows, weight)
+    # The bottleneck's term is divided by the two features, as the loss is.
+    torch.testing.assert_close(
+        total, loss + 3 * 0.25 / 2 + 0.5 * (1 + Z.square().sum(dim=1))
+    )
+
+
+def test_a_row_with_fewer_observed_entries_has_a_larger_share_of_the_term():
+    module = make_module()
+    module.bottleneck = Term()
+    rows = torch.tensor([[1.0, torch.nan]], dtype=torch.float64)
+    with torch.no_grad():
+        total = Objective()(module, rows, torch.ones(1))
+        assert total == pytest.approx(module.row_loss(rows) + 1)
+
+
+def test_a_penalty_lowers_what_it_penalises():
+    def code(objective):
+        net = make_net(objective=objective, max_epochs=30)
+        train(net)
+        with torch.no_grad():
+            return net.module_.encode(torch.from_numpy(X)).square().mean()
+
+    assert code(Objective(None, 1.0, Cost(), 10.0)) < 0.1 * code(Objective())
+
+
+def test_noise_is_fresh_in_training_and_repeated_on_held_out_rows():
+    jitter = Jitter()
+    net = make_net(objective=Objective(jitter), max_epochs=3, batch_size=100)
+    train(net, make_split(held_out=True))
+    held_out = [noise for noise in jitter.drawn if len(noise) == len(HELD_OUT)]
+    trained = [noise for noise in jitter.drawn if len(noise) == len(TRAIN)]
+    assert len(held_out) == 4
+    assert all(torch.equal(noise, held_out[0]) for noise in held_out)
+    assert len(trained) == 3
+    assert not torch.equal(trained[0], trained[1])
+
+
+def test_judging_does_not_disturb_the_noise_of_training():
+    drawn = []
+    for held_out in (False, True):
+        jitter = Jitter()
+        net = make_net(objective=Objective(jitter), max_epochs=3, batch_size=100)
+        train(net, make_split(held_out=held_out))
+        drawn.append([n for n in jitter.drawn if len(n) == len(TRAIN)])
+    assert all(map(torch.equal, *drawn))
+
+
+def test_noise_depends_on_the_seed_and_on_nothing_global():
+    before = global_states()
+    drawn = []
+    for seed in (0, 0, 1):
+        jitter = Jitter()
+        train(make_net(objective=Objective(jitter), seed=seed, max_epochs=1))
+        drawn.append(jitter.drawn[0])
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert global_states() == before
+
+
+def test_the_objective_is_told_how_far_the_training_is():
+    seen = []
+
+    class Told(Term):
+        def training_code(self, H, weight, done):
+            seen.append((self.training, done))
+            return super().training_code(H, weight, done)
+
+    def shares(training, **plan):
+        seen.clear()
+        module = make_module()
+        module.bottleneck = Told()
+        net = make_net(module, max_epochs=2, batch_size=8, **plan)
+        train(net, make_split(held_out=True))
+        return [done for is_training, done in seen if is_training == training]
+
+    assert shares(True, schedule=lambda done: 1.0) == [0, 0.25, 0.5, 0.75]
+    assert set(shares(False, schedule=lambda done: 1.0)) == {1.0}
+    assert set(shares(True)) == {1.0}  # no plan for the whole, as in partial_fit
 
 
 def test_losses_are_known_before_the_callbacks_run():
@@ -568,8 +687,8 @@ def test_ctrl_c_ends_the_training_and_is_seen(python_handler, event):
 
 
 def test_ctrl_c_within_the_network_is_seen_without_a_handler():
-    class Interrupted(nn.Module):
-        def forward(self, X):
+    class Interrupted(Squeeze):
+        def training_code(self, H, weight, done):
             raise KeyboardInterrupt
 
     module = make_module()

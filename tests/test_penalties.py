@@ -14,8 +14,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
 from skae import penalties
-from skae._module import Residual
-from skae.networks import ACTIVATIONS, MLP, Dropout, Shape
+from skae.networks import ACTIVATIONS, MLP, Dropout, Residual, Shape
 from skae.penalties import L1, PENALTIES, Contractive, KLSparsity, Penalty
 
 

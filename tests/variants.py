@@ -6,8 +6,11 @@
 from torch import nn
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae.bottlenecks import Gaussian, Quantized
+from skae.corruptions import GaussianNoise
 from skae.losses import Huber
-from skae.networks import MLP, Custom
+from skae.networks import MLP, Conv, Custom, Network
+from skae.penalties import Contractive
 
 
 def encoder_factory(n_features, n_components):
@@ -41,6 +44,28 @@ SETTINGS = [
     {"early_stopping": False},
     {"warm_start": True},
     {"warm_start": True, "init": "random"},
+    {"network": "conv"},
+    {"network": Conv((4,), stride=3, hidden_layer_sizes=(8,)), "init": "random"},
+    {"bottleneck": "gaussian"},
+    {"bottleneck": Gaussian(warm_up=0.5, score="elbo"), "scale": None},
+    {"bottleneck": "quantized"},
+    {"bottleneck": Quantized(8, 1, shared=True), "bottleneck_weight": 0.25},
+    {"corruption": "gaussian"},
+    {"corruption": "masking"},
+    {"corruption": "swap"},
+    {"corruption": "salt_and_pepper"},
+    {"corruption": GaussianNoise(clip=True), "corruption_level": 1.0},
+    {"penalty": "l1"},
+    {"penalty": "kl"},
+    {"penalty": "contractive"},
+    {"penalty": Contractive(n_projections=1), "network": "conv"},
+    # A sparse convolutional variational denoiser is four arguments.
+    {
+        "network": "conv",
+        "bottleneck": "gaussian",
+        "corruption": "masking",
+        "penalty": "l1",
+    },
 ]
 
 
@@ -52,7 +77,9 @@ def variants():
     for estimator in (AutoencoderTransformer, AutoencoderOutlierDetector):
         yield estimator()
         for settings in SETTINGS:
-            sizes = {} if "network" in settings else {"hidden_layer_sizes": (8,)}
+            sizes = {"hidden_layer_sizes": (8,)}
+            if isinstance(settings.get("network"), Network):
+                sizes = {}  # the object has its own
             yield estimator(**{**BRIEF, **sizes, **settings})
     yield AutoencoderOutlierDetector(
         contamination=0.1, hidden_layer_sizes=(8,), **BRIEF
