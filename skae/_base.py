@@ -46,7 +46,7 @@ from skae._threads import flushed_denormals, threads_for
 from skae.bottlenecks import BOTTLENECKS, Bottleneck, Deterministic
 from skae.corruptions import CORRUPTIONS, Corruption, Spread
 from skae.losses import LOSSES, Loss
-from skae.networks import NETWORKS, Custom, Network, Shape
+from skae.networks import NETWORKS, Custom, Network, Shape, are_sizes
 from skae.penalties import PENALTIES, Penalty
 
 # What users hand over: array-likes, data frames, sparse matrices.
@@ -222,7 +222,8 @@ class BaseAutoencoder(BaseEstimator, ABC):
 
         The first call builds the network and fixes its start, its scale and
         `mean_`; on a fitted estimator, training goes on from where it is.
-        Nothing is held out, and the learning rate stays constant.
+        Nothing is held out, and the learning rate stays constant. A detector's
+        `offset_` comes from the rows of the last call.
 
         Parameters
         ----------
@@ -464,7 +465,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         if self.input_shape is None:
             return
         sizes = self.input_shape
-        if not (1 <= len(sizes) <= 3 and all(_is_size(size) for size in sizes)):
+        if not (1 <= len(sizes) <= 3 and are_sizes(sizes)):
             raise ValueError(
                 "input_shape must be (length,), (height, width) or (channels, height, "
                 f"width), all integers >= 1, got {sizes!r}."
@@ -556,7 +557,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """The PyTorch module, scaled for the rows and at its start."""
         parts, rows, mean = job.parts, job.rows, job.spread.mean
         input_shape = tuple(self.input_shape or (rows.n_features,))
-        n_components, n_channels = self._code_shape(parts.network, input_shape)
+        n_components, n_channels = self._resolve_n_components(
+            parts.network, input_shape
+        )
         shape = Shape(
             len(rows),
             rows.n_features,
@@ -594,7 +597,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
             draws_globally=parts.network.draws_globally,
         )
 
-    def _code_shape(
+    def _resolve_n_components(
         self, network: Network, input_shape: tuple[int, ...]
     ) -> tuple[int, int]:
         """Width of the code, and how many consecutive components form a position."""
@@ -618,7 +621,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         parts = job.parts
         corruption = penalty = None
         if parts.corruption is not None:
-            spread = self._spread(job, parts.corruption, scaler)
+            spread = self._corruption_spread(job, parts.corruption, scaler)
             corruption = parts.corruption.build(self.corruption_level, spread)
         if parts.penalty is not None:
             penalty = parts.penalty.build()
@@ -626,7 +629,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
             corruption, self.bottleneck_weight, penalty, self.penalty_weight
         )
 
-    def _spread(self, job: Job, corruption: Corruption, scaler: Scaler) -> Spread:
+    def _corruption_spread(
+        self, job: Job, corruption: Corruption, scaler: Scaler
+    ) -> Spread:
         """What a corruption may know of the rows, in the scaled space."""
         mean, shift, factor = (
             t.cpu().numpy() for t in (scaler.mean, scaler.shift, scaler.factor)
@@ -634,6 +639,8 @@ class BaseAutoencoder(BaseEstimator, ABC):
         low = high = mean
         if corruption.needs_range:
             low, high = value_range(job.rows)
+            # A piece of the data may have no value of a feature.
+            low, high = np.fmin(low, mean), np.fmax(high, mean)
             if np.ptp(factor) == 0:  # features that share a scale share a range
                 low, high = np.full_like(low, low.min()), np.full_like(high, high.max())
         scaled = [(values - shift) / factor for values in (mean, low, high)]
@@ -844,10 +851,6 @@ def _resolve(part: Any, names: dict[str, type]) -> Any:
     if part is None:
         return None
     return names[part]() if isinstance(part, str) else clone(part)
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, Integral) and int(value) >= 1
 
 
 def _pca_hindrance(parts: Parts) -> str | None:

@@ -452,6 +452,7 @@ class AutoencoderNet(NeuralNet):
         state = {**vars(self), **self._trimmed()}
         if next(self.module_.buffers()).device.type != "cpu":
             state["module_"] = copy.deepcopy(self.module_).cpu()
+            state["criterion_"] = copy.deepcopy(self.criterion_).cpu()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -462,6 +463,7 @@ class AutoencoderNet(NeuralNet):
 _TRAINING_ONLY = {
     "interruption",
     "module",
+    "criterion",
     "optimizer_",
     "rng_",
     "generator_",

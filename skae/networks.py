@@ -380,7 +380,7 @@ class Conv(Network, BaseEstimator):
     def _maps(self, input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Shapes (channels, *sizes) of the input and behind each convolution."""
         sizes = tuple(input_shape)
-        if not 1 <= len(sizes) <= 3 or not _are_sizes(sizes):
+        if not 1 <= len(sizes) <= 3 or not are_sizes(sizes):
             raise ValueError(
                 "input_shape must be (length,), (H, W) or (C, H, W), integers >= 1, "
                 f"with network='conv', got {input_shape!r}."
@@ -474,7 +474,9 @@ class Custom(Network):
         factories, called as ``encoder(n_features, n_components)`` and
         ``decoder(n_features, n_components)``, that return modules. The encoder
         maps rows of width `n_features` to codes of width `n_components`, the
-        decoder maps them back.
+        decoder maps them back. Under a Gaussian bottleneck the encoder has to
+        give twice as many values, and is asked for them: the means, then the
+        logarithms of the variances.
     output_activation : str or callable, default="auto"
         Activation behind the decoder; ``"auto"`` takes the loss's own. Give
         ``"identity"`` if the decoder ends in one already.
@@ -761,13 +763,14 @@ def _code_activation(
     return [OnCode(made, shape.n_components)]
 
 
-def _are_sizes(values: Sequence[Any]) -> bool:
+def are_sizes(values: Sequence[Any]) -> bool:
+    """Whether all are integers >= 1."""
     return all(isinstance(value, Integral) and int(value) >= 1 for value in values)
 
 
 def _checked_sizes(name: str, sizes: Sequence[Any]) -> tuple[int, ...]:
     """These sizes as plain integers; raise if they are not integers >= 1."""
-    if not _are_sizes(sizes):
+    if not are_sizes(sizes):
         raise ValueError(f"{name} must hold integers >= 1, got {sizes!r}.")
     return tuple(int(size) for size in sizes)
 

@@ -54,6 +54,20 @@ class AutoencoderTransformer(
     their mean gain. A code learnt by a narrow network generalises principal
     components to curved surfaces [1]_ [2]_.
 
+    The rest of the family are settings, which combine: ``corruption`` makes the
+    autoencoder a denoising one, ``penalty`` a sparse or a contractive one,
+    ``bottleneck`` a variational or a vector-quantized one, and ``network`` a
+    convolutional one. What is minimised over the rows is
+
+    .. math::
+
+        L(x, \hat x) + \beta \, T + \lambda \, \Omega(z),
+
+    the loss of the reconstruction of x from its corrupted version, the
+    bottleneck's term T with its weight :math:`\beta`, and the penalty
+    :math:`\Omega` with its weight :math:`\lambda`. Nothing is corrupted or drawn
+    once the training is over: the same row always gets the same code.
+
     Parameters
     ----------
     n_components : int or "auto", default=2

@@ -705,6 +705,13 @@ def test_a_feature_map_is_a_code(estimator, X):
         model.set_params(n_components=2).fit(X)
 
 
+def test_a_later_piece_may_lack_a_feature(X):
+    ae = AutoencoderTransformer(1, corruption="salt_and_pepper", **BRIEF).fit(X)
+    piece = X.copy()
+    piece[:, 2] = np.nan
+    assert np.isfinite(ae.partial_fit(piece).loss_curve_).all()
+
+
 def test_rows_are_read_in_their_shape(digits):
     ae = AutoencoderTransformer(
         2, network="conv", input_shape=(8, 8), max_epochs=1, random_state=0
@@ -928,8 +935,9 @@ def test_fit_works_in_a_thread_that_is_not_the_main_one(X):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @each_estimator
-def test_model_trained_on_a_gpu_predicts_and_loads_without_one(estimator, X):
-    model = estimator(1, device="cuda", **BRIEF).fit(X)
+@each_member
+def test_model_trained_on_a_gpu_predicts_and_loads_without_one(estimator, member, X):
+    model = estimator(1, device="cuda", **BRIEF, **member).fit(X)
     twin = pickle.loads(pickle.dumps(model))
     assert next(twin.module_.parameters()).device.type == "cpu"
     assert_allclose(twin.reconstruct(X), model.reconstruct(X), atol=1e-6)

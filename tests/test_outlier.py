@@ -132,6 +132,7 @@ def test_threshold_lies_between_two_scores():
 def test_row_that_overflows_the_network_is_an_outlier(detector, dtype, value):
     row = np.array([[value, -value, value]], dtype=dtype)
     assert detector.score_samples(row) == -np.inf
+    assert detector.feature_contributions(row).sum() == np.inf
     assert detector.predict(row) == -1
 
 
