@@ -295,3 +295,34 @@ def test_canonical_rows_take_any_table_and_leave_it_alone(table):
     assert_same_content(rows, canonical_rows(X, None))
     dense = table.toarray() if sparse.issparse(table) else table
     np.testing.assert_array_equal(dense, X)
+
+
+# Digest
+
+
+def some_tables():
+    """The same rows in a table of their own, and how each may differ."""
+    X = np.random.default_rng(0).integers(0, 3, (12, 4)).astype(float)
+    weight = np.arange(1.0, 13)
+    other = X.copy()
+    other[3, 2] += 1
+    swapped = X.copy()
+    swapped[:, 0] = X[::-1, 0]
+    return (X, weight), [(other, weight), (swapped, weight), (X, weight[::-1])]
+
+
+@pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+def test_equal_rows_have_equal_digests_and_others_have_not(container):
+    (X, weight), others = some_tables()
+    digest = Rows(container(X), weight=weight).digest()
+    assert Rows(container(X.copy()), weight=weight.copy()).digest() == digest
+    assert Rows(container(X)).subset(np.arange(12)).digest() != digest
+    for other, its_weight in others:
+        assert Rows(container(other), weight=its_weight).digest() != digest
+
+
+def test_the_digest_does_not_depend_on_the_size_of_blocks(monkeypatch):
+    (X, weight), _ = some_tables()
+    whole = Rows(X, weight=weight).digest()
+    monkeypatch.setattr(_batches, "BLOCK_ENTRIES", 8)
+    assert Rows(np.asfortranarray(X), weight=weight).digest() == whole

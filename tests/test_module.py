@@ -284,6 +284,19 @@ def test_network_starts_as_exactly_the_matrix(hidden):
     assert torch.equal(started(Z), Z @ torch.tensor(MATRIX).float())
 
 
+@torch.no_grad()
+def test_a_convolutional_network_starts_as_exactly_the_matrix():
+    encoder, decoder = Conv((4, 2)).build(Shape(9, 3, 2, 2), generator())
+    X = torch.arange(-6.0, 6.0).reshape(4, 3)
+    assert torch.equal(
+        start_at_map(encoder, MATRIX)(X), X @ torch.tensor(MATRIX.T).float()
+    )
+    Z = torch.arange(-4.0, 4.0).reshape(4, 2)
+    assert torch.equal(
+        start_at_map(decoder, MATRIX.T)(Z), Z @ torch.tensor(MATRIX).float()
+    )
+
+
 def test_a_linear_network_takes_the_matrix_itself():
     encoder, _ = MLP(()).build(Shape(9, 3, 2, 2), generator())
     assert start_at_map(encoder, MATRIX) is encoder

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 
 from skae import _batches, _pca
 from skae._batches import Rows
-from skae._pca import moments, principal_axes
+from skae._pca import moments, principal_axes, value_range
 
 IRIS = load_iris().data
 
@@ -327,3 +327,31 @@ def test_weighted_constant_sparse_column_has_no_variance():
     spread = moments(Rows(X, weight=weight))
     assert spread.variance[0] == 0
     assert spread.deviation[0] == 1
+
+
+# Range
+
+
+@pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+def test_the_range_is_that_of_the_observed_entries_of_chosen_rows(container):
+    X = with_missing(sparse_table().toarray() - 0.3 * (np.arange(5) > 2))
+    chosen = np.arange(0, 60, 2)
+    low, high = value_range(Rows(container(X), chosen))
+    np.testing.assert_array_equal(low, np.nanmin(X[chosen], axis=0))
+    np.testing.assert_array_equal(high, np.nanmax(X[chosen], axis=0))
+
+
+def test_the_range_does_not_depend_on_the_size_of_blocks(monkeypatch):
+    X = with_missing(IRIS)
+    whole = value_range(Rows(X))
+    monkeypatch.setattr(_batches, "BLOCK_ENTRIES", 20)
+    np.testing.assert_array_equal(value_range(Rows(X)), whole)
+
+
+@pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+def test_a_feature_without_observed_entries_has_no_range(container):
+    X = IRIS.copy()
+    X[:, 1] = np.nan
+    low, high = value_range(Rows(container(X)))
+    assert np.isnan([low[1], high[1]]).all()
+    assert np.isfinite(low[[0, 2, 3]]).all()

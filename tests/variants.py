@@ -69,7 +69,7 @@ SETTINGS = [
 ]
 
 
-BRIEF = {"max_epochs": 20, "batch_size": 64}
+BRIEF = {"max_epochs": 10, "batch_size": 64}
 
 
 def variants():
