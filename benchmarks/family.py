@@ -1,0 +1,1132 @@
+"""Print the figures by which the family of variants is judged.
+
+- simple: the fully connected autoencoder of the textbooks beside a hand-written
+  PyTorch loop, the package's defaults at the same size, and PCA;
+- denoising: what is left of the noise on images and on signals, beside PCA, the
+  same network without noise in training, and a Savitzky-Golay filter;
+- conv: a convolutional network beside a dense one with more parameters;
+- sparse: zero codes, mean activity and error along five weights of each penalty;
+- contractive: the Jacobian's norm along the weights, and what the penalty costs;
+- variational: the negative evidence lower bound beside a hand-written PyTorch
+  VAE, and samples that a classifier judges;
+- quantized: error and bits beside product quantization by k-means;
+- outliers: every variant in the detector, ROC AUC beside IsolationForest.
+
+Every figure is a median over the seeds, beside its reference from the same run.
+From the repository root, with the package installed::
+
+    python benchmarks/family.py --data DIR
+
+where DIR holds mnist.npz (arrays X_train, y_train, X_test and y_test; images in
+uint8) and adbench/*.npz (arrays X and y) [1]_. It computes on one thread.
+
+References
+----------
+.. [1] Han, S., Hu, X., Huang, H., Jiang, M., & Zhao, Y. (2022). ADBench: Anomaly
+   detection benchmark. NeurIPS 35.
+.. [2] Ge, T., He, K., Ke, Q., & Sun, J. (2013). Optimized product quantization for
+   approximate nearest neighbor search. CVPR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy
+import sklearn
+import skorch
+import torch
+from scipy.signal import savgol_filter
+from sklearn.base import BaseEstimator, clone
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import EpochTimer, LRScheduler
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+from torch.nn import functional
+
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae.bottlenecks import Gaussian, Quantized
+from skae.corruptions import GaussianNoise, Masking
+from skae.networks import MLP, Conv
+from skae.penalties import Contractive, KLSparsity
+
+SIDE = 28
+N_PIXELS = SIDE**2
+
+
+class Size(NamedTuple):
+    """How much of everything a run takes.
+
+    Attributes
+    ----------
+    n_full, n_part, n_test : int
+        Images to train on where the protocol asks for all of them, elsewhere,
+        and to test on.
+    n_signals : int
+        Waveforms to train on; a fifth as many to test on.
+    n_epochs : int
+        Passes over the images.
+    n_samples : int
+        Images drawn from a generative model.
+    n_rows : int
+        Rows at which Jacobians are taken.
+    n_tables : int
+        Tables of outliers.
+    """
+
+    n_full: int
+    n_part: int
+    n_test: int
+    n_signals: int
+    n_epochs: int
+    n_samples: int
+    n_rows: int
+    n_tables: int
+
+
+FULL = Size(60_000, 20_000, 10_000, 10_000, 10, 2_000, 300, 6)
+QUICK = Size(3_000, 2_000, 1_000, 1_000, 2, 200, 100, 2)
+
+
+class Run(NamedTuple):
+    """What a part is given."""
+
+    folder: Path
+    size: Size
+    seed: int
+
+
+class Figure(NamedTuple):
+    """One line of the table, for one seed."""
+
+    what: str
+    model: str
+    value: float | str
+
+
+class Digits(NamedTuple):
+    """Images as rows of pixels in [0, 1], and their labels."""
+
+    X_train: np.ndarray
+    y_train: np.ndarray
+    X_test: np.ndarray
+    y_test: np.ndarray
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    torch.optim.Adam(nn.Linear(1, 1).parameters())  # the first one imports for seconds
+    size = QUICK if arguments.quick else FULL
+    if arguments.quick:
+        say("--quick: a smoke test on few rows and epochs; its figures mean nothing.")
+    say(f"Sizes: {size._asdict()}")
+    say(f"Seeds: {arguments.seeds}")
+    say()
+    say(table_line("part", "what", "model", "median", "per seed"))
+    began = time.perf_counter()
+    for name in arguments.only or PARTS:
+        print_part(name, arguments.data, size, arguments.seeds)
+    say(versions())
+    say(f"{time.perf_counter() - began:.0f} s in all")
+
+
+def parse_arguments() -> argparse.Namespace:
+    description, *_ = __doc__.split("\n\nReferences")
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        required=True,
+        help="folder that holds mnist.npz and adbench/*.npz",
+    )
+    parser.add_argument(
+        "--only",
+        choices=list(PARTS),
+        nargs="+",
+        metavar="NAME",
+        help=f"print these parts alone: {', '.join(PARTS)}",
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few rows and epochs, as a smoke test"
+    )
+    return parser.parse_args()
+
+
+# The table
+
+
+def print_part(name: str, folder: Path, size: Size, seeds: Iterable[int]) -> None:
+    """Print the lines of a part, each over all seeds, or say what is missing."""
+    began = time.perf_counter()
+    lines: dict[tuple[str, str], list[float | str]] = {}
+    try:
+        for seed in seeds:
+            for what, model, value in PARTS[name](Run(folder, size, seed)):
+                lines.setdefault((what, model), []).append(value)
+    except FileNotFoundError as error:
+        say(f"MISSING: {error.filename}; the part {name!r} is left out.")
+        return
+    order = list(dict.fromkeys(what for what, _ in lines))
+    for what, model in sorted(lines, key=lambda line: order.index(line[0])):
+        values = lines[what, model]
+        per_seed = "  ".join(map(formatted, values))
+        say(table_line(name, what, model, formatted(median(values)), per_seed))
+    say(f"{name}: {time.perf_counter() - began:.0f} s")
+    say()
+
+
+def table_line(part: str, what: str, model: str, value: str, per_seed: str) -> str:
+    return f"{part:13}{what:52}{model:49}{value:>9}   {per_seed}"
+
+
+def median(values: list[float | str]) -> float | str:
+    """The median of numbers; of words, the one that all seeds agree on."""
+    if not isinstance(values[0], str):
+        return float(np.median(values))
+    return values[0] if len(set(values)) == 1 else "differ"
+
+
+def formatted(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def say(line: str = "") -> None:
+    print(line, flush=True)
+
+
+def versions() -> str:
+    modules = (np, scipy, sklearn, skorch, torch)
+    found = ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
+    return f"Python {platform.python_version()}, {found}; one thread"
+
+
+# Data and measures
+
+
+@cache
+def stored_digits(folder: Path) -> Digits:
+    with np.load(folder / "mnist.npz") as file:
+        arrays = {name: file[name] for name in Digits._fields}
+    for name in ("X_train", "X_test"):
+        pixels = arrays[name].reshape(-1, N_PIXELS)
+        arrays[name] = pixels.astype(np.float32) / 255
+    return Digits(**arrays)
+
+
+def digits(run: Run, n_train: int) -> Digits:
+    """Training images drawn by the seed, and the test images."""
+    X_train, y_train, X_test, y_test = stored_digits(run.folder)
+    drawn = np.random.default_rng(run.seed).permutation(len(X_train))[:n_train]
+    n_test = run.size.n_test
+    return Digits(X_train[drawn], y_train[drawn], X_test[:n_test], y_test[:n_test])
+
+
+def hold_out(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows in two: nine tenths, and a tenth on which to choose a setting."""
+    n_held_out = len(X) // 10
+    return X[n_held_out:], X[:n_held_out]
+
+
+def mean_squared_error(X: np.ndarray, X_hat: np.ndarray) -> float:
+    return float(np.mean((X - X_hat) ** 2, dtype=np.float64))
+
+
+def pca_error(X: np.ndarray, X_test: np.ndarray, n_components: int) -> float:
+    pca = PCA(n_components, svd_solver="covariance_eigh").fit(X)
+    return mean_squared_error(X_test, pca.inverse_transform(pca.transform(X_test)))
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def n_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def train_by_hand(
+    module: nn.Module,
+    X: np.ndarray,
+    loss: Callable[[nn.Module, Tensor], Tensor],
+    batch_size: int,
+    n_epochs: int,
+) -> None:
+    """The loop that everybody writes: Adam at 1e-3 over shuffled batches."""
+    rows = torch.from_numpy(X)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    for _ in range(n_epochs):
+        for where in torch.randperm(len(rows)).split(batch_size):
+            optimizer.zero_grad()
+            loss(module, rows[where]).backward()
+            optimizer.step()
+
+
+def as_by_hand(run: Run, batch_size: int) -> dict:
+    """Settings that make the package train as `train_by_hand` does."""
+    return {
+        "init": "random",
+        "scale": None,
+        "max_epochs": run.size.n_epochs,
+        "batch_size": batch_size,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "early_stopping": False,
+        # It takes the place of the package's own schedule.
+        "callbacks": [LRScheduler("LambdaLR", lr_lambda=constant)],
+        "random_state": run.seed,
+    }
+
+
+def constant(epoch: int) -> float:
+    return 1.0
+
+
+# 1. Simple
+
+
+def simple(run: Run) -> Iterator[Figure]:
+    """784-128-64-12-64-128-784, ReLU, also on the code, and a sigmoid behind it."""
+    data, n_epochs = digits(run, run.size.n_full), run.size.n_epochs
+    X, X_test = data.X_train, data.X_test
+    network = MLP(
+        (128, 64),
+        activation="relu",
+        code_activation="relu",
+        output_activation="sigmoid",
+    )
+    same = AutoencoderTransformer(12, network=network, **as_by_hand(run, 64))
+    by_hand = simple_network()
+    by_hand.load_state_dict(untrained_weights(same, X))
+    torch.manual_seed(run.seed)
+    seconds_by_hand = seconds_of(
+        lambda: train_by_hand(by_hand, X, simple_loss, 64, n_epochs)
+    )
+    seconds_same = seconds_of(lambda: same.fit(X))
+    default = AutoencoderTransformer(
+        12, hidden_layer_sizes=(128, 64), max_epochs=n_epochs, random_state=run.seed
+    )
+    seconds_default = seconds_of(lambda: default.fit(X))
+
+    module = same.module_
+    layers = [*module.encoder, *module.decoder, module.output]
+    is_same = [*map(repr, layers)] == [*map(repr, by_hand)]
+    yield Figure("layers as by hand", "skae, same settings", str(is_same))
+    with torch.no_grad():
+        X_hat = by_hand(torch.from_numpy(X_test)).numpy()
+    error = "mean squared error, 12 components"
+    yield Figure(
+        error,
+        "skae, same settings",
+        mean_squared_error(X_test, same.reconstruct(X_test)),
+    )
+    yield Figure(error, "PyTorch by hand", mean_squared_error(X_test, X_hat))
+    yield Figure(
+        error, "skae, defaults", mean_squared_error(X_test, default.reconstruct(X_test))
+    )
+    yield Figure(error, "PCA", pca_error(X, X_test, 12))
+    yield Figure("seconds", "skae, same settings", seconds_same)
+    yield Figure("seconds", "PyTorch by hand", seconds_by_hand)
+    yield Figure("seconds", "skae, defaults", seconds_default)
+
+
+def untrained_weights(
+    autoencoder: AutoencoderTransformer, X: np.ndarray
+) -> dict[str, Tensor]:
+    """The weights with which a fit begins, as those of one stack of layers.
+
+    From other initial weights other units of the code are dead, which says more
+    about the error than any difference between two loops.
+    """
+    start = clone(autoencoder).set_params(learning_rate=1e-30, max_epochs=1).fit(X)
+    layers = [*start.module_.encoder, *start.module_.decoder, start.module_.output]
+    return nn.Sequential(*layers).state_dict()
+
+
+def simple_network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(784, 128),
+        nn.ReLU(),
+        nn.Linear(128, 64),
+        nn.ReLU(),
+        nn.Linear(64, 12),
+        nn.ReLU(),
+        nn.Linear(12, 64),
+        nn.ReLU(),
+        nn.Linear(64, 128),
+        nn.ReLU(),
+        nn.Linear(128, 784),
+        nn.Sigmoid(),
+    )
+
+
+def simple_loss(module: nn.Module, X: Tensor) -> Tensor:
+    return functional.mse_loss(module(X), X)
+
+
+# 2. Denoising
+
+LEVEL = 0.3
+CORRUPTIONS = {
+    "gaussian": GaussianNoise(clip=True),
+    "masking": Masking(fill_value="low"),
+    "swap": "swap",
+    "salt_and_pepper": "salt_and_pepper",
+}
+
+
+def denoising(run: Run) -> Iterator[Figure]:
+    yield from denoised_images(run)
+    yield from denoised_signals(run)
+
+
+def denoised_images(run: Run) -> Iterator[Figure]:
+    """Clean images, recovered from noisy ones that no training has seen."""
+    data = digits(run, run.size.n_part)
+    X, X_valid = hold_out(data.X_train)
+    network = AutoencoderTransformer(
+        128,
+        hidden_layer_sizes=(512,),
+        scale=None,
+        corruption_level=LEVEL,
+        max_epochs=run.size.n_epochs,
+        random_state=run.seed,
+    )
+    plain = clone(network).fit(data.X_train)
+    # The same noise for every seed of the training.
+    rng = np.random.default_rng(1234)
+    for name, corruption in CORRUPTIONS.items():
+        noisy, noisy_valid = (
+            corrupted(rows, name, rng) for rows in (data.X_test, X_valid)
+        )
+        denoiser = clone(network).set_params(corruption=corruption).fit(data.X_train)
+        pca = best_pca(X, X_valid, noisy_valid)
+        what = f"mean squared error to the clean image, {name}"
+        for model, X_hat in (
+            ("skae, trained with noise", denoiser.reconstruct(noisy)),
+            ("skae, same network without noise", plain.reconstruct(noisy)),
+            ("PCA, n_components chosen", pca(noisy)),
+            ("noisy image itself", noisy),
+        ):
+            yield Figure(what, model, mean_squared_error(data.X_test, X_hat))
+
+
+def corrupted(X: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarray:
+    """Rows of pixels in [0, 1] with noise of `LEVEL`, without the package's help."""
+    if name == "gaussian":
+        noise = LEVEL * rng.standard_normal(X.shape, dtype=np.float32)
+        return np.clip(X + noise, 0, 1)
+    replacement = {
+        "masking": lambda: np.zeros_like(X),
+        "swap": lambda: rng.permuted(X, axis=0),
+        "salt_and_pepper": lambda: rng.integers(2, size=X.shape).astype(X.dtype),
+    }[name]()
+    return np.where(rng.random(X.shape) < LEVEL, replacement, X)
+
+
+def best_pca(
+    X: np.ndarray, X_valid: np.ndarray, noisy_valid: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """PCA of clean rows, with as many components as denoise validation rows best.
+
+    With codes t of the clean rows and c of the noisy ones, each component adds
+    the mean of (c - t)^2 - t^2 = c^2 - 2 c t to the squared error.
+    """
+    pca = PCA(svd_solver="covariance_eigh").fit(X)
+    clean, noisy = pca.transform(X_valid), pca.transform(noisy_valid)
+    added = np.mean(noisy**2 - 2 * noisy * clean, axis=0)
+    axes = pca.components_[: np.argmin(np.cumsum(added)) + 1]
+    return lambda rows: pca.mean_ + (rows - pca.mean_) @ axes.T @ axes
+
+
+LENGTH = 128
+DECIBELS = 5.0
+
+
+def denoised_signals(run: Run) -> Iterator[Figure]:
+    """Waveforms in white noise, as strong in training as in the test."""
+    rng = np.random.default_rng(run.seed)
+    X, X_test = (
+        waveforms(run.size.n_signals, rng),
+        waveforms(run.size.n_signals // 5, rng),
+    )
+    deviation = math.sqrt(np.mean(X**2) / 10 ** (DECIBELS / 10))
+    noisy, noisy_test = (
+        rows + deviation * rng.standard_normal(rows.shape, dtype=np.float32)
+        for rows in (X, X_test)
+    )
+    network = AutoencoderTransformer(
+        64,
+        corruption="gaussian",
+        corruption_level=deviation,
+        scale=None,
+        max_epochs=2 * run.size.n_epochs,
+        random_state=run.seed,
+    )
+    dense = clone(network).set_params(hidden_layer_sizes=(512, 256)).fit(X)
+    convolving = clone(network).set_params(network=Conv((16, 32), kernel_size=9)).fit(X)
+    window, order = best_savgol(X, noisy)
+    smooth = savgol_filter(noisy_test, window, order)
+    what = f"signal-to-noise ratio in dB, length {LENGTH}"
+    for model, X_hat in (
+        ("skae, network='mlp'", dense.reconstruct(noisy_test)),
+        ("skae, network='conv'", convolving.reconstruct(noisy_test)),
+        ("Savitzky-Golay, window and order chosen", smooth),
+        ("PCA, n_components chosen", best_pca(X, X, noisy)(noisy_test)),
+        ("noisy signal itself", noisy_test),
+    ):
+        yield Figure(what, model, signal_to_noise(X_test, X_hat))
+
+
+def waveforms(n_samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Sums of three decaying chirps that set in at different times."""
+
+    def uniform(low: float, high: float) -> np.ndarray:
+        return rng.uniform(low, high, (n_samples, 3, 1))
+
+    time_since = np.arange(LENGTH) / LENGTH - uniform(0, 0.5)
+    cycles = time_since * (uniform(2, 16) + time_since * uniform(-4, 4)) + uniform(0, 1)
+    envelope = uniform(0.3, 1) * np.exp(-uniform(2, 8) * time_since)
+    chirps = np.where(time_since >= 0, envelope * np.sin(2 * np.pi * cycles), 0)
+    return chirps.sum(axis=1).astype(np.float32)
+
+
+def best_savgol(X: np.ndarray, noisy: np.ndarray) -> tuple[int, int]:
+    """Window length and order that recover the training waveforms best."""
+    settings = [
+        (w, order) for w in range(5, 42, 2) for order in range(2, 7) if order < w
+    ]
+    return max(settings, key=lambda s: signal_to_noise(X, savgol_filter(noisy, *s)))
+
+
+def signal_to_noise(X: np.ndarray, X_hat: np.ndarray) -> float:
+    """In decibels, over all rows together."""
+    return 10 * math.log10(np.mean(X**2) / mean_squared_error(X, X_hat))
+
+
+# 3. Convolutional
+
+
+def conv(run: Run) -> Iterator[Figure]:
+    """A convolutional network beside a dense one with at least as many parameters."""
+    data = digits(run, run.size.n_part)
+    X, X_test = data.X_train, data.X_test
+    settings = {"max_epochs": run.size.n_epochs, "random_state": run.seed}
+    image = {"input_shape": (1, SIDE, SIDE)}
+    networks = {
+        "skae, Conv((16, 32), hidden_layer_sizes=(128,))": {
+            "network": Conv((16, 32), hidden_layer_sizes=(128,)),
+            **image,
+        },
+        "skae, network='mlp'": {},
+    }
+    for n_components in (12, 30):
+        fitted = {
+            model: AutoencoderTransformer(n_components, **network, **settings).fit(X)
+            for model, network in networks.items()
+        }
+        yield from errors(fitted, X_test, f", {n_components} components")
+        error = pca_error(X, X_test, n_components)
+        yield Figure(
+            f"squared error per image, {n_components} components",
+            "PCA",
+            N_PIXELS * error,
+        )
+    feature_map = AutoencoderTransformer(
+        "auto", network=Conv((16, 32), code="feature_map"), **image, **settings
+    ).fit(X)
+    yield from errors(
+        {"skae, Conv((16, 32), code='feature_map')": feature_map}, X_test, ", 7x7x32"
+    )
+    for shape in ((3, 9, 7), (101,)):
+        yield Figure(
+            f"input_shape={shape} comes back", "skae, network='conv'", comes_back(shape)
+        )
+
+
+def errors(
+    fitted: dict[str, AutoencoderTransformer], X_test: np.ndarray, where: str
+) -> Iterator[Figure]:
+    for model, autoencoder in fitted.items():
+        yield Figure(f"parameters{where}", model, n_parameters(autoencoder.module_))
+    found = {
+        model: mean_squared_error(X_test, autoencoder.reconstruct(X_test))
+        for model, autoencoder in fitted.items()
+    }
+    for model, error in found.items():
+        yield Figure(f"mean squared error{where}", model, error)
+    for model, error in found.items():
+        yield Figure(f"squared error per image{where}", model, N_PIXELS * error)
+
+
+def comes_back(shape: tuple[int, ...]) -> str:
+    """Whether rows of this shape keep it through both kinds of code."""
+    X = np.random.default_rng(0).normal(size=(64, math.prod(shape)))
+    kept = [
+        AutoencoderTransformer(
+            "auto", network=Conv(code=code), input_shape=shape, max_epochs=1
+        )
+        .fit(X)
+        .reconstruct(X)
+        .shape
+        == X.shape
+        for code in ("dense", "feature_map")
+    ]
+    return str(all(kept))
+
+
+# 4. Sparse
+
+# Each 2 and 2.5 times the one before.
+SPARSE_WEIGHTS = {
+    "l1": (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3),
+    "kl": (1e-4, 2.5e-4, 6e-4, 1.5e-3, 4e-3),
+}
+TARGET = 0.05
+
+
+def sparse(run: Run) -> Iterator[Figure]:
+    """64 components, sparser as the weight grows."""
+    data = digits(run, run.size.n_part)
+    network = AutoencoderTransformer(
+        64,
+        hidden_layer_sizes=(256,),
+        max_epochs=run.size.n_epochs,
+        random_state=run.seed,
+    )
+    plain = clone(network).fit(data.X_train)
+    yield from sparsity(plain, data.X_test, "no penalty")
+    for name, weights in SPARSE_WEIGHTS.items():
+        penalty = KLSparsity(target=TARGET) if name == "kl" else name
+        for weight in weights:
+            penalised = clone(network).set_params(
+                penalty=penalty, penalty_weight=weight
+            )
+            yield from sparsity(
+                penalised.fit(data.X_train), data.X_test, f"{name}, weight {weight:g}"
+            )
+    yield Figure("mean squared error", "PCA", pca_error(data.X_train, data.X_test, 64))
+
+
+def sparsity(
+    autoencoder: AutoencoderTransformer, X_test: np.ndarray, setting: str
+) -> Iterator[Figure]:
+    model = f"skae, {setting}"
+    Z = encoder_output(autoencoder.module_, X_test)
+    activation = torch.sigmoid(Z)
+    yield Figure(
+        "share of codes below 1e-3 of the largest", model, share_of_small(Z.abs(), 1e-3)
+    )
+    if not setting.startswith("l1"):
+        yield Figure(
+            f"mean sigmoid activation (target {TARGET})",
+            model,
+            activation.mean().item(),
+        )
+        yield Figure(
+            "share of activations below 1e-2 of the largest",
+            model,
+            share_of_small(activation, 1e-2),
+        )
+    error = mean_squared_error(X_test, autoencoder.reconstruct(X_test))
+    yield Figure("mean squared error", model, error)
+
+
+def share_of_small(values: Tensor, share: float) -> float:
+    return (values <= share * values.max()).float().mean().item()
+
+
+@torch.no_grad()
+def encoder_output(module: nn.Module, X: np.ndarray) -> Tensor:
+    """What the encoder says of rows, in the scaled space in which it works."""
+    seen, _ = module.scaler(torch.from_numpy(X))
+    return module.encoder(seen)
+
+
+# 5. Contractive
+
+CONTRACTIVE_WEIGHTS = (0, 1e-4, 1e-3, 1e-2, 1e-1)
+N_REPEATS = 3
+
+
+def contractive(run: Run) -> Iterator[Figure]:
+    """12 components, encoded more smoothly as the weight grows."""
+    data = digits(run, run.size.n_part)
+    X, X_test = data.X_train, data.X_test
+    network = AutoencoderTransformer(
+        12, max_epochs=run.size.n_epochs, random_state=run.seed
+    )
+    for weight in CONTRACTIVE_WEIGHTS:
+        model = f"skae, contractive, weight {weight:g}"
+        penalised = clone(network).set_params(
+            penalty="contractive" if weight else None, penalty_weight=weight
+        )
+        module = penalised.fit(X).module_
+        norm = squared_jacobian(module, X_test[: run.size.n_rows]).mean().item()
+        spread = encoder_output(module, X_test).var(dim=0).sum().item()
+        error = mean_squared_error(X_test, penalised.reconstruct(X_test))
+        yield Figure("squared norm of the Jacobian, test rows", model, norm)
+        yield Figure(
+            "squared norm over the variance of the codes", model, norm / spread
+        )
+        yield Figure("mean squared error", model, error)
+    yield Figure("mean squared error", "PCA", pca_error(X, X_test, 12))
+    yield from exactness(run, X, X_test)
+    yield from cost(run, X)
+
+
+def squared_jacobian(module: nn.Module, X: np.ndarray) -> Tensor:
+    """Squared Frobenius norm of the encoder's Jacobian at each row, by jacrev."""
+    seen, _ = module.scaler(torch.from_numpy(X))
+    J = vmap(jacrev(lambda row: module.encoder(row[None])[0]))(seen)
+    return J.detach().square().sum(dim=(1, 2))
+
+
+def exactness(run: Run, X: np.ndarray, X_test: np.ndarray) -> Iterator[Figure]:
+    """How far the penalty is from jacrev in float64, relative to it."""
+    rows = X_test[: run.size.n_rows].astype(np.float64)
+    for network in ("mlp", "conv"):
+        autoencoder = AutoencoderTransformer(
+            12,
+            network=network,
+            input_shape=(SIDE, SIDE),
+            init="random",
+            max_epochs=1,
+            random_state=run.seed,
+        )
+        module = copy.deepcopy(autoencoder.fit(X[:1000]).module_).double()
+        seen, _ = module.scaler(torch.from_numpy(rows))
+        Z, weight = module.encoder(seen), torch.ones(len(seen))
+        norm = Contractive().build()(module.encoder, seen, Z, weight)
+        exact = squared_jacobian(module, rows)
+        difference = ((norm - exact).abs() / exact).max().item()
+        yield Figure(
+            "largest relative difference to jacrev",
+            f"skae, network={network!r}",
+            difference,
+        )
+
+
+def cost(run: Run, X: np.ndarray) -> Iterator[Figure]:
+    """Seconds per epoch of plain and penalised training, in turns."""
+    penalties = {
+        "skae, plain": None,
+        "skae, contractive": Contractive(),
+        "skae, contractive, n_projections=1": Contractive(n_projections=1),
+    }
+    seconds: dict[str, list[float]] = {model: [] for model in penalties}
+    for _ in range(N_REPEATS):
+        for model, penalty in penalties.items():
+            autoencoder = AutoencoderTransformer(
+                12,
+                penalty=penalty,
+                max_epochs=2,
+                early_stopping=False,
+                callbacks=[EpochTimer()],
+                random_state=run.seed,
+            ).fit(X)
+            seconds[model].append(min(autoencoder.net_.history[:, "dur"]))
+    for model, those in seconds.items():
+        yield Figure("seconds per epoch", model, float(np.median(those)))
+    plain = np.array(seconds["skae, plain"])
+    for model, those in seconds.items():
+        yield Figure(
+            "seconds over the plain one's", model, float(np.median(those / plain))
+        )
+
+
+# 6. Variational
+
+N_LATENT = 20
+SURE = 0.9
+
+
+def variational(run: Run) -> Iterator[Figure]:
+    """Bounds in nats, and samples, of the textbook's model and of the defaults."""
+    data, n_epochs = digits(run, run.size.n_full), run.size.n_epochs
+    X, X_test = data.X_train, data.X_test
+    torch.manual_seed(run.seed)
+    by_hand = VAE()
+    seconds_by_hand = seconds_of(
+        lambda: train_by_hand(by_hand, X, VAE.loss, 128, n_epochs)
+    )
+    same = AutoencoderTransformer(
+        N_LATENT,
+        network=MLP((400,), activation="relu"),
+        loss="binary_cross_entropy",
+        bottleneck="gaussian",
+        **as_by_hand(run, 128),
+    )
+    seconds_same = seconds_of(lambda: same.fit(X))
+    ours = negative_elbo(same.module_.encoder, same.module_.decoder, X_test)
+    theirs = negative_elbo(by_hand.encoder, by_hand.decoder, X_test)
+    what = f"negative ELBO in nats, {N_LATENT} components"
+    yield Figure(what, "skae, same settings", ours)
+    yield Figure(what, "PyTorch by hand", theirs)
+    yield Figure(what, "difference", ours - theirs)
+    yield Figure("seconds", "skae, same settings", seconds_same)
+    yield Figure("seconds", "PyTorch by hand", seconds_by_hand)
+
+    default = AutoencoderTransformer(
+        N_LATENT, bottleneck="gaussian", max_epochs=n_epochs, random_state=run.seed
+    ).fit(X[: run.size.n_part])
+    for model, autoencoder in (
+        ("skae, same settings", same),
+        ("skae, defaults", default),
+    ):
+        n_active = int(autoencoder.active_units_.sum())
+        yield Figure(f"active units of {N_LATENT}", model, n_active)
+    error = "mean squared error"
+    yield Figure(
+        error, "skae, defaults", mean_squared_error(X_test, default.reconstruct(X_test))
+    )
+    pca = pca_error(X[: run.size.n_part], X_test, N_LATENT)
+    yield Figure(error, "PCA", pca)
+    yield from judged_samples(run, data, same, default)
+
+
+class VAE(nn.Module):
+    """The variational autoencoder of PyTorch's examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Linear(N_PIXELS, 400), nn.ReLU(), nn.Linear(400, 2 * N_LATENT)
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(N_LATENT, 400), nn.ReLU(), nn.Linear(400, N_PIXELS)
+        )
+
+    def loss(self, X: Tensor) -> Tensor:
+        """Negative ELBO, mean over the rows."""
+        mu, log_var = self.encoder(X).chunk(2, dim=1)
+        Z = mu + torch.exp(log_var / 2) * torch.randn_like(mu)
+        return row_bounds(X, self.decoder(Z), mu, log_var).mean()
+
+
+def row_bounds(X: Tensor, logits: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    """Negative ELBO of each row in nats: cross-entropy plus divergence."""
+    cross_entropy = functional.binary_cross_entropy_with_logits(
+        logits, X, reduction="none"
+    )
+    divergence = (mu**2 + log_var.exp() - 1 - log_var) / 2
+    return cross_entropy.sum(dim=1) + divergence.sum(dim=1)
+
+
+@torch.no_grad()
+def negative_elbo(encoder: nn.Module, decoder: nn.Module, X: np.ndarray) -> float:
+    """Mean over the rows, by one draw each from the posterior, always the same."""
+    rows = torch.from_numpy(X)
+    mu, log_var = encoder(rows).chunk(2, dim=1)
+    epsilon = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
+    logits = decoder(mu + torch.exp(log_var / 2) * epsilon)
+    return row_bounds(rows, logits, mu, log_var).mean().item()
+
+
+def judged_samples(
+    run: Run,
+    data: Digits,
+    same: AutoencoderTransformer,
+    default: AutoencoderTransformer,
+) -> Iterator[Figure]:
+    """How many samples a classifier of real digits is sure about."""
+    judge = trained_judge(data, run.seed)
+    real = probabilities(judge, data.X_test)
+    accuracy = float(np.mean(real.argmax(axis=1) == data.y_test))
+    yield Figure("test accuracy of the judge", "convolutional classifier", accuracy)
+    n_samples = run.size.n_samples
+    what = f"share of samples taken for a digit with p > {SURE}"
+    for model, X in (
+        ("skae, same settings", same.sample(n_samples, random_state=run.seed)),
+        ("skae, defaults", default.sample(n_samples, random_state=run.seed)),
+        (
+            "Gaussian fitted to PCA codes",
+            pca_samples(data.X_train, n_samples, run.seed),
+        ),
+        ("real digits", data.X_test),
+    ):
+        is_sure = probabilities(judge, X).max(axis=1) > SURE
+        yield Figure(what, model, float(is_sure.mean()))
+
+
+def trained_judge(data: Digits, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    judge = nn.Sequential(
+        nn.Unflatten(1, (1, SIDE, SIDE)),
+        nn.Conv2d(1, 16, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, 2, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 7 * 7, 10),
+    )
+    labels = torch.from_numpy(data.y_train.astype(np.int64))
+    rows = torch.from_numpy(data.X_train)
+    optimizer = torch.optim.Adam(judge.parameters(), lr=1e-3)
+    for _ in range(3):
+        for where in torch.randperm(len(rows)).split(64):
+            optimizer.zero_grad()
+            functional.cross_entropy(judge(rows[where]), labels[where]).backward()
+            optimizer.step()
+    return judge
+
+
+@torch.no_grad()
+def probabilities(judge: nn.Module, X: np.ndarray) -> np.ndarray:
+    """Of each class, for rows clipped to the range of pixels."""
+    rows = torch.from_numpy(np.clip(X, 0, 1).astype(np.float32))
+    return judge(rows).softmax(dim=1).numpy()
+
+
+def pca_samples(X: np.ndarray, n_samples: int, seed: int) -> np.ndarray:
+    """Rows drawn from a normal distribution over the codes of a PCA."""
+    pca = PCA(N_LATENT, svd_solver="covariance_eigh").fit(X)
+    epsilon = np.random.default_rng(seed).standard_normal((n_samples, N_LATENT))
+    return pca.inverse_transform(epsilon * np.sqrt(pca.explained_variance_))
+
+
+# 7. Quantized
+
+N_CODES = 256
+GROUPS = (2, 4, 8)
+CODE_DIM = 4
+AXES_PER_GROUP = (2, 4, 8, 16)
+
+
+def quantized(run: Run) -> Iterator[Figure]:
+    """Groups of 256 entries, a byte each, beside k-means at the same bits."""
+    data = digits(run, run.size.n_part)
+    X, X_test = data.X_train, data.X_test
+    for n_groups in GROUPS:
+        autoencoder = AutoencoderTransformer(
+            n_groups * CODE_DIM,
+            hidden_layer_sizes=(256, 128),
+            bottleneck=Quantized(n_codes=N_CODES, code_dim=CODE_DIM),
+            max_epochs=run.size.n_epochs,
+            random_state=run.seed,
+        ).fit(X)
+        found = {
+            "skae, bottleneck='quantized'": autoencoder.reconstruct(X_test),
+            "k-means of PCA codes, n_components chosen": pca_quantized(
+                X, X_test, n_groups, run.seed
+            ),
+            "k-means of bands of pixels": bands_quantized(
+                X, X_test, n_groups, run.seed
+            ),
+        }
+        where = f", {8 * n_groups} bits"
+        for model, X_hat in found.items():
+            error = N_PIXELS * mean_squared_error(X_test, X_hat)
+            yield Figure(f"squared error per image{where}", model, error)
+        yield from use_of_codes(autoencoder, X, where)
+    yield from shared_codebook(run, X, X_test)
+
+
+def shared_codebook(run: Run, X: np.ndarray, X_test: np.ndarray) -> Iterator[Figure]:
+    """One codebook for all positions of a feature map, or for all patches."""
+    autoencoder = AutoencoderTransformer(
+        "auto",
+        network=Conv((16, 32), code="feature_map"),
+        input_shape=(1, SIDE, SIDE),
+        bottleneck=Quantized(n_codes=N_CODES, shared=True),
+        max_epochs=run.size.n_epochs,
+        random_state=run.seed,
+    ).fit(X)
+    codes = autoencoder.quantize(X_test)
+    X_hat = autoencoder.reconstruct(X_test)
+    model = "skae, Quantized(shared=True), feature map"
+    where = f", {8 * codes.shape[1]} bits"
+    error = f"squared error per image{where}"
+    yield Figure(error, model, N_PIXELS * mean_squared_error(X_test, X_hat))
+    patched = patches_quantized(X, X_test, run.seed)
+    yield Figure(
+        error,
+        "k-means of patches of 4 x 4 pixels",
+        N_PIXELS * mean_squared_error(X_test, patched),
+    )
+    yield from use_of_codes(autoencoder, X, where)
+    difference = np.abs(autoencoder.dequantize(codes) - X_hat).max()
+    yield Figure("type of the codes", model, str(codes.dtype))
+    yield Figure(
+        "largest |dequantize(quantize(X)) - reconstruct(X)|", model, float(difference)
+    )
+
+
+def use_of_codes(
+    autoencoder: AutoencoderTransformer, X: np.ndarray, where: str
+) -> Iterator[Figure]:
+    """Perplexity and share in use of the codebook that has the least."""
+    codes = autoencoder.quantize(X)
+    n_codebooks = len(autoencoder.perplexity_)
+    in_use = [
+        len(np.unique(codes[:, group::n_codebooks])) / N_CODES
+        for group in range(n_codebooks)
+    ]
+    model = f"skae, least of {n_codebooks} codebooks"
+    yield Figure(
+        f"perplexity of {N_CODES} entries{where}",
+        model,
+        float(autoencoder.perplexity_.min()),
+    )
+    yield Figure(f"share of entries in use{where}", model, min(in_use))
+
+
+def pca_quantized(
+    X: np.ndarray, X_test: np.ndarray, n_groups: int, seed: int
+) -> np.ndarray:
+    """Test rows by product quantization of as many axes as suit validation rows."""
+    X_part, X_valid = hold_out(X)
+
+    def validation_error(n_axes: int) -> float:
+        X_hat = axes_quantized(X_part, X_valid, n_axes, n_groups, seed)
+        return mean_squared_error(X_valid, X_hat)
+
+    n_axes = min((n * n_groups for n in AXES_PER_GROUP), key=validation_error)
+    return axes_quantized(X, X_test, n_axes, n_groups, seed)
+
+
+def axes_quantized(
+    X: np.ndarray, X_test: np.ndarray, n_axes: int, n_groups: int, seed: int
+) -> np.ndarray:
+    pca = PCA(n_axes, svd_solver="covariance_eigh").fit(X)
+    groups = allocated(pca.explained_variance_, n_groups)
+    Z_hat = product_quantized(pca.transform(X), pca.transform(X_test), groups, seed)
+    return pca.inverse_transform(Z_hat)
+
+
+def allocated(variances: np.ndarray, n_groups: int) -> list[list[int]]:
+    """Axes in groups of one size and nearly one product of variances [2]_."""
+    groups: list[list[int]] = [[] for _ in range(n_groups)]
+    logarithms = np.log(variances / variances.min())
+    for axis in range(len(variances)):
+        with_room = [g for g in groups if len(g) < len(variances) // n_groups]
+        min(with_room, key=lambda group: logarithms[group].sum()).append(axis)
+    return groups
+
+
+def bands_quantized(
+    X: np.ndarray, X_test: np.ndarray, n_groups: int, seed: int
+) -> np.ndarray:
+    bands = np.split(np.arange(N_PIXELS), n_groups)
+    return product_quantized(X, X_test, bands, seed)
+
+
+def product_quantized(
+    X: np.ndarray, X_test: np.ndarray, groups: Iterable, seed: int
+) -> np.ndarray:
+    """Test rows, each group of columns replaced by the nearest centre of k-means."""
+    X_hat = np.empty_like(X_test)
+    for group in groups:
+        kmeans = KMeans(N_CODES, random_state=seed).fit(X[:, group])
+        X_hat[:, group] = kmeans.cluster_centers_[kmeans.predict(X_test[:, group])]
+    return X_hat
+
+
+def patches_quantized(X: np.ndarray, X_test: np.ndarray, seed: int) -> np.ndarray:
+    """Test rows by k-means of patches: as many as a feature map has positions."""
+    patches = as_patches(X)
+    drawn = np.random.default_rng(seed).choice(len(patches), 50_000, replace=False)
+    kmeans = KMeans(N_CODES, random_state=seed).fit(patches[drawn])
+    X_hat = kmeans.cluster_centers_[kmeans.predict(as_patches(X_test))]
+    return X_hat.reshape(-1, 7, 7, 4, 4).swapaxes(2, 3).reshape(-1, N_PIXELS)
+
+
+def as_patches(X: np.ndarray) -> np.ndarray:
+    return X.reshape(-1, 7, 4, 7, 4).swapaxes(2, 3).reshape(-1, 16)
+
+
+# 8. Outliers
+
+TABLES = (
+    "37_Stamps",
+    "43_WDBC",
+    "15_Hepatitis",
+    "39_vertebral",
+    "20_letter",
+    "47_yeast",
+)
+VARIANTS = {
+    "plain": {},
+    "network='conv'": {"network": "conv"},
+    **{f"corruption={name!r}": {"corruption": name} for name in CORRUPTIONS},
+    **{f"penalty={name!r}": {"penalty": name} for name in ("l1", "kl", "contractive")},
+    "bottleneck='gaussian'": {"bottleneck": "gaussian"},
+    "bottleneck=Gaussian(score='elbo')": {"bottleneck": Gaussian(score="elbo")},
+    "bottleneck='quantized'": {"bottleneck": "quantized"},
+}
+
+
+def outliers(run: Run) -> Iterator[Figure]:
+    """Every variant of the detector, by the mean over some tables of ADBench."""
+    tables = [split_table(run, name) for name in TABLES[: run.size.n_tables]]
+    detectors: dict[str, BaseEstimator] = {
+        f"skae, {name}": AutoencoderOutlierDetector(**settings, random_state=run.seed)
+        for name, settings in VARIANTS.items()
+    }
+    detectors["IsolationForest"] = IsolationForest(random_state=run.seed)
+    for model, detector in detectors.items():
+        areas, differences = [], []
+        began = time.perf_counter()
+        for X_train, X_test, y_test in tables:
+            detector.fit(X_train)
+            scores = detector.score_samples(X_test)
+            areas.append(roc_auc_score(y_test, -scores))
+            differences.append(np.abs(scores - detector.score_samples(X_test)).max())
+        seconds = (time.perf_counter() - began) / len(tables)
+        what = f"mean ROC AUC over {len(tables)} tables"
+        yield Figure(what, model, float(np.mean(areas)))
+        yield Figure(
+            "largest difference of scores in two calls", model, max(differences)
+        )
+        yield Figure("seconds per table", model, seconds)
+
+
+def split_table(run: Run, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Standardised training rows, test rows, and which of these are outliers."""
+    with np.load(run.folder / "adbench" / f"{name}.npz") as file:
+        X, y = file["X"].astype(np.float64), file["y"]
+    X_train, X_test, _, y_test = train_test_split(
+        X, y, test_size=0.3, stratify=y, random_state=run.seed
+    )
+    scaler = StandardScaler().fit(X_train)
+    return scaler.transform(X_train), scaler.transform(X_test), y_test
+
+
+PARTS: dict[str, Callable[[Run], Iterator[Figure]]] = {
+    "simple": simple,
+    "denoising": denoising,
+    "conv": conv,
+    "sparse": sparse,
+    "contractive": contractive,
+    "variational": variational,
+    "quantized": quantized,
+    "outliers": outliers,
+}
+
+
+if __name__ == "__main__":
+    main()

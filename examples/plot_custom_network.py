@@ -1,0 +1,184 @@
+"""
+A network of one's own: a code that is an angle
+===============================================
+
+A picture on a turntable has one degree of freedom, its angle, and an angle has no ends:
+after 360 degrees comes 0. A code of one number has ends. What becomes of the turn, and
+does it help to tell the network that its code is an angle?
+
+``python plot_custom_network.py --out DIR`` saves the figure in DIR, by default in
+``figures`` below the current directory.
+"""
+
+# %%
+# The script draws on the screen only in an interactive session.
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from scipy import ndimage
+from sklearn.datasets import load_digits
+from torch import nn
+
+from skae import AutoencoderTransformer
+from skae.networks import MLP, Custom
+
+if not hasattr(sys, "ps1"):
+    plt.switch_backend("Agg")
+
+parser = argparse.ArgumentParser(description="Custom network", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
+# A gallery or a notebook has arguments of its own.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+
+# %%
+# A handwritten four, drawn in 24 x 24 pixels, is turned by 600 random angles for the
+# training, with a little noise on each pixel, and by 720 other ones for the test.
+
+four = np.pad(ndimage.zoom(load_digits().images[4] / 16, 2, order=1), 4)
+
+
+def turned(degrees):
+    """One row of pixels for each angle."""
+    pictures = [ndimage.rotate(four, d, reshape=False, order=1) for d in degrees]
+    return np.reshape(pictures, (len(degrees), -1))
+
+
+rng = np.random.default_rng(0)
+X_train = turned(rng.uniform(0, 360, 600))
+X_train += 0.1 * rng.standard_normal(X_train.shape)
+degrees = np.arange(0.25, 360, 0.5)
+X_test = turned(degrees)
+
+# %%
+# An own encoder ends in a point of the plane, of which only the angle is kept, and the
+# decoder begins with the point on the circle at this angle. Both are ordinary PyTorch
+# modules; ``Custom`` takes functions that make them for the width of the rows and of the
+# code.
+
+
+class Angle(nn.Module):
+    """Angles, in radians, of points in the plane."""
+
+    def forward(self, points):
+        x, y = points.chunk(2, dim=1)
+        return torch.atan2(y, x)
+
+
+class Circle(nn.Module):
+    """Points on the unit circle at these angles."""
+
+    def forward(self, angles):
+        return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
+
+
+def encoder(n_features, n_components):
+    return nn.Sequential(
+        nn.Linear(n_features, 128),
+        nn.GELU(),
+        nn.Linear(128, 64),
+        nn.GELU(),
+        nn.Linear(64, 2 * n_components),
+        Angle(),
+    )
+
+
+def decoder(n_features, n_components):
+    return nn.Sequential(
+        Circle(),
+        nn.Linear(2 * n_components, 64),
+        nn.GELU(),
+        nn.Linear(64, 128),
+        nn.GELU(),
+        nn.Linear(128, n_features),
+    )
+
+
+# %%
+# Beside it stands a multilayer perceptron of the same widths, with one component and,
+# since a circle lies in a plane, with two.
+
+networks = {
+    "MLP, 1 number": (1, MLP(hidden_layer_sizes=(128, 64))),
+    "MLP, 2 numbers": (2, MLP(hidden_layer_sizes=(128, 64))),
+    "own network, 1 angle": (1, Custom(encoder, decoder)),
+}
+variance = np.mean((X_test - X_train.mean(axis=0)) ** 2)
+codes, images, error = {}, {}, {}
+
+print("Error of the test pictures, as a share of their variance")
+print(f"{'':22}{'mean':>8}{'worst':>8}")
+for name, (n_components, network) in networks.items():
+    ae = AutoencoderTransformer(
+        n_components, network=network, max_epochs=80, random_state=0
+    ).fit(X_train)
+    codes[name] = ae.transform(X_test)
+    images[name] = ae.inverse_transform(codes[name])
+    error[name] = np.mean((X_test - images[name]) ** 2, axis=1) / variance
+    print(f"{name:22}{error[name].mean():8.3f}{error[name].max():8.3f}")
+
+# %%
+# The codes with one number, the errors of all three, and how the turn looks around the
+# angle that is worst for the perceptron.
+
+plain, wide, own = networks
+colors = dict(zip(networks, ("C1", "0.6", "C0"), strict=True))
+
+figure = plt.figure(figsize=(10, 7), layout="constrained")
+upper, lower = figure.subfigures(2, 1, height_ratios=(1, 0.6), hspace=0.04)
+axes = upper.subplot_mosaic([["plain", "error"], ["own", "error"]])
+
+for key, name in (("plain", plain), ("own", own)):
+    axes[key].plot(degrees, codes[name], ".", ms=3, color=colors[name])
+    axes[key].set(xlabel="true angle (degrees)", ylabel="code")
+    axes[key].text(0.02, 0.9, name, color=colors[name], transform=axes[key].transAxes)
+    axes[key].label_outer(remove_inner_ticks=False)
+axes["plain"].set_title("A number tears the turn apart, an angle follows it")
+axes["own"].set(yticks=[-np.pi, 0, np.pi], yticklabels=["-π", "0", "π"])
+
+for name in networks:
+    axes["error"].plot(degrees, error[name], color=colors[name], label=name)
+axes["error"].axhline(1, color="0.2", linestyle=":", linewidth=1)
+axes["error"].set(
+    yscale="log",
+    ylim=(None, 20),
+    yticks=[0.1, 1, 10],
+    yticklabels=["0.1", "1", "10"],
+    xlabel="true angle (degrees)",
+    ylabel="error (share of the variance)",
+    title="At the tears, pictures are lost",
+)
+axes["error"].legend(frameon=False, loc="upper left")
+for ax in axes.values():
+    ax.set_xticks(np.arange(0, 361, 60))
+    ax.spines[["top", "right"]].set_visible(False)
+
+worst = error[plain].argmax()
+shown = (worst + 8 * np.arange(-5, 6)) % len(degrees)
+rows = {"turned": X_test, plain: images[plain], own: images[own]}
+for row, (name, pictures) in zip(lower.subplots(3, 11), rows.items(), strict=True):
+    for ax, i in zip(row, shown, strict=True):
+        ax.imshow(pictures[i].reshape(24, 24), cmap="gray_r", vmin=0, vmax=1)
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_color("0.8")
+        if name == "turned":
+            ax.set_title(f"{degrees[i]:.0f}°", fontsize=10)
+    row[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
+
+figure.savefig(out / "custom_network.png", dpi=120)
+print(f"\nThe figure is in {out}")
+
+# %%
+# No line can be laid around a circle: the perceptron's code climbs and falls, must
+# hurry in between through values that belong to other angles, and gives up three small
+# ranges of the turn. There it shows those other views of the four, and its error is up to
+# 2.7 times that of the mean picture (the dotted line). The own network's code is the true
+# angle, counted from a place of its own; the jump from π to -π is none for the decoder,
+# for which both are the same point of the circle. Its error nowhere exceeds 6% of the
+# variance and is an eighth of the perceptron's on average, 3.6% instead of 29%. A
+# perceptron with two components does as well, but spends two numbers on one angle.
