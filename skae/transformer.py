@@ -106,10 +106,11 @@ class AutoencoderTransformer(
         reconstruction is held to the clean rows: a denoising autoencoder. See
         :mod:`skae.corruptions`.
     corruption_level : float, default=0.3
-        Standard deviation of ``"gaussian"``, >= 0, in the scaled space (that is
-        in standard deviations of the training rows unless they are not
-        scaled), or the probability, in [0, 1], that another
-        corruption hits an entry.
+        Standard deviation of ``"gaussian"``, >= 0, in the scaled space, or the
+        probability, in [0, 1], that another corruption hits an entry. Noise of
+        standard deviation s in the units of X has the level s where nothing is
+        scaled, and ``s / np.sqrt(X.var(axis=0).mean())`` under one factor for
+        all features.
     penalty : {"l1", "kl", "contractive"}, Penalty object or None, default=None
         What is added to the objective for the code: its absolute values, which
         makes it sparse and puts a rectifier on it; the divergence of its mean
@@ -198,7 +199,10 @@ class AutoencoderTransformer(
     net_ : skorch.NeuralNet
         The net that was trained, with its `history`, trimmed for prediction.
     module_ : torch.nn.Module
-        The PyTorch module, in eval mode, with its `encoder` and `decoder`.
+        The PyTorch module, in eval mode, with its `encoder` and `decoder`, which
+        work in the scaled space; `module_.encode` and `module_.decode` go from
+        and to the units of the data, and between them the codes have the units
+        that a user sees (`code_factor` times the encoder's).
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)

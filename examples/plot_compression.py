@@ -1,0 +1,173 @@
+"""
+Compression: bits for pictures and sound
+========================================
+
+What does a value of a picture, or of a sound, cost in bits? A vector-quantized
+autoencoder writes each row as a few positions in codebooks. Transform coding, on which
+JPEG and MP3 rest, rounds the codes of a linear map instead, here of the best one, PCA.
+
+``python plot_compression.py --out DIR`` saves the figure in DIR, by default in
+``figures`` below the current directory.
+"""
+
+# %%
+# The script draws on the screen only in an interactive session.
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_sample_images
+from sklearn.decomposition import PCA
+from sklearn.model_selection import train_test_split
+
+from skae import AutoencoderTransformer
+from skae.bottlenecks import Quantized
+
+if not hasattr(sys, "ps1"):
+    plt.switch_backend("Agg")
+
+parser = argparse.ArgumentParser(description="Compression", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
+# A gallery or a notebook has arguments of its own.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+
+# %%
+# The pictures are scikit-learn's two, in shades of grey, cut into tiles of 8 x 8 pixels,
+# of which 30% are held out. The sound is a melody with vibrato, cut into frames of
+# 64 values, 8 milliseconds; what is held out is another melody of the same instrument.
+
+
+def tiles(picture):
+    """Squares of 8 x 8 pixels side by side, one in each row."""
+    height, width = (size // 8 for size in picture.shape)
+    squares = picture[: 8 * height, : 8 * width].reshape(height, 8, width, 8)
+    return squares.swapaxes(1, 2).reshape(-1, 64)
+
+
+def melody(n_notes, rng, rate=8000, duration=0.25):
+    """Frames of 64 values of a melody in A major."""
+    scale = np.array([0, 2, 4, 5, 7, 9, 11, 12])
+    t = np.arange(int(rate * duration)) / rate
+    notes = []
+    for semitones in rng.choice(scale, n_notes):
+        vibrato = 0.003 * np.sin(2 * np.pi * 6 * t + rng.uniform(0, 2 * np.pi))
+        phase = (
+            np.cumsum(2 * np.pi * 220 * 2 ** (semitones / 12) * (1 + vibrato)) / rate
+        )
+        sound = sum(np.sin(k * phase) / k for k in range(1, 7))
+        notes.append(rng.uniform(0.3, 1) * sound * np.exp(-5 * t) * np.tanh(100 * t))
+    frames = np.concatenate(notes).reshape(-1, 64)
+    return frames + 0.005 * rng.standard_normal(frames.shape)
+
+
+rng = np.random.default_rng(0)
+pictures = [picture.mean(axis=2) / 255 for picture in load_sample_images().images]
+data = {
+    "pictures": train_test_split(
+        np.concatenate([tiles(picture) for picture in pictures]),
+        test_size=0.3,
+        random_state=0,
+    ),
+    "sound": (melody(240, rng), melody(80, rng)),
+}
+
+# %%
+# PCA's codes are rounded uniformly between two bounds. Both the bounds of a component and
+# its number of bits are chosen by the training rows: bit by bit goes to the component
+# whose error falls most.
+
+
+def rounded(z, n_bits, bound):
+    """z in the middle of one of 2**n_bits equal intervals between -bound and bound."""
+    step = 2 * bound / 2**n_bits
+    most = bound - step / 2
+    return np.clip((np.floor(z / step) + 0.5) * step, -most, most)
+
+
+def best_bound(z, n_bits):
+    """Bound with the least mean squared error, and this error."""
+    if n_bits == 0:
+        return 1.0, np.mean(z**2)
+    bounds = np.std(z) * np.array([1, 1.5, 2, 3, 4, 6, 8])
+    errors = [np.mean((z - rounded(z, n_bits, bound)) ** 2) for bound in bounds]
+    return bounds[np.argmin(errors)], min(errors)
+
+
+def transform_coding(X_train, X_test, n_bits_of_row):
+    """Reconstructions of X_test from so many bits for each row."""
+    pca = PCA().fit(X_train)
+    Z = pca.transform(X_train).T
+    n_bits = np.zeros(len(Z), dtype=int)
+    error = np.array([best_bound(z, 0)[1] for z in Z])
+    with_one_more = np.array([best_bound(z, 1)[1] for z in Z])
+    for _ in range(n_bits_of_row):
+        j = np.argmax(error - with_one_more)
+        n_bits[j] += 1
+        error[j] = with_one_more[j]
+        with_one_more[j] = best_bound(Z[j], n_bits[j] + 1)[1]
+    codes = pca.transform(X_test)
+    for j, b in enumerate(n_bits):
+        bound, _ = best_bound(Z[j], b)
+        codes[:, j] = rounded(codes[:, j], b, bound)
+    return pca.inverse_transform(codes)
+
+
+# %%
+# The autoencoder has one codebook of 256 entries, which is 8 bits, for every four
+# components. What it reads is what ``quantize`` wrote, integers of one byte.
+
+
+def vector_quantization(X_train, X_test, n_bits_of_row):
+    """Reconstructions of X_test from so many bits for each row."""
+    ae = AutoencoderTransformer(
+        n_components=n_bits_of_row // 2,
+        bottleneck=Quantized(n_codes=256, code_dim=4),
+        hidden_layer_sizes=(128,),
+        max_epochs=20,
+        random_state=0,
+    ).fit(X_train)
+    codes = ae.quantize(X_test)
+    assert 8 * codes.nbytes == n_bits_of_row * len(X_test)
+    return ae.dequantize(codes)
+
+
+coders = {"PCA, rounded": transform_coding, "autoencoder": vector_quantization}
+rates = np.array([1 / 8, 1 / 4, 1 / 2, 1])
+errors = {}
+for kind, (X_train, X_test) in data.items():
+    variance = np.mean((X_test - X_train.mean(axis=0)) ** 2)
+    print(f"\n{kind}: {len(X_train)} rows to learn from, {len(X_test)} held out")
+    print(f"{'bits per value':16}" + "".join(f"{rate:8.3f}" for rate in rates))
+    for name, coder in coders.items():
+        errors[kind, name] = [
+            np.mean((X_test - coder(X_train, X_test, int(64 * rate))) ** 2) / variance
+            for rate in rates
+        ]
+        print(f"{name:16}" + "".join(f"{error:8.4f}" for error in errors[kind, name]))
+
+# %%
+# Both curves for both kinds of data; the lower, the better.
+
+figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
+for ax, kind in zip(axes, data, strict=True):
+    for name, color in zip(coders, ("C1", "C0"), strict=True):
+        ax.plot(rates, errors[kind, name], "o-", color=color, label=name)
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xticks=rates,
+        xticklabels=["1/8", "1/4", "1/2", "1"],
+        xlabel="bits per value",
+        ylabel="error (share of the variance)",
+        title=kind,
+    )
+    ax.minorticks_off()
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.spines[["top", "right"]].set_visible(False)
+axes[0].legend(frameon=False)
+figure.savefig(out / "compression.png", dpi=120)
+print(f"\nThe figure is in {out}")
