@@ -157,13 +157,13 @@ figure.savefig(out / "audio.png", dpi=120)
 print(f"\nThe figure is in {out}")
 
 # %%
-# The convolutional autoencoder follows the good note through every wiggle. Of the bad one
-# it gives back the nearest good note that it knows: the overtones run ahead of the
-# fundamental, the reconstruction does not follow them, and the error tells. PCA draws
-# both notes alike as something near a sine, since 16 fixed shapes can not be moved to
-# every pitch and start, and its error does not tell good from bad at all (0.5 is chance).
-# From 30 cents on the area of the convolutional detector is over 0.9, that of the fully
-# connected one some 0.1 less, and the isolation forest is of little use here. Within
-# one instrument, nearly all bad notes are above the good ones at 30 cents, even the
-# flute's, whose overtones are faint; what is lost in the whole comes from bad notes of
-# the flute whose errors are as small as those of good notes that are harder to draw.
+# The convolutional autoencoder follows the good note through every wiggle. Of the bad
+# one it gives back the nearest good note that it knows: the overtones run ahead of the
+# fundamental, the reconstruction does not go with them, and the error tells. PCA draws
+# both notes alike as something near a sine, since sixteen fixed shapes cannot be moved
+# to every pitch and start, and its error does not tell good from bad at all (0.5 is
+# chance). From 30 cents on, the area of the convolutional detector is over 0.9, that of
+# the fully connected one some 0.1 less; the isolation forest is of little use here.
+# Within one instrument it hears 30 cents almost without fail, even the flute's, whose
+# overtones are faint. What is lost on the whole are bad notes of the flute with errors
+# as small as those of good notes of instruments that are harder to draw.

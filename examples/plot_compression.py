@@ -36,9 +36,10 @@ out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# The pictures are scikit-learn's two, in shades of grey, cut into tiles of 8 x 8 pixels,
-# of which 30% are held out. The sound is a melody with vibrato, cut into frames of
-# 64 values, 8 milliseconds; what is held out is another melody of the same instrument.
+# The pictures are scikit-learn's two, in shades of grey, cut into tiles of 8 x 8
+# pixels, of which 30% are held out. The sound is a melody with vibrato, cut into frames
+# of 64 values, 8 milliseconds; what is held out is another melody on the same
+# instrument.
 
 
 def tiles(picture):
@@ -72,13 +73,13 @@ data = {
         test_size=0.3,
         random_state=0,
     ),
-    "sound": (melody(240, rng), melody(80, rng)),
+    "sound": (melody(120, rng), melody(60, rng)),
 }
 
 # %%
-# PCA's codes are rounded uniformly between two bounds. Both the bounds of a component and
-# its number of bits are chosen by the training rows: bit by bit goes to the component
-# whose error falls most.
+# PCA's codes are rounded to equal steps between two bounds. The bounds of a component
+# and its number of bits are chosen by the training rows: bit by bit goes to the
+# component whose error falls most.
 
 
 def rounded(z, n_bits, bound):
@@ -127,7 +128,7 @@ def vector_quantization(X_train, X_test, n_bits_of_row):
         n_components=n_bits_of_row // 2,
         bottleneck=Quantized(n_codes=256, code_dim=4),
         hidden_layer_sizes=(128,),
-        max_epochs=20,
+        max_epochs=30,
         random_state=0,
     ).fit(X_train)
     codes = ae.quantize(X_test)
@@ -136,7 +137,7 @@ def vector_quantization(X_train, X_test, n_bits_of_row):
 
 
 coders = {"PCA, rounded": transform_coding, "autoencoder": vector_quantization}
-rates = np.array([1 / 8, 1 / 4, 1 / 2, 1])
+rates = np.array([1 / 8, 3 / 8, 1])
 errors = {}
 for kind, (X_train, X_test) in data.items():
     variance = np.mean((X_test - X_train.mean(axis=0)) ** 2)
@@ -153,21 +154,34 @@ for kind, (X_train, X_test) in data.items():
 # Both curves for both kinds of data; the lower, the better.
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
-for ax, kind in zip(axes, data, strict=True):
+panels = {
+    "pictures": ("Pictures: a modest gain", (0.02, 0.03, 0.04, 0.05, 0.06)),
+    "sound": ("Sound: a large one", (0.01, 0.03, 0.1, 0.3)),
+}
+for ax, (kind, (title, ticks)) in zip(axes, panels.items(), strict=True):
     for name, color in zip(coders, ("C1", "C0"), strict=True):
         ax.plot(rates, errors[kind, name], "o-", color=color, label=name)
     ax.set(
         xscale="log",
         yscale="log",
         xticks=rates,
-        xticklabels=["1/8", "1/4", "1/2", "1"],
+        xticklabels=["1/8", "3/8", "1"],
         xlabel="bits per value",
         ylabel="error (share of the variance)",
-        title=kind,
+        yticks=ticks,
+        yticklabels=[f"{tick:.0%}" for tick in ticks],
+        title=title,
     )
     ax.minorticks_off()
-    ax.yaxis.set_major_formatter("{x:g}")
     ax.spines[["top", "right"]].set_visible(False)
 axes[0].legend(frameon=False)
 figure.savefig(out / "compression.png", dpi=120)
 print(f"\nThe figure is in {out}")
+
+# %%
+# For the same bits, the autoencoder loses less of both. Of the pictures it loses about
+# an eighth less at the two lower rates, but hardly less at one bit per value: smooth
+# surfaces and edges are nearly all that a tile holds, and a linear map tells them well.
+# The frames of the sound all come from a few notes and are fully told by pitch, phase
+# and loudness, which no straight axis follows. There the autoencoder loses a third to a
+# fifth of what PCA does, and less with 3/8 of a bit than PCA with a whole one.

@@ -58,8 +58,8 @@ X_test = turned(degrees)
 # %%
 # An own encoder ends in a point of the plane, of which only the angle is kept, and the
 # decoder begins with the point on the circle at this angle. Both are ordinary PyTorch
-# modules; ``Custom`` takes functions that make them for the width of the rows and of the
-# code.
+# modules; ``Custom`` takes functions that make them for the width of the rows and of
+# the code.
 
 
 class Angle(nn.Module):
@@ -176,9 +176,9 @@ print(f"\nThe figure is in {out}")
 # %%
 # No line can be laid around a circle: the perceptron's code climbs and falls, must
 # hurry in between through values that belong to other angles, and gives up three small
-# ranges of the turn. There it shows those other views of the four, and its error is up to
-# 2.7 times that of the mean picture (the dotted line). The own network's code is the true
-# angle, counted from a place of its own; the jump from π to -π is none for the decoder,
-# for which both are the same point of the circle. Its error nowhere exceeds 6% of the
-# variance and is an eighth of the perceptron's on average, 3.6% instead of 29%. A
-# perceptron with two components does as well, but spends two numbers on one angle.
+# ranges of the turn. There it shows those other views of the four, and its error is up
+# to 2.7 times that of the mean picture (the dotted line). The own network's code is the
+# true angle, counted from a place of its own; the jump from π to -π is none for the
+# decoder, for which both are the same point of the circle. Its error nowhere exceeds 6%
+# of the variance and is an eighth of the perceptron's on average, 3.6% instead of 29%.
+# A perceptron with two components does as well, but spends two numbers on one angle.

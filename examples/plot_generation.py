@@ -123,7 +123,7 @@ for ax, (name, pictures) in zip(upper.subplots(1, 3), images.items(), strict=Tru
 
 by_code, by_pixel = (clear[name] for name in middles)
 lower.suptitle(
-    f"Half way, {by_code:.0%} are clear through the codes, {by_pixel:.0%} through pixels"
+    f"Half way, {by_code:.0%} are clear by their codes, {by_pixel:.0%} by their pixels"
 )
 steps = np.linspace(0, 1, 13)
 for ax, (a, b) in zip(lower.subplots(3, 1), ((0, 6), (1, 7), (3, 5)), strict=True):
