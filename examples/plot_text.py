@@ -156,4 +156,4 @@ print(f"\nThe figure is in {out}")
 # at five components of 90% instead of 83%. At ten, PCA nearly catches up: 91% beside
 # 92%. :class:`~sklearn.decomposition.TruncatedSVD`, the usual choice for sparse text,
 # is below both throughout: unlike them it does not take the mean of all docstrings
-# away first.
+# away first. (Other versions of the packages have other docstrings, and other shares.)
