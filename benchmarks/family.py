@@ -199,7 +199,7 @@ def print_part(name: str, folder: Path, size: Size, seeds: Iterable[int]) -> Non
 
 
 def table_line(part: str, what: str, model: str, value: str, per_seed: str) -> str:
-    return f"{part:13}{what:52}{model:49}{value:>9}   {per_seed}"
+    return f"{part:13}{what:58}{model:49}{value:>9}   {per_seed}"
 
 
 def median(values: list[float | str]) -> float | str:
