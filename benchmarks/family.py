@@ -326,8 +326,11 @@ def simple(run: Run) -> Iterator[Figure]:
         output_activation="sigmoid",
     )
     same = AutoencoderTransformer(12, network=network, **as_by_hand(run, 64))
-    by_hand = simple_network()
-    by_hand.load_state_dict(untrained_weights(same, X))
+    weights = untrained_weights(same, X)
+    by_hand, reshuffled = simple_network(), simple_network()
+    by_hand.load_state_dict(weights)
+    # What another order of the rows alone does to the error.
+    reshuffled.load_state_dict(weights)
     torch.manual_seed(run.seed)
     default = AutoencoderTransformer(
         12, hidden_layer_sizes=(128, 64), max_epochs=n_epochs, random_state=run.seed
@@ -337,10 +340,11 @@ def simple(run: Run) -> Iterator[Figure]:
         "PyTorch by hand": seconds_of(
             lambda: train_by_hand(by_hand, X, simple_loss, 64, n_epochs)
         ),
+        "PyTorch by hand, rows in another order": seconds_of(
+            lambda: train_by_hand(reshuffled, X, simple_loss, 64, n_epochs)
+        ),
         "skae, defaults": seconds_of(lambda: default.fit(X)),
     }
-    with torch.no_grad():
-        X_hat_by_hand = by_hand(torch.from_numpy(X_test)).numpy()
     module = same.module_
     layers = [*module.encoder, *module.decoder, module.output]
     is_same = [*map(repr, layers)] == [*map(repr, by_hand)]
@@ -350,13 +354,41 @@ def simple(run: Run) -> Iterator[Figure]:
     error = "mean squared error, 12 components"
     for model, X_hat in (
         ("skae, same settings", same.reconstruct(X_test)),
-        ("PyTorch by hand", X_hat_by_hand),
+        ("PyTorch by hand", rebuilt_by_hand(by_hand, X_test)),
+        (
+            "PyTorch by hand, rows in another order",
+            rebuilt_by_hand(reshuffled, X_test),
+        ),
         ("skae, defaults", default.reconstruct(X_test)),
     ):
         yield Figure(error, model, mean_squared_error(X_test, X_hat))
     yield Figure(error, "PCA", pca_error(X, X_test, 12))
     for model, value in seconds.items():
         yield Figure("seconds", model, value)
+    yield whole_batches(same, X[:2000], X_test)
+
+
+def whole_batches(
+    autoencoder: AutoencoderTransformer, X: np.ndarray, X_test: np.ndarray
+) -> Figure:
+    """Where no order of the rows matters: how far 50 steps lead from those by hand."""
+    settings = {"batch_size": len(X), "max_epochs": 50}
+    same = clone(autoencoder).set_params(**settings)
+    by_hand = simple_network()
+    by_hand.load_state_dict(untrained_weights(same, X))
+    train_by_hand(by_hand, X, simple_loss, len(X), settings["max_epochs"])
+    ours = mean_squared_error(X_test, same.fit(X).reconstruct(X_test))
+    theirs = mean_squared_error(X_test, rebuilt_by_hand(by_hand, X_test))
+    return Figure(
+        "relative difference to by hand, 50 whole batches",
+        "skae, same settings",
+        abs(ours / theirs - 1),
+    )
+
+
+@torch.no_grad()
+def rebuilt_by_hand(module: nn.Module, X: np.ndarray) -> np.ndarray:
+    return module(torch.from_numpy(X)).numpy()
 
 
 def untrained_weights(
