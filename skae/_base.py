@@ -42,7 +42,7 @@ from skae._net import (
 )
 from skae._pca import Moments, moments, principal_axes, value_range
 from skae._progress import Progress
-from skae._threads import flushed_denormals, threads_for
+from skae._processor import flushed_denormals, precision_of, threads_for
 from skae.bottlenecks import BOTTLENECKS, Bottleneck, Deterministic
 from skae.corruptions import CORRUPTIONS, Corruption, Spread
 from skae.losses import LOSSES, Loss
@@ -71,7 +71,15 @@ _STRUCTURE = (
 )
 
 # The parameters on which the trained network does not depend.
-_BESIDE = ("callbacks", "contamination", "device", "verbose", "warm_start")
+_BESIDE = (
+    "callbacks",
+    "compile",
+    "contamination",
+    "device",
+    "n_threads",
+    "verbose",
+    "warm_start",
+)
 
 # What the validation of X has set when a fit begins.
 _FROM_VALIDATION = ("n_features_in_", "feature_names_in_")
@@ -177,6 +185,12 @@ class BaseAutoencoder(BaseEstimator, ABC):
         "verbose": ["verbose"],
         "device": [str, torch.device],
         "callbacks": [list, tuple, None],
+        "compile": ["boolean", StrOptions({"auto"})],
+        "n_threads": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "precision": [StrOptions({"float32", "tf32", "bfloat16"})],
     }
 
     @abstractmethod
@@ -334,12 +348,13 @@ class BaseAutoencoder(BaseEstimator, ABC):
         X = self._check_X(X, reset=not resume)
         self._check_input_shape(X.shape[1])
         rows = self._check_rows(X, sample_weight, parts)
-        with threads_for(len(rows) * rows.n_features):
+        with threads_for(len(rows) * rows.n_features, self.n_threads):
             spread = moments(rows)
         if not (resume and one_epoch):  # a piece of the data may be odd
             self._check_spread(spread)
         seed = self._draw_seed()
-        fingerprint = "" if one_epoch else self._fingerprint(rows)
+        is_warm = self.warm_start and not one_epoch
+        fingerprint = self._fingerprint(rows) if is_warm else ""
         return Job(
             parts,
             rows,
@@ -351,7 +366,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
             fingerprint,
             # Of own modules nobody can tell whether they are still the same.
             is_settled=resume
-            and not one_epoch
+            and is_warm
             and fingerprint == self._settled
             and not isinstance(parts.network, Custom),
         )
@@ -360,7 +375,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """Check all parameters, and make objects of the strings among them."""
         self._validate_params()
         _check_callbacks(self.callbacks)
-        self._resolve_device()
+        self._check_precision(self._resolve_device())
         network = self.network
         if isinstance(network, str):
             network = NETWORKS[network](hidden_layer_sizes=self.hidden_layer_sizes)
@@ -446,6 +461,13 @@ class BaseAutoencoder(BaseEstimator, ABC):
                 f"'cpu'; got {self.device!r} ({error})"
             ) from error
         return device
+
+    def _check_precision(self, device: torch.device) -> None:
+        if self.precision == "tf32" and device.type != "cuda":
+            raise ValueError(
+                f"precision='tf32' needs a CUDA device, but device={self.device!r} is "
+                f"'{device.type}' here. Use 'float32'."
+            )
 
     def _check_X(self, X: MatrixLike, *, reset: bool = False) -> Table:
         """X as a float array or CSR matrix; with `reset`, its width is learnt."""
@@ -575,7 +597,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         shift, factor = self._scaling(job.spread, parts, at_pca)
         code_factor = None
         if at_pca:
-            with threads_for(len(rows) * rows.n_features**2):
+            with threads_for(len(rows) * rows.n_features**2, self.n_threads):
                 axes, variances = principal_axes(
                     rows, n_components, mean, factor, job.seed
                 )
@@ -703,6 +725,8 @@ class BaseAutoencoder(BaseEstimator, ABC):
             keep_start=job.resume or self._starts_at_pca(job.parts),
             n_iter_no_change=self.n_iter_no_change,
             tol=float(self.tol),
+            compile=self.compile,
+            precision=self.precision,
         )
 
     def _make_callbacks(self) -> list:
@@ -718,7 +742,11 @@ class BaseAutoencoder(BaseEstimator, ABC):
         self, net: AutoencoderNet, job: Job, interruption: Interruption
     ) -> list[dict]:
         """Run the epochs; only `partial_fit` keeps what would run more of them."""
-        with threads_for(net.step_work), flushed_denormals():
+        with (
+            threads_for(net.step_work, self.n_threads),
+            flushed_denormals(),
+            precision_of(self.precision),
+        ):
             history = net.train(job.split, interruption)
         if not job.one_epoch:
             net.trim_for_prediction()

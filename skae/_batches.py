@@ -1,14 +1,15 @@
 """Rows by index and batches by slice: dense, sparse and memory-mapped alike.
 
-Nothing here copies the data. Rows are chosen by an index, and only one batch at
-a time is made dense.
+Nothing here copies a large table. Rows are chosen by an index, and only a few
+batches at a time are made dense.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from itertools import pairwise, repeat, starmap
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +26,10 @@ MAX_CANONICAL_ROWS = 10_000
 # Entries of one dense block when data are only read: 32 MB in float64.
 BLOCK_ENTRIES = 2**22
 
+# Entries that are prepared for training at once: 1 MB in float32, near the
+# processor. A table of at most four times as many is prepared only once.
+CHUNK_ENTRIES = 2**18
+
 
 class Rows:
     """Weighted rows of a table, chosen by an index.
@@ -36,7 +41,8 @@ class Rows:
     index : ndarray of int of shape (n_rows,), default=None
         The rows of `X` that count, in their order. None means all.
     weight : ndarray of shape (n_rows,), default=None
-        Positive weights, aligned with `index`. None means ones.
+        Positive weights, aligned with `index`. None means ones, which take no
+        memory.
     """
 
     def __init__(
@@ -48,7 +54,7 @@ class Rows:
         self.X = X
         self.index = index
         n_rows = X.shape[0] if index is None else len(index)
-        self.weight = np.ones(n_rows) if weight is None else weight
+        self.weight = np.broadcast_to(1.0, n_rows) if weight is None else weight
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -62,6 +68,14 @@ class Rows:
         block = self.X[where if self.index is None else self.index[where]]
         return block.toarray() if sparse.issparse(block) else np.asarray(block)
 
+    def take(self, where: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """As `dense`, in the first rows of `out` where nothing has to be unpacked."""
+        if sparse.issparse(self.X):
+            return self.dense(where)
+        index = where if self.index is None else self.index[where]
+        # All positions are valid; any other mode would go through a buffer.
+        return self.X.take(index, axis=0, out=out[: len(where)], mode="clip")
+
     def stored(self) -> Table:
         """All rows in the container of `X`: CSR stays CSR."""
         return self.X if self.index is None else self.X[self.index]
@@ -69,12 +83,18 @@ class Rows:
     def subset(self, where: np.ndarray) -> Rows:
         """The rows at these positions, as `Rows` of the same table."""
         index = where if self.index is None else self.index[where]
-        return Rows(self.X, index, self.weight[where])
+        return Rows(self.X, index, None if self.is_uniform else self.weight[where])
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether no weights were given."""
+        return self.weight.strides == (0,)
 
     def normalised(self, where: np.ndarray) -> Rows:
         """A subset whose weights have mean one."""
         rows = self.subset(where)
-        rows.weight = rows.weight / rows.weight.mean()
+        if not rows.is_uniform:
+            rows.weight = rows.weight / rows.weight.mean()
         return rows
 
     def digest(self) -> str:
@@ -111,46 +131,151 @@ class Rows:
 
 
 class Batches:
-    """Minibatches of rows and their weights, as tensors.
-
-    All batches have nearly the same size and, where the rows allow it, at least
-    two rows: a last batch of one row would break batch normalisation.
+    """Dense blocks of rows, and their weights, as tensors.
 
     Parameters
     ----------
     rows : Rows
     batch_size : int
-        Largest batch; above 1, it is exceeded by one row where this avoids a
-        lone one.
+        Largest block; see :func:`batch_bounds`.
+    """
+
+    def __init__(self, rows: Rows, batch_size: int):
+        self.rows = rows
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return count_batches(len(self.rows), self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start, stop in pairwise(batch_bounds(len(self.rows), self.batch_size)):
+            where = slice(start, stop)
+            yield (
+                torch.from_numpy(self.rows.dense(where)),
+                torch.from_numpy(np.ascontiguousarray(self.rows.weight[where])),
+            )
+
+
+class Batch(NamedTuple):
+    """Rows as the network sees them in training.
+
+    Attributes
+    ----------
+    target : Tensor of shape (n_rows, n_features)
+        In the scaled space, missing entries filled with the mean.
+    observed : Tensor of bool of shape (n_rows, n_features) or None
+        True where an entry is not missing; None if none is.
+    weight : Tensor of shape (n_rows,)
+    """
+
+    target: Tensor
+    observed: Tensor | None
+    weight: Tensor
+
+    def split(self, sizes: list[int]) -> Iterator[Batch]:
+        """Consecutive batches of these sizes."""
+        parts = [repeat(None) if t is None else t.split(sizes) for t in self]
+        return starmap(Batch, zip(*parts, strict=False))
+
+    @property
+    def n_rows(self) -> int:
+        return self.weight.shape[0]
+
+    def pick(self, order: Tensor) -> Batch:
+        """The rows at these positions."""
+        return Batch(*(None if t is None else t.index_select(0, order) for t in self))
+
+
+class Feed:
+    """Minibatches for training, prepared many at a time.
+
+    Parameters
+    ----------
+    rows : Rows
+    batch_size : int
+        Largest batch; see :func:`batch_bounds`.
+    prepare : callable
+        Makes of a dense block of rows, an ndarray that it may overwrite, what
+        `Batch` has as its `target` and its `observed`.
     rng : numpy.random.Generator, default=None
         Shuffles the rows anew at each pass. None keeps their order.
+    max_resident : int, default=4 * CHUNK_ENTRIES
+        Entries of the largest table that is kept prepared.
     """
 
     def __init__(
         self,
         rows: Rows,
         batch_size: int,
+        prepare: Callable[[np.ndarray], tuple[Tensor, Tensor | None]],
         rng: np.random.Generator | None = None,
+        max_resident: int = 4 * CHUNK_ENTRIES,
     ):
         self.rows = rows
-        self.batch_size = batch_size
+        self.prepare = prepare
         self.rng = rng
+        self.bounds = batch_bounds(len(rows), batch_size)
+        self._order = np.arange(len(rows), dtype=np.int32)
+        self._n_chunk = max(1, CHUNK_ENTRIES // int(self.bounds[1] * rows.n_features))
+        self._resident: Batch | None = None
+        self._buffer = np.empty((0, rows.n_features), dtype=rows.X.dtype)
+        if len(rows) * rows.n_features <= max_resident:
+            self._resident = self._prepared(np.array(rows.dense(slice(None))), ...)
+        else:
+            # New memory for each chunk would cost more than the rows in it.
+            n_rows = min(len(rows), int(self.bounds[1]) * self._n_chunk)
+            self._buffer = np.empty((n_rows, rows.n_features), dtype=rows.X.dtype)
 
     def __len__(self) -> int:
-        return count_batches(len(self.rows), self.batch_size)
+        return len(self.bounds) - 1
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        n_rows = len(self.rows)
-        order = np.arange(n_rows) if self.rng is None else self.rng.permutation(n_rows)
-        for where in np.array_split(order, len(self)):
-            yield (
-                torch.from_numpy(self.rows.dense(where)),
-                torch.from_numpy(self.rows.weight[where]),
-            )
+    def __iter__(self) -> Iterator[Batch]:
+        order = self._order
+        if self.rng is not None:
+            order[:] = np.arange(len(order))
+            self.rng.shuffle(order)
+        for bounds in self._chunks():
+            chunk = self._chunk(order[bounds[0] : bounds[-1]])
+            yield from chunk.split(np.diff(bounds).tolist())
+
+    def _chunks(self) -> Iterator[np.ndarray]:
+        """Bounds of the batches, as many at a time as make a chunk."""
+        for first in range(0, len(self), self._n_chunk):
+            yield self.bounds[first : first + self._n_chunk + 1]
+
+    def _chunk(self, order: np.ndarray) -> Batch:
+        if self._resident is None:
+            return self._prepared(self.rows.take(order, self._buffer), order)
+        return self._resident.pick(
+            torch.from_numpy(order).to(self._resident.target.device)
+        )
+
+    def _prepared(self, block: np.ndarray, where: Any) -> Batch:
+        target, observed = self.prepare(block)
+        weight = torch.from_numpy(self.rows.weight[where].astype(np.float32))
+        return Batch(target, observed, weight.to(target.device))
+
+
+def batch_bounds(n_rows: int, batch_size: int) -> np.ndarray:
+    """Where batches begin and the last one ends.
+
+    All batches have nearly the same size and, where the rows allow it, at least
+    two rows: a last batch of one row would break batch normalisation. Above 1,
+    `batch_size` is exceeded by one row where this avoids a lone one.
+
+    Returns
+    -------
+    bounds : ndarray of int of shape (n_batches + 1,)
+    """
+    n_batches = count_batches(n_rows, batch_size)
+    size, n_larger = divmod(n_rows, n_batches)
+    sizes = np.full(n_batches, size)
+    sizes[:n_larger] += 1
+    return np.concatenate([[0], sizes.cumsum()])
 
 
 def count_batches(n_rows: int, batch_size: int) -> int:
-    """Number of batches in which `Batches` serves `n_rows` rows."""
+    """Number of batches in which `n_rows` rows are served."""
     if batch_size == 1:
         return n_rows
     return min(-(-n_rows // batch_size), max(1, n_rows // 2))

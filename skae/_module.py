@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skae._batches import Batch
 from skae.bottlenecks import Squeeze
-from skae.losses import Loss, count_observed, observed_share
+from skae.losses import Loss, count_observed, observed_mean, observed_share
 from skae.networks import Residual
 
 
@@ -157,20 +158,19 @@ class Autoencoder(nn.Module):
         return Propagation(target, observed, target, H, raw, None)
 
     def propagate_in_training(
-        self, X: Tensor, weight: Tensor, done: float, corruption: nn.Module | None
+        self, batch: Batch, done: Tensor, corruption: nn.Module | None
     ) -> Propagation:
         """A pass as training sees it: with a corrupted input and a noisy code.
 
         Parameters
         ----------
-        X : Tensor of shape (n_samples, n_features)
-        weight : Tensor of shape (n_samples,)
-        done : float
+        batch : Batch
+        done : Tensor of shape ()
             Share of the training that is over.
         corruption : torch.nn.Module or None
             Corrupts observed entries in the scaled space.
         """
-        target, observed = self.scaler(X)
+        target, observed, weight = batch
         seen = target
         if corruption is not None:
             seen = corruption(target)
@@ -182,7 +182,8 @@ class Autoencoder(nn.Module):
 
     def contributions(self, X: Tensor) -> Tensor:
         """Each entry's share of its row's loss, of shape (n_samples, n_features)."""
-        return self.loss_shares(self.propagate(X))
+        propagation = self.propagate(X)
+        return observed_share(self._losses(propagation), propagation.observed)
 
     def row_loss(self, X: Tensor) -> Tensor:
         """Mean loss of each row over its observed entries, of shape (n_samples,).
@@ -190,21 +191,21 @@ class Autoencoder(nn.Module):
         A bottleneck may have the score count its own term beside it.
         """
         propagation = self.propagate(X)
-        loss = self.loss_shares(propagation).sum(dim=1)
+        loss = self.mean_loss(propagation)
         term = self.bottleneck.score_term(propagation.H)
         if term is None:
             return loss
         return loss + self.per_feature(term, propagation)
 
-    def loss_shares(self, propagation: Propagation) -> Tensor:
-        """Each entry's share of its row's loss after a pass; rows sum to the loss."""
-        target, observed, raw = (
-            propagation.target,
-            propagation.observed,
-            propagation.raw,
+    def mean_loss(self, propagation: Propagation) -> Tensor:
+        """Each row's loss after a pass, of shape (n_samples,)."""
+        return observed_mean(self._losses(propagation), propagation.observed)
+
+    def _losses(self, propagation: Propagation) -> Tensor:
+        """Each entry's loss, of shape (n_samples, n_features)."""
+        return self.loss.elementwise_from_raw(
+            propagation.target, propagation.raw, self.output
         )
-        loss = self.loss.elementwise_from_raw(target, raw, self.output)
-        return observed_share(loss, observed)
 
     def per_feature(self, term: Tensor, propagation: Propagation) -> Tensor:
         """A row's term divided by its number of observed entries, as its loss is."""
@@ -216,8 +217,8 @@ class Autoencoder(nn.Module):
 class Scaler(nn.Module):
     """Affine map of the data, x' = (x - shift) / factor, and its inverse.
 
-    It subtracts in float64, before the cast to the network's type, so that a
-    large offset costs no precision. Missing entries become the mean.
+    It subtracts with the precision of float64, before the cast to the network's
+    type, so that a large offset costs none. Missing entries become the mean.
 
     Parameters
     ----------
@@ -237,14 +238,31 @@ class Scaler(nn.Module):
         # Follows the weights' type wherever they are cast.
         self.register_buffer("unit", torch.ones(()))
 
-    def forward(self, X: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scaled rows without missing entries, and which ones were observed."""
-        scaled = ((X - self.shift) / self.factor).to(self.unit)
+    def forward(
+        self, X: Tensor, *, overwrite: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Scaled rows without missing entries, and which ones were observed.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_samples, n_features)
+        overwrite : bool, default=False
+            Whether the memory of X may be used.
+        """
+        scaled = self._scale(X, out=X if overwrite else None)
         if not scaled.sum().isnan():  # one pass, where most tables are complete
             return scaled, None
         observed = ~scaled.isnan()
         mean = ((self.mean - self.shift) / self.factor).to(self.unit)
         return torch.where(observed, scaled, mean), observed
+
+    def _scale(self, X: Tensor, out: Tensor | None) -> Tensor:
+        if X.dtype == self.unit.dtype == torch.float32:
+            # As two numbers of float32 the shift is as exact as in float64.
+            shift = self.shift.float()
+            rest = (self.shift - shift).float()
+            return torch.sub(X, shift, out=out).sub_(rest).div_(self.factor.float())
+        return torch.sub(X, self.shift, out=out).div_(self.factor).to(self.unit)
 
     def unscale(self, X: Tensor) -> Tensor:
         """Map from the scaled space back to the units of the data."""

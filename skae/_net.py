@@ -14,12 +14,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import Callback, LRScheduler
 from torch import Tensor, nn
 
-from skae._batches import BLOCK_ENTRIES, Batches, Rows
+from skae._batches import BLOCK_ENTRIES, Batch, Batches, Feed, Rows
 from skae._defaults import DIVISOR, MAX_DIVISIONS
 from skae._module import Autoencoder
+from skae._step import Step
+
+# The methods of a callback that are called at every batch, if it has its own.
+PER_BATCH = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+
+# Records of batches that the history keeps of an epoch.
+MAX_RECORDS = 1000
+
+# Entries of a table that stays on a GPU: 4 GB in float32.
+MAX_RESIDENT = 2**30
 
 
 class Split(NamedTuple):
@@ -43,11 +53,6 @@ class Objective(nn.Module):
     bottleneck_weight : float, default=1.0
     penalty : torch.nn.Module, default=None
     penalty_weight : float, default=0.0
-
-    Attributes
-    ----------
-    done : float
-        Share of the training that is over, in [0, 1].
     """
 
     def __init__(
@@ -62,19 +67,27 @@ class Objective(nn.Module):
         self.bottleneck_weight = bottleneck_weight
         self.penalty = penalty
         self.penalty_weight = penalty_weight
-        self.done = 1.0
 
-    def forward(self, autoencoder: Autoencoder, X: Tensor, weight: Tensor) -> Tensor:
-        propagation = autoencoder.propagate_in_training(
-            X, weight, self.done, self.corruption
-        )
-        total = autoencoder.loss_shares(propagation).sum(dim=1)
+    def forward(self, autoencoder: Autoencoder, batch: Batch, done: Tensor) -> Tensor:
+        """Each row's objective, of shape (n_rows,).
+
+        Parameters
+        ----------
+        autoencoder : Autoencoder
+        batch : Batch
+        done : Tensor of shape ()
+            Share of the training that is over, in [0, 1].
+        """
+        propagation = autoencoder.propagate_in_training(batch, done, self.corruption)
+        total = autoencoder.mean_loss(propagation)
         if propagation.term is not None:
             term = autoencoder.per_feature(propagation.term, propagation)
             total = total + self.bottleneck_weight * term
         if self.penalty is not None:
             Z = propagation.H[:, : autoencoder.n_components]
-            penalty = self.penalty(autoencoder.encoder, propagation.seen, Z, weight)
+            penalty = self.penalty(
+                autoencoder.encoder, propagation.seen, Z, batch.weight
+            )
             total = total + self.penalty_weight * penalty
         return total
 
@@ -99,6 +112,10 @@ class Plan(NamedTuple):
         best epoch and on from there with a smaller learning rate, or stops.
     tol : float
         Least improvement that counts, relative to the best loss.
+    compile : "auto" or bool
+        How to take a step, see :class:`skae._step.Step`.
+    precision : str
+        ``"bfloat16"`` if matrices are to be multiplied in it.
     """
 
     max_epochs: int
@@ -110,6 +127,8 @@ class Plan(NamedTuple):
     keep_start: bool
     n_iter_no_change: int
     tol: float
+    compile: str | bool = "auto"
+    precision: str = "float32"
 
 
 class DivergenceError(ValueError):
@@ -163,6 +182,7 @@ class AutoencoderNet(NeuralNet):
             max_epochs=plan.max_epochs,
             batch_size=plan.batch_size,
             train_split=None,
+            use_caching=False,  # batches come without predictions
             callbacks=callbacks,
             verbose=0,
             device=device,
@@ -193,28 +213,77 @@ class AutoencoderNet(NeuralNet):
         self.generator_ = torch.Generator(self.device)
         self.generator_.manual_seed(int(noise.generate_state(1)[0]))
         self.n_steps_ = 0
+        self._watchers = {name: self._overriding(name) for name in PER_BATCH}
+        self._has_own_schedule = any(
+            isinstance(callback, LRScheduler) for _, callback in self.callbacks_
+        )
+        self.step_ = Step(
+            self._batch_loss,
+            [self.module_, self.module_.loss, self.criterion_, self.optimizer_],
+            self.optimizer_,
+            compile=self._compile,
+            on_gradients=(
+                self._notify_of_gradients
+                if self._watchers["on_grad_computed"]
+                else None
+            ),
+            generator=self.generator_,
+        )
         return self
+
+    def _overriding(self, method: str) -> list[Callback]:
+        """The callbacks that do something in this method."""
+        return [
+            callback
+            for _, callback in self.callbacks_
+            if getattr(type(callback), method) is not getattr(Callback, method)
+        ]
 
     def get_dataset(self, X: Any, y: None = None) -> Any:
         """Rows as they are, anything else as skorch's dataset."""
         return X if isinstance(X, Rows) else super().get_dataset(X, y)
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Batches:
-        """Batches of `Rows`, or of any skorch dataset of an array."""
+        """Blocks of `Rows`, or of any skorch dataset of an array, in their units."""
         rows = dataset if isinstance(dataset, Rows) else Rows(dataset.X)
-        if training:
-            return Batches(rows, self.batch_size, self.rng_)
-        n_block = BLOCK_ENTRIES // self.module_.widest_layer
-        return Batches(rows, max(self.batch_size, n_block))
+        return Batches(rows, self._block_size)
+
+    def _feed(self, rows: Rows, training: bool) -> Feed:
+        """Rows in the scaled space, shuffled to train on or in order to judge by."""
+        is_cuda = torch.device(self.device).type == "cuda"
+        return Feed(
+            rows,
+            self.batch_size if training else self._block_size,
+            self._prepare,
+            self.rng_ if training else None,
+            **({"max_resident": MAX_RESIDENT} if is_cuda else {}),
+        )
+
+    @property
+    def _block_size(self) -> int:
+        return max(self.batch_size, BLOCK_ENTRIES // self.module_.widest_layer)
+
+    def _prepare(self, block: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """Scaled rows, and which entries were observed, on the device."""
+        scaler = self._exact_scaler[0] if self._lacks_float64 else self.module_.scaler
+        X = torch.from_numpy(block).to(scaler.mean.device)
+        target, observed = scaler(X, overwrite=True)
+        if observed is not None:
+            observed = observed.to(self.device)
+        return target.to(self.device), observed
 
     @property
     def _lacks_float64(self) -> bool:
         return torch.device(self.device).type == "mps"
 
-    def _place(self, batch: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
-        """A batch's tensors on the device."""
-        for tensor in batch:
-            yield (tensor.float() if self._lacks_float64 else tensor).to(self.device)
+    @property
+    def _compile(self) -> str | bool:
+        """How to take a step: a record must stay small, since it keeps all results."""
+        device = torch.device(self.device).type
+        n_entries = self.batch_size * self.module_.widest_layer
+        if device == "mps" or (device == "cpu" and n_entries > BLOCK_ENTRIES):
+            return self.plan.compile is True
+        return self.plan.compile
 
     @property
     def step_work(self) -> int:
@@ -270,15 +339,13 @@ class AutoencoderNet(NeuralNet):
     ) -> AutoencoderNet:
         """Run epochs; judge each before the callbacks see it."""
         epochs = self.max_epochs if epochs is None else epochs
-        train = self.get_iterator(X.train, training=True)
-        held_out = None if X.held_out is None else self.get_iterator(X.held_out)
+        train = self._feed(X.train, training=True)
         datasets = {"dataset_train": X.train, "dataset_valid": X.held_out}
         self._total_steps = epochs * len(train)
         for _ in range(epochs):
             self.notify("on_epoch_begin", **datasets)
-            self.run_single_epoch(train, True, "train", self.train_step)
-            with _same_noise(self.generator_):
-                self.run_single_epoch(held_out, False, "valid", self.validation_step)
+            self._run_training_epoch(train)
+            self._run_validation_epoch()
             with self.interruption.deferred():
                 self._judge_epoch()
             self.notify("on_epoch_end", **datasets)
@@ -295,49 +362,98 @@ class AutoencoderNet(NeuralNet):
             getattr(callback, method_name)(self, **kwargs)
         self._in_callback = False
 
-    def train_step_single(
-        self, batch: tuple[Tensor, Tensor], **fit_params: Any
-    ) -> dict:
-        """Gradients of the objective's weighted mean over a batch."""
+    def _run_training_epoch(self, feed: Feed) -> None:
+        """One step for each batch; the losses are fetched at the end."""
         self._set_training(True)
-        X, weight = self._place(batch)
-        row_losses = self.criterion_(self.module_, X, weight)
-        loss = (row_losses * weight.to(row_losses.dtype)).mean()
-        loss.backward()
-        return {"loss": loss, "y_pred": row_losses}
+        self.step_.refresh()
+        losses: list[Tensor] = []
+        sizes: list[int] = []
+        for batch in feed:
+            self._notify_of_batch("on_batch_begin", batch, training=True)
+            losses.append(self._take_step(batch))
+            sizes.append(batch.n_rows)
+            if self._watchers["on_batch_end"]:
+                self._record_batches("train", losses, sizes)
+                self._notify_of_batch(
+                    "on_batch_end", batch, training=True, loss=losses.pop(), y_pred=None
+                )
+                sizes.clear()
+        self._record_batches("train", losses, sizes)
 
-    def train_step(self, batch: tuple[Tensor, Tensor], **fit_params: Any) -> dict:
+    @torch.no_grad()
+    def _run_validation_epoch(self) -> None:
+        """The objective of the held-out rows, each kept for the judgement."""
+        if self._held_out is None:
+            return
+        self._set_training(False)
+        done = torch.ones((), device=self.device)
+        with _same_noise(self.generator_):
+            for batch in self._held_out:
+                self._notify_of_batch("on_batch_begin", batch, training=False)
+                row_losses = self.criterion_(self.module_, batch, done)
+                self._held_out_losses.append(row_losses.cpu().numpy())
+                loss = (row_losses * batch.weight).sum() / batch.weight.sum()
+                if self.history:
+                    self._record_batches("valid", [loss], [batch.n_rows])
+                self._notify_of_batch(
+                    "on_batch_end", batch, training=False, loss=loss, y_pred=row_losses
+                )
+
+    def _record_batches(self, prefix: str, losses: list, sizes: list[int]) -> None:
+        """Write batches into the history, so many to a record that it stays small."""
+        if not losses:
+            return
+        records = self.history[-1]["batches"]
+        values = torch.stack(losses).double().cpu().numpy()
+        n_records = min(len(values), MAX_RECORDS)
+        starts = np.arange(n_records) * len(values) // n_records
+        size = np.add.reduceat(sizes, starts)
+        loss = np.add.reduceat(values * sizes, starts) / size
+        records.extend(
+            {f"{prefix}_loss": a, f"{prefix}_batch_size": b}
+            for a, b in zip(loss.tolist(), size.tolist(), strict=True)
+        )
+
+    def _notify_of_batch(self, method: str, batch: Batch, **kwargs: Any) -> None:
+        """Call the callbacks that have something to do at every batch."""
+        if not self._watchers[method]:
+            return
+        self._in_callback = True
+        for callback in self._watchers[method]:
+            pair = batch.target, batch.weight
+            getattr(callback, method)(self, batch=pair, **kwargs)
+        self._in_callback = False
+
+    def _notify_of_gradients(self) -> None:
+        self._in_callback = True
+        for callback in self._watchers["on_grad_computed"]:
+            callback.on_grad_computed(
+                self, named_parameters=self.get_all_learnable_params(), training=True
+            )
+        self._in_callback = False
+
+    def _take_step(self, batch: Batch) -> Tensor:
         """One optimization step at the scheduled learning rate."""
         # Single epochs, of `partial_fit`, are no share of anything.
         done = self.n_steps_ / self._total_steps if self.plan.schedule else 1.0
-        self.criterion_.done = done
-        if self.plan.schedule is not None and not self._has_own_schedule():
+        if self.plan.schedule is not None and not self._has_own_schedule:
             factor = self.plan.schedule(done) / DIVISOR**self._n_divisions
             for group in self.optimizer_.param_groups:
                 group["lr"] = self.lr * factor
         self.n_steps_ += 1
-        return super().train_step(batch)
+        return self.step_(batch, done)
 
-    @torch.no_grad()
-    def validation_step(self, batch: tuple[Tensor, Tensor], **fit_params: Any) -> dict:
-        """Objective of held-out rows; keeps each row's for the judgement."""
-        self._set_training(False)
-        self.criterion_.done = 1.0
-        X, weight = self._place(batch)
-        row_losses = self.criterion_(self.module_, X, weight)
-        self._held_out_losses.append(row_losses.cpu().double().numpy())
-        return {
-            "loss": (row_losses * weight).sum() / weight.sum(),
-            "y_pred": row_losses,
-        }
+    def _batch_loss(self, batch: Batch, done: Tensor) -> Tensor:
+        """The objective's weighted mean over a batch, of shape ()."""
+        is_brief = self.plan.precision == "bfloat16"
+        with torch.autocast(batch.target.device.type, torch.bfloat16, is_brief):
+            row_losses = self.criterion_(self.module_, batch, done)
+        return (row_losses * batch.weight).mean()
 
     def _set_training(self, training: bool = True) -> None:
         # A walk through all parts, at each step, only where it changes anything.
         if self.module_.training != training:
             super()._set_training(training)
-
-    def _has_own_schedule(self) -> bool:
-        return any(isinstance(callback, LRScheduler) for _, callback in self.callbacks_)
 
     # The judgement of epochs
 
@@ -349,10 +465,10 @@ class AutoencoderNet(NeuralNet):
         self._start_weights = self._best_weights = self._copy_weights()
         self._best_loss = math.inf
         self._held_out_losses: list[np.ndarray] = []
+        self._held_out = None
         if held_out is not None:
-            with _same_noise(self.generator_):
-                for batch in self.get_iterator(held_out):
-                    self.validation_step(batch)
+            self._held_out = self._feed(held_out, training=False)
+            self._run_validation_epoch()
             self._held_out_weight = held_out.weight
             self._start_losses = self._best_losses = self._take_held_out_losses()
             self._best_loss = float(
@@ -366,7 +482,7 @@ class AutoencoderNet(NeuralNet):
             return True
         if self._epochs_without_gain < self.plan.n_iter_no_change:
             return True
-        if self._n_divisions == MAX_DIVISIONS or self._has_own_schedule():
+        if self._n_divisions == MAX_DIVISIONS or self._has_own_schedule:
             return False
         self._n_divisions += 1
         self._epochs_without_gain = 0
@@ -375,9 +491,9 @@ class AutoencoderNet(NeuralNet):
 
     def _judge_epoch(self) -> None:
         """Record the epoch's losses, and its weights if it is the best so far."""
-        batches = self.history[-1]["batches"]
-        sizes = [b["train_batch_size"] for b in batches if "train_batch_size" in b]
-        losses = [b["train_loss"] for b in batches if "train_loss" in b]
+        batches = [b for b in self.history[-1]["batches"] if "train_loss" in b]
+        losses = [batch["train_loss"] for batch in batches]
+        sizes = [batch["train_batch_size"] for batch in batches]
         loss = float(np.average(losses, weights=sizes))
         self.history.record("train_loss", loss)
         _check_finite(loss, len(self.history), "The training loss", self.lr)
@@ -467,6 +583,7 @@ _TRAINING_ONLY = {
     "optimizer_",
     "rng_",
     "generator_",
+    "step_",
     "plan",
     "_start_weights",
     "_best_weights",

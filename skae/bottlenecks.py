@@ -43,7 +43,7 @@ class Squeeze(nn.Module):
         return H
 
     def training_code(
-        self, H: Tensor, weight: Tensor, done: float
+        self, H: Tensor, weight: Tensor, done: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Codes as the decoder meets them in training, and each row's term.
 
@@ -378,14 +378,16 @@ class _GaussianSqueeze(Squeeze):
         return mu
 
     def training_code(
-        self, H: Tensor, weight: Tensor, done: float
+        self, H: Tensor, weight: Tensor, done: Tensor
     ) -> tuple[Tensor, Tensor]:
         mu, log_var = _moments_of(H)
         eps = torch.randn(
             mu.shape, generator=self.generator, dtype=mu.dtype, device=mu.device
         )
-        beta = min(1.0, done / self.warm_up) if self.warm_up > 0 else 1.0
-        return mu + torch.exp(log_var / 2) * eps, beta * divergence(mu, log_var)
+        term = divergence(mu, log_var)
+        if self.warm_up > 0:
+            term = term * (done / self.warm_up).clamp(max=1)
+        return mu + torch.exp(log_var / 2) * eps, term
 
     def score_term(self, H: Tensor) -> Tensor | None:
         return divergence(*_moments_of(H)) if self.scores_elbo else None
@@ -448,7 +450,7 @@ class _QuantizedSqueeze(Squeeze):
         return self.look_up(self.quantize(H))
 
     def training_code(
-        self, H: Tensor, weight: Tensor, done: float
+        self, H: Tensor, weight: Tensor, done: Tensor
     ) -> tuple[Tensor, Tensor]:
         codes = self.quantize(H)
         Q = self.look_up(codes)
@@ -513,9 +515,13 @@ class _QuantizedSqueeze(Squeeze):
         K = self.counts.shape[1]
         mean = self.counts.mean(dim=1, keepdim=True)
         dead = self.counts <= DEAD * mean
-        if not dead.any():
-            return
-        drawn = torch.multinomial(weight, K, replacement=True, generator=self.generator)
+        # Drawn for all entries, dead or not: looking would make a device wait.
+        below = weight.cumsum(dim=1)
+        u = torch.rand(
+            self.counts.shape, generator=self.generator, device=weight.device
+        )
+        drawn = torch.searchsorted(below, u * below[:, -1:], right=True)
+        drawn = drawn.clamp(max=weight.shape[1] - 1)  # (C, K)
         vectors = V.gather(1, drawn[:, :, None].expand(-1, -1, V.shape[2]))
         # As if it had been chosen as often as the others, so that it gets a chance.
         usual = weight.sum(dim=1, keepdim=True) / K

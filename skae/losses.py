@@ -106,7 +106,7 @@ class SquaredError(Loss):
     """
 
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
-        return (X - X_hat).square()
+        return functional.mse_loss(X_hat, X, reduction="none")
 
 
 class AbsoluteError(Loss):
@@ -214,6 +214,21 @@ def observed_share(loss: Tensor, observed: Tensor | None) -> Tensor:
     if observed is None:
         return loss / loss.shape[1]
     return torch.where(observed, loss, 0) / count_observed(observed)
+
+
+def observed_mean(loss: Tensor, observed: Tensor | None) -> Tensor:
+    """Mean of each row's observed entries, of shape (n_samples,).
+
+    Parameters
+    ----------
+    loss : Tensor of shape (n_samples, n_features)
+    observed : Tensor of bool of shape (n_samples, n_features) or None
+    """
+    if observed is None:
+        # In training the gradient of a mean would take one more pass.
+        return loss.sum(dim=1) / loss.shape[1]
+    total = torch.where(observed, loss, 0).sum(dim=1)
+    return total / count_observed(observed).squeeze(1)
 
 
 def count_observed(observed: Tensor) -> Tensor:

@@ -154,6 +154,21 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         They are copied at each fit. A learning rate scheduler among them
         replaces the one described above. Callbacks that cannot be pickled are
         left out when a fitted estimator is pickled.
+    compile : "auto" or bool, default="auto"
+        How a training step is computed. False: as PyTorch computes it. ``"auto"``:
+        the same, but without the bookkeeping; on a CPU a step is recorded and
+        replayed, which leads to the same numbers, on CUDA it becomes a graph.
+        Modules that come neither with PyTorch nor with skae run as they are.
+        True: by ``torch.compile``, which takes many seconds at the first step and,
+        on a CPU, a C++ compiler.
+    n_threads : int or "auto", default="auto"
+        Threads that training may use, >= 1. ``"auto"`` is one where a step takes
+        fewer than 2e7 multiplications, since a second would only delay it, else as
+        many as PyTorch uses. What was before is restored.
+    precision : {"float32", "tf32", "bfloat16"}, default="float32"
+        Arithmetic of the products of matrices in training, each faster and less
+        exact than the one before on hardware that has it. ``"tf32"`` needs CUDA.
+        Weights, losses and predictions stay as they are.
 
     Attributes
     ----------
@@ -252,6 +267,9 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         verbose: int = 0,
         device: str | torch.device = "auto",
         callbacks: list | None = None,
+        compile: str | bool = "auto",
+        n_threads: int | str = "auto",
+        precision: str = "float32",
     ):
         self.n_components = n_components
         self.network = network
@@ -280,6 +298,9 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         self.verbose = verbose
         self.device = device
         self.callbacks = callbacks
+        self.compile = compile
+        self.n_threads = n_threads
+        self.precision = precision
 
     def decision_function(self, X: MatrixLike) -> np.ndarray:
         """How far inside the threshold each row lies.

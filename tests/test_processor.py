@@ -1,4 +1,4 @@
-"""Facts about skae._threads."""
+"""Facts about skae._processor."""
 
 from contextlib import nullcontext
 
@@ -7,7 +7,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from skae import _threads
-from skae._threads import SMALL_WORK, flushed_denormals, threads_for
+from skae._processor import SMALL_WORK, flushed_denormals, threads_for
 
 SMALL, LARGE = SMALL_WORK / 2, SMALL_WORK * 2
 
