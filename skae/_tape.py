@@ -107,8 +107,8 @@ class Operation(NamedTuple):
 
     @property
     def made(self) -> set[int]:
-        """Storages of the tensors that it returned."""
-        return {_storage(t) for t in _tensors(self.outputs)}
+        """Storages of the tensors that it returned and had not overwritten."""
+        return {_storage(t) for t in _tensors(self.outputs)} - self.changed
 
     @property
     def changed(self) -> set[int]:
@@ -131,7 +131,7 @@ class Operation(NamedTuple):
         """Whether it only shows memory in another way."""
         if torch.Tag.inplace_view in self.operator.tags:
             return True
-        return not self.changed and bool(self.made) and self.made <= self.memory
+        return bool(self.made) and self.made <= self.memory and not self.changed
 
     @property
     def memory(self) -> set[int]:
@@ -232,7 +232,8 @@ def _changing(operations: list[Operation], changing: set[int]) -> list[Operation
         if operation.is_view:
             continue
         # What is overwritten later has to be made anew.
-        if operation.draws or (operation.read | operation.made) & changing:
+        touched = operation.read | operation.made | operation.changed
+        if operation.draws or touched & changing:
             changing |= operation.made
             kept.append(operation)
     return kept
