@@ -26,11 +26,17 @@ from sklearn.utils.validation import (
     validate_data,
 )
 from skorch.callbacks import Callback
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 from skae import _defaults
-from skae._batches import BLOCK_ENTRIES, Rows, Table, canonical_rows, count_batches
+from skae._batches import (
+    BLOCK_ENTRIES,
+    PREDICTION_ENTRIES,
+    Rows,
+    Table,
+    canonical_rows,
+    count_batches,
+)
 from skae._module import Autoencoder, Scaler, start_at_map
 from skae._net import (
     AutoencoderNet,
@@ -304,9 +310,10 @@ class BaseAutoencoder(BaseEstimator, ABC):
     # Rooms: these trust.
 
     def _score_samples(self, X: Table | Rows) -> np.ndarray:
-        errors = self._evaluate("row_loss", X).astype(np.float64)
+        scores = self._evaluate("row_loss", X).astype(np.float64, copy=False)
         # NaN is what overflow in the network leaves: an error beyond all numbers.
-        return -np.where(np.isnan(errors), np.inf, errors)
+        scores[np.isnan(scores)] = np.inf
+        return np.negative(scores, out=scores)
 
     def _fit(
         self,
@@ -807,23 +814,20 @@ class BaseAutoencoder(BaseEstimator, ABC):
         It computes in the type of X, also where the training was in float32:
         then one row alone and the same row in a batch agree to 1e-15 in float64.
         """
-        module = self.module_
         rows = X if isinstance(X, Rows) else Rows(X)
-        out: np.ndarray = np.empty(0)
-        call = _Call(module, method)
-        tensors = {**dict(call.named_parameters()), **dict(call.named_buffers())}
-        if rows.X.dtype == np.float64:
-            tensors = {
-                name: tensor.double() if tensor.is_floating_point() else tensor
-                for name, tensor in tensors.items()
-            }
+        module = self.net_.module_in(rows.X.dtype)
+        run = getattr(module, method)
         device = module.scaler.mean.device
-        n_block = max(1, BLOCK_ENTRIES // module.widest_layer)
+        entries = PREDICTION_ENTRIES if device.type == "cpu" else BLOCK_ENTRIES
+        n_block = max(1, entries // module.widest_layer)
+        out: np.ndarray = np.empty(0)
         with torch.inference_mode(), isolated(module.draws_globally, 0):
             for where, block in rows.blocks(n_block):
                 # A tensor cannot share memory that is read-only or runs backwards.
                 own = torch.from_numpy(np.require(block, requirements=["C", "W"]))
-                result = functional_call(call, tensors, own.to(device)).cpu().numpy()
+                result = run(own.to(device)).cpu().numpy()
+                if len(result) == len(rows):
+                    return result
                 if where.start == 0:
                     shape = (len(rows), *result.shape[1:])
                     out = np.empty(shape, dtype=result.dtype)
@@ -849,18 +853,6 @@ class BaseAutoencoder(BaseEstimator, ABC):
             kept = [entry for entry in self.callbacks if _can_be_pickled(entry)]
             state = {**state, "callbacks": kept}
         return state
-
-
-class _Call(nn.Module):
-    """A method of a module, as a module, which `functional_call` asks for."""
-
-    def __init__(self, module: Autoencoder, method: str):
-        super().__init__()
-        self.module = module
-        self.method = method
-
-    def forward(self, X: Tensor) -> Tensor:
-        return getattr(self.module, self.method)(X)
 
 
 @contextmanager

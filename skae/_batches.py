@@ -26,6 +26,9 @@ MAX_CANONICAL_ROWS = 10_000
 # Entries of one dense block when data are only read: 32 MB in float64.
 BLOCK_ENTRIES = 2**22
 
+# Entries of a layer when a network predicts on a CPU: they stay in its cache.
+PREDICTION_ENTRIES = 2**19
+
 # Entries that are prepared for training at once: 1 MB in float32, near the
 # processor. A table of at most four times as many is prepared only once.
 CHUNK_ENTRIES = 2**18

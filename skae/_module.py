@@ -134,11 +134,11 @@ class Autoencoder(nn.Module):
         """Codes, of shape (n_samples, n_components)."""
         target, _ = self.scaler(X)
         Z = self.bottleneck(self.encoder(target))
-        return (Z * self.code_factor).to(Z.dtype)
+        return Z * self.code_factor.to(Z.dtype)
 
     def decode(self, Z: Tensor) -> Tensor:
         """Rows, of shape (n_samples, n_features), from their codes."""
-        Z = (Z / self.code_factor).to(Z.dtype)
+        Z = Z / self.code_factor.to(Z.dtype)
         return self.scaler.unscale(self.output(self.decoder(Z)))
 
     def quantize(self, X: Tensor) -> Tensor:

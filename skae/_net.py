@@ -190,6 +190,7 @@ class AutoencoderNet(NeuralNet):
         self.plan = plan
         self.seed = seed
         self.best_epoch_ = 0
+        self._as_float64: tuple[list, Autoencoder] | None = None
 
     # What the net is made of
 
@@ -540,6 +541,16 @@ class AutoencoderNet(NeuralNet):
 
     # After training
 
+    def module_in(self, dtype: np.dtype) -> Autoencoder:
+        """The module with weights of this type, kept until it changes."""
+        if dtype == np.float32:
+            return self.module_
+        tensors = [*self.module_.parameters(), *self.module_.buffers()]
+        state = [(id(tensor), tensor._version) for tensor in tensors]
+        if self._as_float64 is None or self._as_float64[0] != state:
+            self._as_float64 = state, copy.deepcopy(self.module_).double()
+        return self._as_float64[1]
+
     @property
     def is_trimmed(self) -> bool:
         """Whether all that training needs has been dropped."""
@@ -565,7 +576,7 @@ class AutoencoderNet(NeuralNet):
     def __getstate__(self) -> dict[str, Any]:
         # skorch would pickle the module a second time, apart from the rest, to
         # find it again on another device; on the CPU any machine can load it.
-        state = {**vars(self), **self._trimmed()}
+        state = {**vars(self), **self._trimmed(), "_as_float64": None}
         if next(self.module_.buffers()).device.type != "cpu":
             state["module_"] = copy.deepcopy(self.module_).cpu()
             state["criterion_"] = copy.deepcopy(self.criterion_).cpu()
