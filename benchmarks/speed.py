@@ -336,7 +336,7 @@ def with_loader(task: Task) -> float:
 def with_sklearn(task: Task) -> float:
     sizes = (*task.widths, *task.widths[-2::-1])
     model = MLPRegressor(
-        sizes,
+        hidden_layer_sizes=sizes,
         batch_size=task.batch_size,
         max_iter=task.n_epochs,
         learning_rate_init=LEARNING_RATE,
@@ -385,6 +385,9 @@ def with_pyod(task: Task) -> float:
 class Watch(Callback):
     """Keeps the first weights, and the batches and learning rates of all steps."""
 
+    def __deepcopy__(self, memo: dict) -> Watch:
+        return self  # an estimator copies its callbacks; this one is looked at later
+
     def on_train_begin(self, net, **kwargs) -> None:
         module = net.module_
         self.network = copy.deepcopy(nn.Sequential(module.encoder, module.decoder))
@@ -403,8 +406,8 @@ def agreement(task: Task) -> str:
     n_epochs = min(task.n_epochs, 20 if task.X.shape[1] < 100 else 1)
     settings = {**task.settings(), "max_epochs": n_epochs}
     plain = AutoencoderTransformer(**settings).fit(task.X)
-    watched = AutoencoderTransformer(**settings, callbacks=[("watch", Watch())])
-    watch = dict(watched.fit(task.X).net_callbacks_)["watch"]
+    watch = Watch()
+    AutoencoderTransformer(**settings, callbacks=[watch]).fit(task.X)
     optimizer = torch.optim.Adam(watch.network.parameters(), fused=True)
     curve = []
     for epoch in watch.epochs:
@@ -423,3 +426,533 @@ def agreement(task: Task) -> str:
         f"from the same weights, over the same batches, {n_epochs} epochs: largest "
         f"relative difference of the loss curve to an eager loop's {apart:.1e}"
     )
+
+
+# 3. Until the model is good
+
+
+class Reached(Callback):
+    """Notes when the error of held-out rows falls to a target."""
+
+    def __init__(self, X: np.ndarray, target: float):
+        self.X = torch.from_numpy(X)
+        self.target = target
+        self.seconds = math.nan
+        self.error = math.inf
+
+    def __deepcopy__(self, memo: dict) -> Reached:
+        return self
+
+    def start(self) -> Reached:
+        self.began = time.perf_counter()
+        return self
+
+    def on_train_begin(self, net, **kwargs) -> None:
+        self.look(net)
+
+    def on_epoch_end(self, net, **kwargs) -> None:
+        self.look(net)
+
+    def look(self, net) -> None:
+        now = time.perf_counter()
+        module = net.module_.eval()
+        with torch.inference_mode():
+            error = float(functional.mse_loss(module(self.X), self.X))
+        module.train()
+        self.error = min(self.error, error)
+        if error <= self.target and math.isnan(self.seconds):
+            self.seconds = now - self.began
+        self.began += time.perf_counter() - now  # looking is not training
+
+
+def print_quality(options: Options) -> None:
+    if AutoEncoder is None:
+        say("quality: MISSING, it needs PyOD.")
+        return
+    torch.set_num_threads(1)
+    say("quality: defaults against defaults, code of 32 as PyOD's, one thread;")
+    say("standardised columns, a fifth of the rows held out")
+    say(
+        f"  {'':11}{'rows':>7}{'PyOD: s':>9}{'error':>8}{'ours: s to it':>15}"
+        f"{'ratio':>8}{'ours random: s':>16}{'ratio':>8}{'ours at the end: s':>20}"
+        f"{'error':>8}"
+    )
+    for name, X in quality_tables(options):
+        X_train, X_test = train_test_split(X, test_size=0.2, random_state=0)
+        scaler = StandardScaler().fit(X_train)
+        X_train = scaler.transform(X_train).astype(np.float32)
+        X_test = scaler.transform(X_test).astype(np.float32)
+        began = time.perf_counter()
+        pyod = AutoEncoder(preprocessing=False, verbose=0).fit(X_train)
+        pyod_seconds = time.perf_counter() - began
+        test = torch.from_numpy(X_test)
+        with torch.inference_mode():
+            target = float(functional.mse_loss(pyod.model.eval()(test), test))
+        reached, total = time_to(target, X_train, X_test, "auto")
+        random, _ = time_to(target, X_train, X_test, "random")
+        say(
+            f"  {name:11}{len(X_train):7d}{pyod_seconds:9.1f}{target:8.4f}"
+            f"{reached.seconds:15.3f}{pyod_seconds / reached.seconds:8.1f}"
+            f"{random.seconds:16.3f}{pyod_seconds / random.seconds:8.1f}"
+            f"{total:20.1f}{reached.error:8.4f}"
+        )
+
+
+def time_to(
+    target: float, X: np.ndarray, X_test: np.ndarray, init: str
+) -> tuple[Reached, float]:
+    """Our defaults, watched; and the seconds of the whole fit."""
+    reached = Reached(X_test, target)
+    model = AutoencoderTransformer(32, init=init, random_state=0, callbacks=[reached])
+    reached.start()
+    began = time.perf_counter()
+    model.fit(X)
+    return reached, time.perf_counter() - began
+
+
+def quality_tables(options: Options) -> Iterator[tuple[str, np.ndarray]]:
+    yield "digits", load_digits().data
+    path = None
+    if options.folder is not None:
+        path = options.folder / "adbench" / "pendigits.npz"
+    if path is not None and path.exists():
+        with np.load(path) as file:
+            yield "pendigits", file["X"].astype(np.float64)
+    else:
+        say("  MISSING: adbench/pendigits.npz (give --data DIR).")
+    yield "mnist", images(options)
+
+
+# 4 and 5. Predictions
+
+
+def print_predict(options: Options) -> None:
+    torch.set_num_threads(1)
+    n_rows = 50_000 if options.quick else 1_000_000
+    X = small_table(n_rows)
+    ae = AutoencoderTransformer(
+        8, hidden_layer_sizes=(64, 32), max_epochs=2, random_state=0
+    ).fit(X[:1000])
+    module, rows = ae.module_, torch.from_numpy(X)
+
+    def in_batches(function: Callable[[Tensor], Tensor], size: int) -> Callable:
+        def run() -> None:
+            with torch.inference_mode():
+                for batch in rows.split(size):
+                    function(batch)
+
+        return run
+
+    say(f"predict: 20-64-32-8, {n_rows} rows in float32, one thread")
+    layers = {
+        "transform": module.encoder,
+        "score_samples": lambda X: module.decoder(module.encoder(X)),
+    }
+    whole = {"transform": module.encode, "score_samples": module}
+    for method in ("transform", "score_samples"):
+        models = {"ours": lambda m=method: getattr(ae, m)(X)}
+        for size in (10_000, 100_000):
+            models[f"module, {size}"] = in_batches(whole[method], size)
+            models[f"layers, {size}"] = in_batches(layers[method], size)
+        seconds = median_seconds(models, options.repeats)
+        ours = seconds.pop("ours")
+        least = {
+            what: min(s for name, s in seconds.items() if name.startswith(what))
+            for what in ("module", "layers")
+        }
+        say(
+            f"  {method:14}{ours:7.3f} s; throughput over the bare module's "
+            f"{least['module'] / ours:.2f}, over its layers' alone, neither scaled "
+            f"nor checked, {least['layers'] / ours:.2f}"
+        )
+    for method in ("transform", "score_samples"):
+        say(f"  {method:14}{in_child(PREDICTION_MEMORY, n_rows, method)}")
+    print_row(options)
+
+
+def print_row(options: Options) -> None:
+    say("predict: decision_function of one row, default network, microseconds")
+    X = small_table(1000)
+    detector = AutoencoderOutlierDetector(max_epochs=2, random_state=0).fit(X)
+    for dtype in (np.float32, np.float64):
+        row = X[:1].astype(dtype)
+        times = []
+        for _ in range(1000):
+            began = time.perf_counter()
+            detector.decision_function(row)
+            times.append((time.perf_counter() - began) * 1e6)
+        least, median = np.min(times), np.median(times)
+        say(f"  {dtype.__name__:14}median {median:.0f}, least {least:.0f}")
+
+
+# 6. Growth
+
+
+class EpochTimes(Callback):
+    """Seconds of each epoch."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __deepcopy__(self, memo: dict) -> EpochTimes:
+        return self
+
+    def on_epoch_begin(self, net, **kwargs) -> None:
+        self.began = time.perf_counter()
+
+    def on_epoch_end(self, net, **kwargs) -> None:
+        self.seconds.append(time.perf_counter() - self.began)
+
+
+def print_growth(options: Options) -> None:
+    torch.set_num_threads(1)
+    say("growth: 20-64-32-8, batch 128, float32, a tenth held out, one thread")
+    say(f"  {'rows':>9}{'epochs':>8}{'us per row and epoch':>22}{'whole fit':>11}")
+    sizes = (10_000, 20_000) if options.quick else (10_000, 100_000, 500_000, 2_000_000)
+    for n_rows in sizes:
+        n_epochs = max(3, min(30, 600_000 // n_rows))
+        X, times = small_table(n_rows), EpochTimes()
+        began = time.perf_counter()
+        growing(n_epochs, callbacks=[times]).fit(X)
+        whole = (time.perf_counter() - began) / n_rows / n_epochs * 1e6
+        median = np.median(times.seconds) / n_rows * 1e6
+        say(f"  {n_rows:9d}{n_epochs:8d}{median:22.2f}{whole:11.2f}")
+    n_rows = 100_000 if options.quick else 2_000_000
+    say("growth: memory at its peak, with the table, over the table alone")
+    for estimator in ("AutoencoderTransformer", "AutoencoderOutlierDetector"):
+        for shape in ((n_rows, 20), (n_rows // 20, 400)):
+            found = in_child(FIT_MEMORY, *shape, estimator)
+            say(f"  {estimator:28}{shape!s:16}{found}")
+    n_rows = 100_000 if options.quick else 1_500_000
+    with tempfile.TemporaryDirectory() as folder:
+        found = in_child(MAPPED, Path(folder) / "table.npy", n_rows, 100)
+    say(f"growth: {found}")
+
+
+def growing(n_epochs: int, **settings) -> AutoencoderTransformer:
+    return AutoencoderTransformer(
+        8,
+        hidden_layer_sizes=(64, 32),
+        batch_size=128,
+        max_epochs=n_epochs,
+        random_state=0,
+        **settings,
+    )
+
+
+def in_child(script: str, *arguments: object) -> str:
+    """What a script prints in a process of its own, whose memory is its own."""
+    if not Path("/proc/self/clear_refs").exists():
+        return "MISSING: it needs Linux's /proc"
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"FAILED: {done.stderr.strip().splitlines()[-1]}"
+    return done.stdout.strip()
+
+
+MEMORY = """
+import sys
+import numpy as np
+import torch
+import skae
+
+torch.set_num_threads(1)
+
+def status(field):
+    with open("/proc/self/status") as lines:
+        found = [line.split()[1] for line in lines if line.startswith(field + ":")]
+    return int(found[0]) * 1024
+
+def peak_above(action):
+    before = status("VmRSS")
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew
+    action()
+    return status("VmHWM") - before
+
+def table(n_rows, n_features):
+    X = np.empty((n_rows, n_features), dtype=np.float32)
+    rng = np.random.default_rng(0)
+    for block in np.array_split(X, 100):
+        rng.standard_normal(out=block, dtype=np.float32)
+    return X
+
+def make(name="AutoencoderTransformer"):
+    return getattr(skae, name)(
+        8, hidden_layer_sizes=(64, 32), batch_size=128, max_epochs=1, random_state=0
+    )
+"""
+
+FIT_MEMORY = (
+    MEMORY
+    + """
+n_rows, n_features, name = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+make(name).fit(table(20_000, n_features))  # what the libraries need
+X = table(n_rows, n_features)
+above = peak_above(lambda: make(name).fit(X))
+print(f"{1 + above / X.nbytes:.3f} (table {X.nbytes / 2**20:.0f} MiB)")
+"""
+)
+
+PREDICTION_MEMORY = (
+    MEMORY
+    + """
+n_rows, method = int(sys.argv[1]), sys.argv[2]
+X = table(n_rows, 20)
+model = make().fit(X[:1000])
+getattr(model, method)(X[:10_000])
+above = peak_above(lambda: getattr(model, method)(X))
+size = getattr(model, method)(X).nbytes
+print(f"peak memory above input and output: {(above - size) / 2**20:.0f} MiB")
+"""
+)
+
+MAPPED = (
+    MEMORY
+    + """
+import resource
+
+path, n_rows, n_features = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+X = np.lib.format.open_memmap(path, "w+", np.float32, (n_rows, n_features))
+rng = np.random.default_rng(0)
+for block in np.array_split(X, 100):
+    rng.standard_normal(out=block, dtype=np.float32)
+del X, block
+make().fit(table(2000, n_features))
+limit = status("VmData") + 128 * 2**20
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+X = np.load(path, mmap_mode="r")
+model = make().fit(X)
+print(
+    f"a map of {X.nbytes / 2**20:.0f} MiB, with 128 MiB of memory to be had: fitted, "
+    f"explained variance of 1000 rows {model.score(X[:1000]):.3f}"
+)
+try:
+    np.array(X)
+except MemoryError:
+    print("  (a copy of it is refused)")
+"""
+)
+
+
+# 7. Search
+
+
+def print_search(options: Options) -> None:
+    X = load_digits().data
+    grid = {"n_components": [2, 4, 8], "learning_rate": [1e-3, 3e-3]}
+    n_epochs = 3 if options.quick else 60
+    model = AutoencoderTransformer(max_epochs=n_epochs, random_state=0)
+    say(f"search: six candidates, three folds of the digits, {n_epochs} epochs")
+    results, seconds = {}, {}
+    for n_jobs in (1, 2, 2):
+        search = GridSearchCV(model, grid, cv=3, n_jobs=n_jobs)
+        torch.set_num_threads(2)
+        began = time.perf_counter()
+        search.fit(X)
+        seconds.setdefault(n_jobs, []).append(time.perf_counter() - began)
+        results[n_jobs] = search.cv_results_["mean_test_score"]
+    (alone,), (cold, warm) = seconds[1], seconds[2]
+    same = bool(np.array_equal(results[1], results[2]))
+    say(f"  n_jobs=1 {alone:.1f} s; n_jobs=2 {cold:.1f} s, {alone / cold:.2f} times")
+    say(f"  faster; with workers that have started {warm:.1f} s, {alone / warm:.2f}")
+    say(f"  times faster. The scores are the same: {same}")
+
+
+# 8. Variants
+
+
+def print_variants(options: Options) -> None:
+    torch.set_num_threads(1)
+    n_epochs = 1 if options.quick else 10
+    table = Task(small_table(10_000), (64, 32, 8), 64, n_epochs)
+    pictures = Task(images(options)[:6_000], (8,), 128, max(1, n_epochs // 5))
+    say("variants: seconds of a fit, and those of a loop by hand (fused Adam) / ours")
+    say(f"  {'':26}{'ours':>8}{'by hand':>9}{'ratio':>8}")
+    for name, (settings, loss) in VARIANTS.items():
+        is_conv = name.startswith("conv")
+        task = pictures if is_conv else table
+        settings = {**task.settings(), **settings}
+        if is_conv:
+            settings |= {"input_shape": (SIDE, SIDE)}
+        seconds = median_seconds(
+            {
+                "ours": lambda s=settings, t=task: AutoencoderTransformer(**s).fit(t.X),
+                "by hand": lambda s=settings, t=task, f=loss: by_hand(t, s, f),
+            },
+            options.repeats,
+        )
+        ours, hand = seconds["ours"], seconds["by hand"]
+        say(f"  {name:26}{ours:8.3f}{hand:9.3f}{hand / ours:8.2f}")
+
+
+Loss = Callable[[nn.Module, Tensor], Tensor]
+
+
+def by_hand(task: Task, settings: dict, loss: Loss) -> None:
+    """A loop over whole batches with a loss of its own and our layers."""
+    one = AutoencoderTransformer(**{**settings, "max_epochs": 1}).fit(task.X[:200])
+    module = one.module_.train()
+    layers = nn.Sequential(module.encoder, module.decoder)
+    layers.low, layers.high = torch.zeros(()), torch.ones(())
+    layers.codebook = torch.randn(2, 256, 4)
+    layers.counts, layers.sums = torch.ones(2, 256), layers.codebook.clone()
+    X = torch.from_numpy(task.X)
+    optimizer = torch.optim.Adam(layers.parameters(), lr=LEARNING_RATE, fused=True)
+    for _ in range(task.n_epochs):
+        for where in torch.randperm(len(X)).split(task.batch_size):
+            optimizer.zero_grad()
+            loss(layers, X[where]).backward()
+            optimizer.step()
+
+
+def plain(layers: nn.Module, X: Tensor) -> Tensor:
+    return functional.mse_loss(layers(X), X)
+
+
+def corrupted_by(corrupt: Callable[[nn.Module, Tensor], Tensor]) -> Loss:
+    def loss(layers: nn.Module, X: Tensor) -> Tensor:
+        return functional.mse_loss(layers(corrupt(layers, X)), X)
+
+    return loss
+
+
+def noisy(layers: nn.Module, X: Tensor) -> Tensor:
+    return X + 0.3 * torch.randn_like(X)
+
+
+def masked(layers: nn.Module, X: Tensor) -> Tensor:
+    return torch.where(torch.rand_like(X) < 0.3, layers.low, X)
+
+
+def swapped(layers: nn.Module, X: Tensor) -> Tensor:
+    rows = torch.randint(len(X), X.shape)
+    return torch.where(torch.rand_like(X) < 0.3, X.gather(0, rows), X)
+
+
+def salted(layers: nn.Module, X: Tensor) -> Tensor:
+    value = torch.where(torch.rand_like(X) < 0.5, layers.low, layers.high)
+    return torch.where(torch.rand_like(X) < 0.3, value, X)
+
+
+def penalised_by(penalty: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    def loss(layers: nn.Module, X: Tensor) -> Tensor:
+        X = X.detach().requires_grad_()
+        Z = layers[0](X)
+        error = functional.mse_loss(layers[1](Z), X.detach())
+        return error + 1e-3 * penalty(X, Z)
+
+    return loss
+
+
+def l1(X: Tensor, Z: Tensor) -> Tensor:
+    return Z.abs().sum(dim=1).mean()
+
+
+def kl(X: Tensor, Z: Tensor) -> Tensor:
+    rho, active = 0.05, torch.sigmoid(Z).mean(dim=0)
+    on, off = rho / active, (1 - rho) / (1 - active)
+    return (rho * on.log() + (1 - rho) * off.log()).sum()
+
+
+def contractive(X: Tensor, Z: Tensor) -> Tensor:
+    gradients = (
+        torch.autograd.grad(Z[:, j].sum(), X, create_graph=True)[0]
+        for j in range(Z.shape[1])
+    )
+    return sum(gradient.square().sum() for gradient in gradients) / len(X)
+
+
+def variational(layers: nn.Module, X: Tensor) -> Tensor:
+    mu, log_var = layers[0](X).chunk(2, dim=1)
+    Z = mu + torch.exp(log_var / 2) * torch.randn_like(mu)
+    divergence = (mu.square() + log_var.exp() - 1 - log_var).sum(dim=1) / 2
+    return functional.mse_loss(layers[1](Z), X) + divergence.mean() / X.shape[1]
+
+
+def quantized(layers: nn.Module, X: Tensor) -> Tensor:
+    """Straight-through VQ, two codebooks of 256 by four, moving averages."""
+    H = layers[0](X)
+    groups = H.reshape(len(H), 2, 4).transpose(0, 1)
+    with torch.no_grad():
+        codes = torch.cdist(groups, layers.codebook).argmin(dim=2)
+        chosen = functional.one_hot(codes, 256).float()
+        layers.counts.lerp_(chosen.sum(dim=1), 0.1)
+        layers.sums.lerp_(chosen.mT @ groups, 0.1)
+        layers.codebook = layers.sums / layers.counts[:, :, None].clamp(min=1e-5)
+        entries = layers.codebook.gather(1, codes[:, :, None].expand(-1, -1, 4))
+        Q = entries.transpose(0, 1).reshape(len(H), -1)
+    error = functional.mse_loss(layers[1](H + (Q - H).detach()), X)
+    return error + (H - Q).square().sum(dim=1).mean() / X.shape[1]
+
+
+VARIANTS: dict[str, tuple[dict, Loss]] = {
+    "plain": ({}, plain),
+    "conv": ({"network": Conv((8, 16))}, plain),
+    "corruption gaussian": ({"corruption": "gaussian"}, corrupted_by(noisy)),
+    "corruption masking": ({"corruption": "masking"}, corrupted_by(masked)),
+    "corruption swap": ({"corruption": "swap"}, corrupted_by(swapped)),
+    "corruption salt_and_pepper": (
+        {"corruption": "salt_and_pepper"},
+        corrupted_by(salted),
+    ),
+    "penalty l1": ({"penalty": "l1"}, penalised_by(l1)),
+    "penalty kl": ({"penalty": "kl"}, penalised_by(kl)),
+    "penalty contractive": ({"penalty": "contractive"}, penalised_by(contractive)),
+    "bottleneck gaussian": ({"bottleneck": "gaussian"}, variational),
+    "bottleneck quantized": ({"bottleneck": Quantized(256, 4)}, quantized),
+}
+
+
+# 9. Device
+
+
+def print_device(options: Options) -> None:
+    if options.device == "cpu":
+        say("device: nothing to do without --device cuda.")
+        return
+    say(f"device: {options.device}, fits with compile=False / those with 'auto'")
+    n_epochs = 2 if options.quick else 20
+    tasks = {
+        "small": Task(small_table(10_000), (64, 32, 8), 64, n_epochs),
+        "mnist": Task(images(options), (1000, 500, 250, 30), 128, n_epochs // 2),
+        "large batches": Task(
+            images(options), (1000, 500, 250, 30), 8192, n_epochs // 2
+        ),
+    }
+    for name, task in tasks.items():
+        settings = {**task.settings(), "device": options.device}
+        for precision in ("float32", "tf32", "bfloat16"):
+            models = {
+                str(way): lambda w=way, t=task, s=settings, p=precision: (
+                    AutoencoderTransformer(**s, compile=w, precision=p).fit(t.X)
+                )
+                for way in (False, "auto")
+            }
+            seconds = median_seconds(models, options.repeats)
+            n_weights = sum(a * b for a, b in pairwise((task.X.shape[1], *task.widths)))
+            # Forward, and backward to weights and to inputs, both halves.
+            n_products = 12 * n_weights * len(task.X) * task.n_epochs
+            rate = n_products / seconds["auto"] / 1e12
+            say(
+                f"  {name:14}{precision:10}{seconds['auto']:8.3f} s, eager "
+                f"{seconds['False'] / seconds['auto']:.1f} times as long; "
+                f"{rate:.2f} TFLOP/s"
+            )
+
+
+SECTIONS: dict[str, Callable[[Options], None]] = {
+    "small": print_small,
+    "mnist": print_mnist,
+    "quality": print_quality,
+    "predict": print_predict,
+    "growth": print_growth,
+    "search": print_search,
+    "variants": print_variants,
+    "device": print_device,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -96,8 +96,9 @@ class Rows:
     def normalised(self, where: np.ndarray) -> Rows:
         """A subset whose weights have mean one."""
         rows = self.subset(where)
-        if not rows.is_uniform:
-            rows.weight = rows.weight / rows.weight.mean()
+        if rows.weight.min() == rows.weight.max():
+            return Rows(rows.X, rows.index)
+        rows.weight = rows.weight / rows.weight.mean()
         return rows
 
     def digest(self) -> str:
@@ -169,6 +170,7 @@ class Batch(NamedTuple):
     observed : Tensor of bool of shape (n_rows, n_features) or None
         True where an entry is not missing; None if none is.
     weight : Tensor of shape (n_rows,)
+        One number in memory, repeated, if all rows of a table weigh the same.
     """
 
     target: Tensor
@@ -186,7 +188,18 @@ class Batch(NamedTuple):
 
     def pick(self, order: Tensor) -> Batch:
         """The rows at these positions."""
-        return Batch(*(None if t is None else t.index_select(0, order) for t in self))
+        return Batch(*(None if t is None else _pick(t, order) for t in self))
+
+
+def _pick(tensor: Tensor, order: Tensor) -> Tensor:
+    if is_repeated(tensor):
+        return tensor[:1].expand(len(order))
+    return tensor.index_select(0, order)
+
+
+def is_repeated(tensor: Tensor) -> bool:
+    """Whether all entries are the same number in memory."""
+    return tensor.stride() == (0,)
 
 
 class Feed:
@@ -255,7 +268,10 @@ class Feed:
 
     def _prepared(self, block: np.ndarray, where: Any) -> Batch:
         target, observed = self.prepare(block)
-        weight = torch.from_numpy(self.rows.weight[where].astype(np.float32))
+        if self.rows.is_uniform:
+            weight = torch.ones(1).expand(len(block))
+        else:
+            weight = torch.from_numpy(self.rows.weight[where].astype(np.float32))
         return Batch(target, observed, weight.to(target.device))
 
 

@@ -449,7 +449,7 @@ class AutoencoderNet(NeuralNet):
         is_brief = self.plan.precision == "bfloat16"
         with torch.autocast(batch.target.device.type, torch.bfloat16, is_brief):
             row_losses = self.criterion_(self.module_, batch, done)
-        return (row_losses * batch.weight).mean()
+        return (row_losses * batch.weight).sum() / batch.n_rows
 
     def _set_training(self, training: bool = True) -> None:
         # A walk through all parts, at each step, only where it changes anything.

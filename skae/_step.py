@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skae import _tape
-from skae._batches import Batch
+from skae._batches import Batch, is_repeated
 
 # Steps of a batch size that are taken before one is recorded: the first of all
 # makes the optimizer's state, and a short training is not worth a record.
@@ -74,7 +74,7 @@ class Step:
         loss : Tensor of shape ()
             Of the batch, before the step. Nothing has waited for its value.
         """
-        key = (batch.n_rows, batch.observed is None)
+        key = (batch.n_rows, batch.observed is None, is_repeated(batch.weight))
         if key in self._repeats:
             return self._repeats[key](batch, done)
         tensor = torch.tensor(float(done), device=batch.target.device)
@@ -97,11 +97,11 @@ class Step:
             self._forget()
 
     def _forget(self) -> None:
-        self._n_taken: Counter[tuple[int, bool]] = Counter()
-        self._repeats: dict[tuple[int, bool], _Repeat] = {}
+        self._n_taken: Counter[tuple[int, bool, bool]] = Counter()
+        self._repeats: dict[tuple[int, bool, bool], _Repeat] = {}
         self._signature: tuple = ()
 
-    def _is_worth_repeating(self, key: tuple[int, bool]) -> bool:
+    def _is_worth_repeating(self, key: tuple[int, bool, bool]) -> bool:
         return (
             self._may_repeat
             and self._n_taken[key] > WARM_UP
@@ -182,15 +182,20 @@ class _Repeat:
             torch.tensor(group["lr"], dtype=torch.float64, device=done.device)
             for group in self._groups
         ]
+        # What a batch brings along, and where it is put.
+        self._places = [
+            (i, own)
+            for i, own in enumerate(self._batch)
+            if own is not None and not is_repeated(batch[i])
+        ]
         is_cuda = done.device.type == "cuda"
         self._loss, self.run = self._capture() if is_cuda else self._record()
         self._finish_step()
         self.first_loss = self._loss.clone()
 
     def __call__(self, batch: Batch, done: float) -> Tensor:
-        for own, new in zip(self._batch, batch, strict=True):
-            if own is not None:
-                own.copy_(new)
+        for i, own in self._places:
+            own.copy_(batch[i])
         self._done.fill_(done)
         for rate, group in zip(self._rates, self._groups, strict=True):
             rate.fill_(group["lr"])
@@ -222,9 +227,9 @@ class _Repeat:
 
     def _record(self) -> tuple[Tensor, Callable[[], None] | None]:
         step = self._step
-        inputs = [t for t in (*self._batch, self._done, *self._rates) if t is not None]
+        inputs = [own for _, own in self._places]
         (loss, gradients), tape = _tape.record(
-            self._function, [*inputs, *step._tensors()]
+            self._function, [*inputs, self._done, *self._rates, *step._tensors()]
         )
         for parameter, gradient in zip(step._parameters(), gradients, strict=True):
             parameter.grad = gradient

@@ -279,6 +279,7 @@ DIRECT = {
         "rsqrt sigmoid sign sqrt sub sum tanh where"
     ).split()
 }
+DIRECT |= {name: getattr(torch._C._nn, name) for name in ("gelu",)}
 DIRECT_IN_PLACE = {
     name: getattr(torch, name)
     for name in ("_foreach_add_", "_fused_adam_", "_fused_adamw_")
@@ -287,6 +288,9 @@ DIRECT_IN_PLACE = {
 # Operators that have no form that writes into given memory, and what does.
 WRITERS: dict[Any, Callable[..., Any]] = {
     aten.relu.default: lambda out, X: partial(torch.clamp_min, X, 0, out=out),
+    aten.mse_loss.default: lambda out, X, Y, reduction=1: partial(
+        torch._C._nn.mse_loss, X, Y, reduction, out=out
+    ),
     aten.mean.default: lambda out, X: partial(
         torch.mean, X, list(range(X.ndim)), out=out
     ),
@@ -312,7 +316,7 @@ def _bind(operation: Operation, recorder: _Recorder) -> Callable[[], Any]:
     name = operator._schema.name.removeprefix("aten::")
     if operation.changed:
         args, kwargs = _as_one(operation)
-        return partial(DIRECT_IN_PLACE.get(name, operator), *args, **kwargs)
+        return partial(DIRECT_IN_PLACE.get(name, operator._op), *args, **kwargs)
     if operator in WRITERS:
         return WRITERS[operator](outputs[0], *args, **kwargs)
     if name in DIRECT:
@@ -321,7 +325,7 @@ def _bind(operation: Operation, recorder: _Recorder) -> Callable[[], Any]:
     if writer is None:
         return _renewal(operation, recorder)
     names = [a.name for a in writer._schema.arguments if a.is_out]
-    return partial(writer, *args, **kwargs, **dict(zip(names, outputs, strict=True)))
+    return partial(writer._op, *args, **kwargs, **dict(zip(names, outputs, strict=True)))
 
 
 def _writer(operator: Any) -> Any:

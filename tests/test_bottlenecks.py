@@ -24,6 +24,7 @@ from skae.bottlenecks import (
 )
 from skae.networks import MLP, Conv
 
+DONE = torch.tensor(1.0)
 BRIEF = {"max_epochs": 15, "hidden_layer_sizes": (16,), "random_state": 0}
 
 
@@ -44,7 +45,7 @@ def build(spec, n_components, n_channels=None, seed=0):
 def train(module, H, n_steps=100, weight=None):
     weight = torch.ones(len(H)) if weight is None else weight
     for _ in range(n_steps):
-        module.train().training_code(H, weight, 1.0)
+        module.train().training_code(H, weight, DONE)
     return module.eval()
 
 
@@ -87,7 +88,7 @@ def test_a_bottleneck_without_a_build_is_abstract():
 
 def test_deterministic_code_is_what_the_encoder_says():
     H, module = normal(5, 3), build(Deterministic(), 3)
-    Z, term = module.train().training_code(H, torch.ones(5), 0.5)
+    Z, term = module.train().training_code(H, torch.ones(5), torch.tensor(0.5))
     assert torch.equal(Z, H)
     assert term is None
     assert torch.equal(module.eval()(H), H)
@@ -120,7 +121,7 @@ def test_gaussian_code_is_the_mean_outside_training():
 
 def test_gaussian_training_draws_around_the_mean_with_the_stated_variance():
     H = torch.tensor([[3.0, -1.0, math.log(4.0), math.log(0.01)]]).expand(20_000, -1)
-    Z, term = build(Gaussian(), 2).training_code(H, torch.ones(20_000), 1.0)
+    Z, term = build(Gaussian(), 2).training_code(H, torch.ones(20_000), DONE)
     torch.testing.assert_close(Z.mean(0), torch.tensor([3.0, -1.0]), atol=0.1, rtol=0)
     torch.testing.assert_close(Z.std(0), torch.tensor([2.0, 0.1]), atol=0, rtol=0.05)
     torch.testing.assert_close(term, divergence(H[:, :2], H[:, 2:]))
@@ -129,30 +130,31 @@ def test_gaussian_training_draws_around_the_mean_with_the_stated_variance():
 def test_gaussian_noise_is_fresh_and_comes_from_the_generator_only():
     H, weight, before = normal(9, 4), torch.ones(9), torch.get_rng_state()
     module = build(Gaussian(), 2)
-    first, second = (module.training_code(H, weight, 1.0)[0] for _ in range(2))
+    first, second = (module.training_code(H, weight, DONE)[0] for _ in range(2))
     assert not torch.equal(first, second)
-    again = build(Gaussian(), 2).training_code(H, weight, 1.0)[0]
+    again = build(Gaussian(), 2).training_code(H, weight, DONE)[0]
     assert torch.equal(first, again)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_gradient_reaches_mean_and_variance_through_the_draw():
     H = normal(9, 4).requires_grad_()
-    Z, _ = build(Gaussian(), 2).training_code(H, torch.ones(9), 1.0)
+    Z, _ = build(Gaussian(), 2).training_code(H, torch.ones(9), DONE)
     Z.square().sum().backward()
     assert (H.grad != 0).all()
 
 
-@pytest.mark.parametrize(("done", "share"), [(0.0, 0), (0.1, 0.25), (0.4, 1), (1, 1)])
+@pytest.mark.parametrize(("done", "share"), [(0.0, 0), (0.1, 0.25), (0.4, 1), (1.0, 1)])
 def test_warm_up_raises_the_weight_of_the_term_in_a_line(done, share):
     H, weight = normal(9, 4), torch.ones(9)
-    _, term = build(Gaussian(warm_up=0.4), 2).training_code(H, weight, done)
+    module = build(Gaussian(warm_up=0.4), 2)
+    _, term = module.training_code(H, weight, torch.tensor(done))
     torch.testing.assert_close(term, share * divergence(H[:, :2], H[:, 2:]))
 
 
 def test_extreme_variances_stay_finite():
     H = torch.tensor([[0.0, 1e4], [0.0, -1e4]])
-    Z, term = build(Gaussian(), 1).training_code(H, torch.ones(2), 1.0)
+    Z, term = build(Gaussian(), 1).training_code(H, torch.ones(2), DONE)
     assert Z.isfinite().all()
     assert term.isfinite().all()
 
@@ -247,7 +249,7 @@ def test_codes_are_the_nearest_entries(n_components, code_dim, n_codes, shared):
 def test_the_gradient_passes_straight_through():
     H = normal(20, 4).requires_grad_()
     module = train(build(Quantized(5, 2), 4), H.detach(), 3)
-    Z, _ = module.training_code(H, torch.ones(20), 1.0)
+    Z, _ = module.training_code(H, torch.ones(20), DONE)
     (Z * 3).sum().backward()
     torch.testing.assert_close(Z.detach(), module(H).detach())
     assert (H.grad == 3).all()
@@ -256,7 +258,7 @@ def test_the_gradient_passes_straight_through():
 def test_the_term_pulls_codes_to_their_entries():
     H = normal(20, 4).requires_grad_()
     module = train(build(Quantized(5, 2), 4), H.detach(), 3)
-    _, term = module.training_code(H, torch.ones(20), 1.0)
+    _, term = module.training_code(H, torch.ones(20), DONE)
     residual = (H - module(H)).detach()
     torch.testing.assert_close(term.detach(), residual.square().sum(1))
     term.sum().backward()
@@ -294,7 +296,7 @@ def test_dead_entries_are_revived():
 def test_entries_rest_outside_training():
     H, module = normal(30, 2), train(build(Quantized(5, 2), 2), normal(30, 2))
     before = module.codebooks.clone()
-    module.training_code(H + 1, torch.ones(30), 1.0)  # as on held-out rows
+    module.training_code(H + 1, torch.ones(30), DONE)  # as on held-out rows
     module(H + 1)
     assert torch.equal(module.codebooks, before)
 

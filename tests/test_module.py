@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from skae._batches import Batch
 from skae._module import Autoencoder, Scaler, start_at_map
 from skae.bottlenecks import Squeeze
 from skae.losses import BinaryCrossEntropy, SquaredError
@@ -13,12 +14,20 @@ from skae.networks import MLP, Conv, Residual, Shape
 MEAN, SHIFT, FACTOR = np.array([[1.0, -2, 3], [1, -2, 0], [2, 0.5, 4]])
 
 
+DONE = torch.tensor(1.0)
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
 def make_rows(n_rows=5):
     return torch.randn(n_rows, 3, generator=generator(), dtype=torch.float64) + 1
+
+
+def batch_of(module, X):
+    """A training batch of rows in their units, all of weight one."""
+    return Batch(*module.scaler(X), torch.ones(len(X)))
 
 
 def make_autoencoder(loss=None, output=None, hidden=(4,), **kwargs):
@@ -209,10 +218,10 @@ def test_loss_is_computed_in_front_of_the_sigmoid():
 @torch.no_grad()
 def test_training_sees_a_corrupted_input_and_a_clean_target():
     module, X = make_autoencoder(), make_rows()
-    weight = torch.ones(len(X))
-    target = module.scaler(X)[0]
-    pass_ = module.propagate_in_training(X, weight, 1.0, Plus())
-    torch.testing.assert_close(pass_.target, target)
+    batch = batch_of(module, X)
+    target = batch.target.clone()
+    pass_ = module.propagate_in_training(batch, DONE, Plus())
+    assert torch.equal(pass_.target, target)
     torch.testing.assert_close(pass_.seen, target + 1)
     torch.testing.assert_close(pass_.H, module.encoder(target + 1))
     assert torch.equal(module.propagate(X).seen, target)
@@ -222,7 +231,7 @@ def test_training_sees_a_corrupted_input_and_a_clean_target():
 def test_a_missing_entry_is_never_corrupted():
     module, X = make_autoencoder(), make_rows()
     X[1, 2] = torch.nan
-    pass_ = module.propagate_in_training(X, torch.ones(len(X)), 1.0, Plus())
+    pass_ = module.propagate_in_training(batch_of(module, X), DONE, Plus())
     change = pass_.seen - pass_.target
     assert change[1, 2] == 0
     assert change.sum() == change.numel() - 1

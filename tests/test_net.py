@@ -18,7 +18,7 @@ from skorch.callbacks import Callback, EpochScoring, LRScheduler
 from torch import nn
 
 from skae import AutoencoderTransformer, _net
-from skae._batches import Rows
+from skae._batches import Batch, Rows
 from skae._module import Autoencoder, Scaler
 from skae._net import (
     AutoencoderNet,
@@ -55,21 +55,13 @@ class Script(Loss):
         return entry.reshape(-1, 1).expand_as(X)
 
 
-class Spy(Callback):
-    """Calls a function of the net at each of one kind of event."""
+def spy_on(event, see):
+    """A callback that calls a function of the net at each of one kind of event."""
 
-    def __init__(self, event, see):
-        self.event = event
-        self.see = see
+    def notice(self, net, **kwargs):
+        see(net)
 
-    def notify(self, method_name, net, **kwargs):
-        if method_name == self.event:
-            self.see(net)
-
-    def __getattribute__(self, name):
-        if name.startswith("on_"):
-            return lambda net, **kwargs: self.notify(name, net, **kwargs)
-        return super().__getattribute__(name)
+    return type("Spy", (Callback,), {event: notice})()
 
 
 def make_module(loss=None, hidden=(4,), dropout=0.0, n_features=2):
@@ -147,7 +139,7 @@ def same(one, other):
 def watch_weights():
     """A list that fills with the weights after each epoch, and its callback."""
     seen = []
-    return seen, Spy("on_epoch_end", lambda net: seen.append(weights_of(net)))
+    return seen, spy_on("on_epoch_end", lambda net: seen.append(weights_of(net)))
 
 
 def stop_at(epoch, event="on_epoch_end"):
@@ -155,7 +147,7 @@ def stop_at(epoch, event="on_epoch_end"):
         if len(net.history) == epoch:
             raise KeyboardInterrupt
 
-    return Spy(event, stop)
+    return spy_on(event, stop)
 
 
 def press_ctrl_c(epoch, event="on_batch_end"):
@@ -163,7 +155,7 @@ def press_ctrl_c(epoch, event="on_batch_end"):
         if len(net.history) == epoch:
             signal.raise_signal(signal.SIGINT)
 
-    return Spy(event, press)
+    return spy_on(event, press)
 
 
 @contextmanager
@@ -272,18 +264,22 @@ class Term(Squeeze):
     """A bottleneck whose term tells how far the training is."""
 
     def training_code(self, H, weight, done):
-        return H, torch.full((len(H),), done)
+        return H, done.expand(len(H))
+
+
+def batch_of(module, rows):
+    """A training batch of rows in their units, all of weight one."""
+    return Batch(*module.scaler(rows), torch.ones(len(rows)))
 
 
 def test_the_objective_is_loss_plus_weighted_terms():
     module = make_module()
     module.bottleneck = Term()
-    rows, weight = torch.from_numpy(X[:5]), torch.ones(5)
+    rows = torch.from_numpy(X[:5])
     objective = Objective(None, 3.0, Cost(), 0.5)
-    objective.done = 0.25
     with torch.no_grad():
         loss, Z = module.row_loss(rows), module.encode(rows)
-        total = objective(module, rows, weight)
+        total = objective(module, batch_of(module, rows), torch.tensor(0.25))
     # The bottleneck's term is divided by the two features, as the loss is.
     torch.testing.assert_close(
         total, loss + 3 * 0.25 / 2 + 0.5 * (1 + Z.square().sum(dim=1))
@@ -295,7 +291,7 @@ def test_a_row_with_fewer_observed_entries_has_a_larger_share_of_the_term():
     module.bottleneck = Term()
     rows = torch.tensor([[1.0, torch.nan]], dtype=torch.float64)
     with torch.no_grad():
-        total = Objective()(module, rows, torch.ones(1))
+        total = Objective()(module, batch_of(module, rows), torch.tensor(1.0))
         assert total == pytest.approx(module.row_loss(rows) + 1)
 
 
@@ -348,7 +344,7 @@ def test_the_objective_is_told_how_far_the_training_is():
 
     class Told(Term):
         def training_code(self, H, weight, done):
-            seen.append((self.training, done))
+            seen.append((self.training, done.item()))
             return super().training_code(H, weight, done)
 
     def shares(training, **plan):
@@ -366,7 +362,7 @@ def test_the_objective_is_told_how_far_the_training_is():
 
 def test_losses_are_known_before_the_callbacks_run():
     seen = []
-    spy = Spy("on_epoch_end", lambda net: seen.append(set(net.history[-1])))
+    spy = spy_on("on_epoch_end", lambda net: seen.append(set(net.history[-1])))
     train(make_net(callbacks=[spy], max_epochs=2), make_split(held_out=True))
     assert len(seen) == 2
     assert all({"train_loss", "valid_loss"} <= names for names in seen)
@@ -450,7 +446,7 @@ def test_step_work_grows_with_batch_and_weights():
 
 def test_the_schedule_sets_the_learning_rate_of_each_step():
     rates = []
-    spy = Spy(
+    spy = spy_on(
         "on_batch_end", lambda net: rates.append(net.optimizer_.param_groups[0]["lr"])
     )
     net = make_net(
@@ -462,7 +458,7 @@ def test_the_schedule_sets_the_learning_rate_of_each_step():
 
 def test_without_a_schedule_the_learning_rate_stays():
     rates = set()
-    spy = Spy(
+    spy = spy_on(
         "on_batch_end", lambda net: rates.add(net.optimizer_.param_groups[0]["lr"])
     )
     train(make_net(callbacks=[spy], learning_rate=0.6))
@@ -471,7 +467,7 @@ def test_without_a_schedule_the_learning_rate_stays():
 
 def test_a_learning_rate_callback_wins_over_the_schedule():
     rates = []
-    spy = Spy(
+    spy = spy_on(
         "on_epoch_end", lambda net: rates.append(net.optimizer_.param_groups[0]["lr"])
     )
     scheduler = LRScheduler(policy="StepLR", step_size=1, gamma=0.5)
@@ -523,7 +519,7 @@ def test_a_gain_renews_the_patience(no_divisions):
 
 def test_the_learning_rate_is_divided_before_training_stops(divisions):
     rates = []
-    spy = Spy(
+    spy = spy_on(
         "on_epoch_end", lambda net: rates.append(net.optimizer_.param_groups[0]["lr"])
     )
     train_by_script(
@@ -540,8 +536,8 @@ def test_the_learning_rate_is_divided_before_training_stops(divisions):
 def test_training_goes_on_from_the_best_epoch_after_a_division(divisions):
     ends, starts = [], []
     spies = [
-        Spy("on_epoch_end", lambda net: ends.append(weights_of(net))),
-        Spy("on_epoch_begin", lambda net: starts.append(weights_of(net))),
+        spy_on("on_epoch_end", lambda net: ends.append(weights_of(net))),
+        spy_on("on_epoch_begin", lambda net: starts.append(weights_of(net))),
     ]
     train_by_script([9, 8, 8.5, 8.5, 8.5], spies, n_iter_no_change=2)
     assert same(starts[2], ends[1])
@@ -705,7 +701,7 @@ def test_ctrl_c_while_weights_are_chosen_waits(python_handler):
         signal.raise_signal(signal.SIGINT)
         calls.append(net)
 
-    net = make_net(callbacks=[Spy("on_train_end", press)])
+    net = make_net(callbacks=[spy_on("on_train_end", press)])
     with not_interrupted(), Interruption() as interruption:
         assert len(train(net, interruption=interruption)) == 5
     assert interruption.seen
@@ -790,7 +786,7 @@ def test_other_threads_keep_off_the_handler(python_handler):
 
 
 def test_trimming_drops_what_only_training_needs():
-    net = make_net(callbacks=[Spy("on_epoch_end", lambda net: None)])
+    net = make_net(callbacks=[spy_on("on_epoch_end", lambda net: None)])
     train(net, make_split(held_out=True))
     assert not net.is_trimmed
     net.trim_for_prediction()
@@ -821,7 +817,7 @@ def test_a_pickled_net_gives_the_same_values():
 
 
 def test_a_pickled_net_is_trimmed_and_its_original_is_not():
-    net = make_net(callbacks=[Spy("on_epoch_end", lambda net: None)])
+    net = make_net(callbacks=[spy_on("on_epoch_end", lambda net: None)])
     train(net)
     twin = pickle.loads(pickle.dumps(net))
     assert twin.is_trimmed
@@ -863,11 +859,27 @@ def test_skorch_predicts_with_the_net():
     np.testing.assert_allclose(net.predict(X), expected, rtol=1e-6)
 
 
-def test_skorch_scores_each_epoch_by_the_losses_of_rows():
-    scoring = EpochScoring(lambda net, rows, y: net.predict(rows).mean(), name="mine")
-    net = make_net(callbacks=[scoring], max_epochs=2)
-    for row in train(net, make_split(held_out=True)):
+def squared_error(net, rows, y):
+    return np.square(net.predict(rows) - rows.dense(slice(None))).mean()
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_skorch_scores_each_epoch_by_reconstructions(caching):
+    scoring = EpochScoring(squared_error, name="mine", use_caching=caching)
+    history = train(make_net(callbacks=[scoring]), make_split(held_out=True))
+    plain = train(make_net(), make_split(held_out=True))
+    for row, plain_row in zip(history, plain, strict=True):
         assert row["mine"] == pytest.approx(row["valid_loss"], rel=1e-6)
+        assert row["train_loss"] == plain_row["train_loss"]
+
+
+def test_skorch_scores_the_rows_trained_on_at_the_end_of_an_epoch():
+    scoring = EpochScoring(squared_error, name="mine", on_train=True)
+    net = make_net(callbacks=[scoring], max_epochs=2)
+    row = train(net)[-1]
+    with torch.no_grad():
+        loss = net.module_.row_loss(torch.from_numpy(X)).mean()
+    assert row["mine"] == pytest.approx(loss.item(), rel=1e-6)
 
 
 # Significance

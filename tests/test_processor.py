@@ -6,7 +6,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from skae import _threads
+from skae import _processor
 from skae._processor import SMALL_WORK, flushed_denormals, threads_for
 
 SMALL, LARGE = SMALL_WORK / 2, SMALL_WORK * 2
@@ -67,7 +67,7 @@ def test_threads_are_given_back_after_an_error(two_threads):
 
 
 def test_threads_of_torch_are_given_back_whatever_its_library(two_threads, monkeypatch):
-    monkeypatch.setattr(_threads, "threadpool_limits", lambda limits: nullcontext())
+    monkeypatch.setattr(_processor, "threadpool_limits", lambda limits: nullcontext())
     with pytest.raises(ZeroDivisionError), threads_for(SMALL):
         raise ZeroDivisionError
     assert torch.get_num_threads() == 2
