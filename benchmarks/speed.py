@@ -22,7 +22,7 @@ installed::
     python benchmarks/speed.py --data DIR
 
 where DIR holds mnist.npz (arrays X_train and X_test; images in uint8) and
-adbench/pendigits.npz (array X) [1]_; without them the digits of scikit-learn take
+adbench/28_pendigits.npz (array X) [1]_; without them the digits of scikit-learn take
 their place, and it says so. PyOD is left out where it is not installed.
 
 References
@@ -514,12 +514,12 @@ def quality_tables(options: Options) -> Iterator[tuple[str, np.ndarray]]:
     yield "digits", load_digits().data
     path = None
     if options.folder is not None:
-        path = options.folder / "adbench" / "pendigits.npz"
+        path = options.folder / "adbench" / "28_pendigits.npz"
     if path is not None and path.exists():
         with np.load(path) as file:
             yield "pendigits", file["X"].astype(np.float64)
     else:
-        say("  MISSING: adbench/pendigits.npz (give --data DIR).")
+        say("  MISSING: adbench/28_pendigits.npz (give --data DIR).")
     yield "mnist", images(options)
 
 

@@ -31,7 +31,6 @@ from torch import nn
 from skae import _defaults
 from skae._batches import (
     BLOCK_ENTRIES,
-    PREDICTION_ENTRIES,
     Rows,
     Table,
     canonical_rows,
@@ -47,8 +46,8 @@ from skae._net import (
     Split,
 )
 from skae._pca import Moments, moments, principal_axes, value_range
-from skae._progress import Progress
 from skae._processor import flushed_denormals, precision_of, threads_for
+from skae._progress import Progress
 from skae.bottlenecks import BOTTLENECKS, Bottleneck, Deterministic
 from skae.corruptions import CORRUPTIONS, Corruption, Spread
 from skae.losses import LOSSES, Loss
@@ -89,6 +88,9 @@ _BESIDE = (
 
 # What the validation of X has set when a fit begins.
 _FROM_VALIDATION = ("n_features_in_", "feature_names_in_")
+
+# Entries of a layer when a network predicts on a GPU, which is idle with few.
+DEVICE_ENTRIES = 2**24
 
 # PyTorch's global generator is set aside for one network at a time.
 _GLOBAL_GENERATOR = threading.RLock()
@@ -543,13 +545,14 @@ class BaseAutoencoder(BaseEstimator, ABC):
                 f"weight, got n_samples={n_rows}."
             )
         if not (hold_out and early_stopping):
-            return Split(rows.normalised(np.arange(n_rows)), None)
+            return Split(rows.normalised(), None)
         n_held_out = min(math.ceil(self.validation_fraction * n_rows), n_rows - 1)
-        order = np.random.default_rng([seed, 0]).permutation(n_rows)
-        return Split(
-            rows.normalised(np.sort(order[n_held_out:])),
-            rows.normalised(np.sort(order[:n_held_out])),
-        )
+        order = np.arange(n_rows, dtype=np.int32)
+        np.random.default_rng([seed, 0]).shuffle(order)
+        held_out, train = order[:n_held_out], order[n_held_out:]
+        held_out.sort()
+        train.sort()
+        return Split(rows.normalised(train), rows.normalised(held_out))
 
     def _fingerprint(self, rows: Rows) -> str:
         """What tells one fit from another: the rows and the parameters."""
@@ -818,7 +821,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         module = self.net_.module_in(rows.X.dtype)
         run = getattr(module, method)
         device = module.scaler.mean.device
-        entries = PREDICTION_ENTRIES if device.type == "cpu" else BLOCK_ENTRIES
+        entries = BLOCK_ENTRIES if device.type == "cpu" else DEVICE_ENTRIES
         n_block = max(1, entries // module.widest_layer)
         out: np.ndarray = np.empty(0)
         with torch.inference_mode(), isolated(module.draws_globally, 0):

@@ -23,11 +23,9 @@ Table: TypeAlias = Any
 # 0.1 s, and a large table meets few repetitions.
 MAX_CANONICAL_ROWS = 10_000
 
-# Entries of one dense block when data are only read: 32 MB in float64.
-BLOCK_ENTRIES = 2**22
-
-# Entries of a layer when a network predicts on a CPU: they stay in its cache.
-PREDICTION_ENTRIES = 2**19
+# Entries of one dense block when data are only read, and of a layer when a network
+# predicts: they stay in the cache of a CPU, where more take longer.
+BLOCK_ENTRIES = 2**19
 
 # Entries that are prepared for training at once: 1 MB in float32, near the
 # processor. A table of at most four times as many is prepared only once.
@@ -93,13 +91,12 @@ class Rows:
         """Whether no weights were given."""
         return self.weight.strides == (0,)
 
-    def normalised(self, where: np.ndarray) -> Rows:
-        """A subset whose weights have mean one."""
-        rows = self.subset(where)
+    def normalised(self, where: np.ndarray | None = None) -> Rows:
+        """A subset, or all rows, with weights that have mean one."""
+        rows = self if where is None else self.subset(where)
         if rows.weight.min() == rows.weight.max():
             return Rows(rows.X, rows.index)
-        rows.weight = rows.weight / rows.weight.mean()
-        return rows
+        return Rows(rows.X, rows.index, rows.weight / rows.weight.mean())
 
     def digest(self) -> str:
         """A hash of all values and weights, in their order."""
@@ -154,9 +151,10 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start, stop in pairwise(batch_bounds(len(self.rows), self.batch_size)):
             where = slice(start, stop)
+            # A tensor cannot share memory that is read-only.
             yield (
-                torch.from_numpy(self.rows.dense(where)),
-                torch.from_numpy(np.ascontiguousarray(self.rows.weight[where])),
+                torch.from_numpy(np.require(self.rows.dense(where), None, ["C", "W"])),
+                torch.from_numpy(np.array(self.rows.weight[where])),
             )
 
 
@@ -188,7 +186,13 @@ class Batch(NamedTuple):
 
     def pick(self, order: Tensor) -> Batch:
         """The rows at these positions."""
-        return Batch(*(None if t is None else _pick(t, order) for t in self))
+        observed = None if self.observed is None else _pick(self.observed, order)
+        return Batch(_pick(self.target, order), observed, _pick(self.weight, order))
+
+    def clone(self) -> Batch:
+        """The same in memory of its own."""
+        observed = None if self.observed is None else self.observed.clone()
+        return Batch(self.target.clone(), observed, self.weight.clone())
 
 
 def _pick(tensor: Tensor, order: Tensor) -> Tensor:
@@ -248,7 +252,6 @@ class Feed:
     def __iter__(self) -> Iterator[Batch]:
         order = self._order
         if self.rng is not None:
-            order[:] = np.arange(len(order))
             self.rng.shuffle(order)
         for bounds in self._chunks():
             chunk = self._chunk(order[bounds[0] : bounds[-1]])

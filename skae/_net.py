@@ -28,6 +28,9 @@ PER_BATCH = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 # Records of batches that the history keeps of an epoch.
 MAX_RECORDS = 1000
 
+# Entries of the widest layer up to which a step is recorded.
+MAX_RECORDED = 2**22
+
 # Entries of a table that stays on a GPU: 4 GB in float32.
 MAX_RESIDENT = 2**30
 
@@ -282,7 +285,7 @@ class AutoencoderNet(NeuralNet):
         """How to take a step: a record must stay small, since it keeps all results."""
         device = torch.device(self.device).type
         n_entries = self.batch_size * self.module_.widest_layer
-        if device == "mps" or (device == "cpu" and n_entries > BLOCK_ENTRIES):
+        if device == "mps" or (device == "cpu" and n_entries > MAX_RECORDED):
             return self.plan.compile is True
         return self.plan.compile
 
@@ -329,6 +332,7 @@ class AutoencoderNet(NeuralNet):
             self._choose_weights()
             self.notify("on_train_end", X=split, y=None)
         self._set_training(False)
+        self._as_float64 = None  # a recorded step leaves the tensors' versions alone
         if self._lacks_float64:
             # Predictions need it: back to the CPU, with the exact scale.
             self.module_.cpu().scaler = self._exact_scaler.pop()
@@ -369,6 +373,7 @@ class AutoencoderNet(NeuralNet):
         self.step_.refresh()
         losses: list[Tensor] = []
         sizes: list[int] = []
+        fetched: list[Tensor] = []
         for batch in feed:
             self._notify_of_batch("on_batch_begin", batch, training=True)
             losses.append(self._take_step(batch))
@@ -379,7 +384,10 @@ class AutoencoderNet(NeuralNet):
                     "on_batch_end", batch, training=True, loss=losses.pop(), y_pred=None
                 )
                 sizes.clear()
-        self._record_batches("train", losses, sizes)
+            elif len(losses) == MAX_RECORDS:  # they would take more than the rows
+                fetched.append(torch.stack(losses))
+                losses.clear()
+        self._record_batches("train", [*fetched, *losses], sizes)
 
     @torch.no_grad()
     def _run_validation_epoch(self) -> None:
@@ -405,7 +413,7 @@ class AutoencoderNet(NeuralNet):
         if not losses:
             return
         records = self.history[-1]["batches"]
-        values = torch.stack(losses).double().cpu().numpy()
+        values = torch.hstack(losses).double().cpu().numpy()
         n_records = min(len(values), MAX_RECORDS)
         starts = np.arange(n_records) * len(values) // n_records
         size = np.add.reduceat(sizes, starts)

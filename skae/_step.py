@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ WARM_UP = 3
 
 # Batch sizes for which a step is recorded; each takes the memory of one step.
 MAX_RECORDS = 8
+
+# Of each parameter; None if it is frozen.
+Gradients: TypeAlias = list[Tensor | None]
 
 # The packages whose modules do the same at every step, if their settings stay.
 KNOWN = {"skae", "torch"}
@@ -64,6 +67,7 @@ class Step:
         self._may_repeat = compile == "auto"
         self._on_gradients = on_gradients
         self._generator = generator
+        self._signature: tuple = ()
         self._forget()
 
     def __call__(self, batch: Batch, done: float) -> Tensor:
@@ -99,7 +103,6 @@ class Step:
     def _forget(self) -> None:
         self._n_taken: Counter[tuple[int, bool, bool]] = Counter()
         self._repeats: dict[tuple[int, bool, bool], _Repeat] = {}
-        self._signature: tuple = ()
 
     def _is_worth_repeating(self, key: tuple[int, bool, bool]) -> bool:
         return (
@@ -174,7 +177,7 @@ class _Repeat:
 
     def __init__(self, step: Step, batch: Batch, done: Tensor):
         self._step = step
-        self._batch = Batch(*(None if t is None else t.clone() for t in batch))
+        self._batch = batch.clone()
         self._done = done
         self._groups = step._optimizer.param_groups
         # As tensors: numbers would become constants.
@@ -183,27 +186,29 @@ class _Repeat:
             for group in self._groups
         ]
         # What a batch brings along, and where it is put.
-        self._places = [
+        self._places: list[tuple[int, Tensor]] = [
             (i, own)
-            for i, own in enumerate(self._batch)
-            if own is not None and not is_repeated(batch[i])
+            for i, (own, given) in enumerate(zip(self._batch, batch, strict=True))
+            if own is not None and given is not None and not is_repeated(given)
         ]
         is_cuda = done.device.type == "cuda"
-        self._loss, self.run = self._capture() if is_cuda else self._record()
+        make = self._capture if is_cuda else self._record
+        self._loss, self._gradients, self.run = make()
         self._finish_step()
         self.first_loss = self._loss.clone()
 
     def __call__(self, batch: Batch, done: float) -> Tensor:
         for i, own in self._places:
-            own.copy_(batch[i])
+            own.copy_(batch[i])  # type: ignore[arg-type]
         self._done.fill_(done)
         for rate, group in zip(self._rates, self._groups, strict=True):
             rate.fill_(group["lr"])
+        assert self.run is not None
         self.run()
         self._finish_step()
         return self._loss.clone()
 
-    def _function(self) -> tuple[Tensor, list[Tensor | None]]:
+    def _function(self) -> tuple[Tensor, Gradients]:
         """What is repeated: the step, or its gradients if someone looks at them."""
         step = self._step
         if step._on_gradients is not None:
@@ -222,27 +227,29 @@ class _Repeat:
             group["lr"] = rate
 
     def _finish_step(self) -> None:
-        if self._step._on_gradients is not None:
-            self._step._update()
+        step = self._step
+        if step._on_gradients is not None:
+            parameters = step._parameters()
+            for parameter, own in zip(parameters, self._gradients, strict=True):
+                parameter.grad = own
+            step._update()
 
-    def _record(self) -> tuple[Tensor, Callable[[], None] | None]:
+    def _record(self) -> tuple[Tensor, Gradients, Callable[[], None] | None]:
         step = self._step
         inputs = [own for _, own in self._places]
         (loss, gradients), tape = _tape.record(
             self._function, [*inputs, self._done, *self._rates, *step._tensors()]
         )
-        for parameter, gradient in zip(step._parameters(), gradients, strict=True):
-            parameter.grad = gradient
-        return loss, None if tape is None else tape.run
+        return loss, gradients, None if tape is None else tape.run
 
-    def _capture(self) -> tuple[Tensor, Callable[[], None]]:
+    def _capture(self) -> tuple[Tensor, Gradients, Callable[[], None]]:
         graph = torch.cuda.CUDAGraph()
         if self._step._generator is not None:
             graph.register_generator_state(self._step._generator)
         with torch.cuda.graph(graph):
-            loss, _ = self._function()
+            loss, gradients = self._function()
         graph.replay()  # to capture a step is not to take it
-        return loss, graph.replay
+        return loss, gradients, graph.replay
 
 
 def is_known(part: Any) -> bool:

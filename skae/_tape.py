@@ -271,15 +271,13 @@ CONSTANTS = {
 
 # Functions of torch that take what the operator of their name takes, and most of
 # them `out`. They are called in half the time of the operator itself.
-DIRECT = {
-    name: getattr(torch, name)
-    for name in (
-        "abs add addmm amax bmm cat clamp clamp_max clamp_min cumsum div exp gather "
-        "ge gt le log lt maximum mean minimum mm mul neg pow reciprocal remainder "
-        "rsqrt sigmoid sign sqrt sub sum tanh where"
-    ).split()
-}
-DIRECT |= {name: getattr(torch._C._nn, name) for name in ("gelu",)}
+_NAMES = """
+    abs add addmm amax bmm cat clamp clamp_max clamp_min cumsum div exp gather ge gt
+    le log lt maximum mean minimum mm mul neg pow reciprocal remainder rsqrt sigmoid
+    sign sqrt sub sum tanh where
+"""
+DIRECT: dict[str, Any] = {name: getattr(torch, name) for name in _NAMES.split()}
+DIRECT |= {name: getattr(torch._C._nn, name) for name in ("gelu", "mse_loss")}
 DIRECT_IN_PLACE = {
     name: getattr(torch, name)
     for name in ("_foreach_add_", "_fused_adam_", "_fused_adamw_")
@@ -288,9 +286,6 @@ DIRECT_IN_PLACE = {
 # Operators that have no form that writes into given memory, and what does.
 WRITERS: dict[Any, Callable[..., Any]] = {
     aten.relu.default: lambda out, X: partial(torch.clamp_min, X, 0, out=out),
-    aten.mse_loss.default: lambda out, X, Y, reduction=1: partial(
-        torch._C._nn.mse_loss, X, Y, reduction, out=out
-    ),
     aten.mean.default: lambda out, X: partial(
         torch.mean, X, list(range(X.ndim)), out=out
     ),
@@ -319,13 +314,25 @@ def _bind(operation: Operation, recorder: _Recorder) -> Callable[[], Any]:
         return partial(DIRECT_IN_PLACE.get(name, operator._op), *args, **kwargs)
     if operator in WRITERS:
         return WRITERS[operator](outputs[0], *args, **kwargs)
+    if _reduces(operation):
+        return _renewal(operation, recorder)
     if name in DIRECT:
         return partial(DIRECT[name], *args, **kwargs, out=outputs[0])
     writer = _writer(operator)
     if writer is None:
         return _renewal(operation, recorder)
     names = [a.name for a in writer._schema.arguments if a.is_out]
-    return partial(writer._op, *args, **kwargs, **dict(zip(names, outputs, strict=True)))
+    return partial(
+        writer._op, *args, **kwargs, **dict(zip(names, outputs, strict=True))
+    )
+
+
+def _reduces(operation: Operation) -> bool:
+    """Whether it is a loss of all entries, whose `out` first has their shape."""
+    names = [argument.name for argument in operation.operator._schema.arguments]
+    if "reduction" not in names:
+        return False
+    return operation.outputs[0].ndim == 0
 
 
 def _writer(operator: Any) -> Any:

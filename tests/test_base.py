@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from skorch.callbacks import Callback, LRScheduler
+from skorch.callbacks import Callback, Freezer, GradientNormClipping, LRScheduler
 from torch import nn
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
@@ -389,7 +389,7 @@ def test_custom_networks_fitted_in_threads_do_not_disturb_each_other(X):
 
 def test_early_stopping_returns_the_epoch_with_the_lowest_validation_loss(X):
     ae = AutoencoderTransformer(
-        1, init="random", hidden_layer_sizes=(8,), random_state=0
+        1, init="random", hidden_layer_sizes=(8,), random_state=1
     )
     ae.fit(X)
     best = int(np.argmin(ae.validation_loss_curve_)) + 1
@@ -777,6 +777,73 @@ def test_callbacks_that_cannot_be_pickled_stay_behind(X):
     assert len(ae.callbacks) == 2
 
 
+# Speed
+
+
+@each_member
+def test_recorded_training_is_eager_training_to_the_last_bit(X, member):
+    holes = X.copy()
+    holes[3, 1] = np.nan
+    settings = {**BRIEF, "max_epochs": 8, "batch_size": 9, "n_components": 2, **member}
+    for rows, weight in ((X, None), (holes, np.arange(60) % 3 + 0.5)):
+        recorded, eager = (
+            AutoencoderTransformer(**settings, compile=way).fit(
+                rows, sample_weight=weight
+            )
+            for way in ("auto", False)
+        )
+        assert recorded.loss_curve_ == eager.loss_curve_
+        assert_array_equal(recorded.transform(rows), eager.transform(rows))
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [GradientNormClipping(gradient_clip_value=0.01), Freezer("encoder.*")],
+    ids=["clipping", "freezing"],
+)
+def test_callbacks_reach_gradients_and_weights(X, callback):
+    settings = {**BRIEF, "max_epochs": 8, "init": "random"}
+    curves = [
+        AutoencoderTransformer(1, callbacks=callbacks, compile=way, **settings)
+        .fit(X)
+        .loss_curve_
+        for callbacks, way in (
+            (None, "auto"),
+            ([callback], "auto"),
+            ([callback], False),
+        )
+    ]
+    assert curves[1] == curves[2]
+    assert curves[0] != curves[1]
+
+
+def test_scores_follow_a_training_that_goes_on(X):
+    ae = AutoencoderTransformer(1, init="random", **BRIEF)
+    seen = [ae.partial_fit(X).score(X) for _ in range(8)]
+    assert len(set(seen)) == 8
+
+
+@each_estimator
+def test_training_leaves_the_number_of_threads_alone(X, estimator):
+    before = torch.get_num_threads()
+    curves = []
+    for n_threads in (1, 2, "auto"):
+        model = estimator(1, n_threads=n_threads, **BRIEF).fit(X)
+        curves.append(model.loss_curve_)
+        assert torch.get_num_threads() == before
+    assert curves[0] == pytest.approx(curves[1]) == pytest.approx(curves[2])
+
+
+def test_bfloat16_trains_a_little_differently(X):
+    exact, brief = (
+        AutoencoderTransformer(1, precision=precision, **BRIEF).fit(X)
+        for precision in ("float32", "bfloat16")
+    )
+    assert brief.loss_curve_ != exact.loss_curve_
+    assert brief.loss_curve_ == pytest.approx(exact.loss_curve_, rel=0.1)
+    assert brief.transform(X).dtype == np.float64
+
+
 # Faults
 
 
@@ -808,6 +875,9 @@ def test_every_wrong_parameter_is_named_before_any_training(X):
         "verbose": -1,
         "device": 3,
         "callbacks": "EarlyStopping",
+        "compile": "yes",
+        "n_threads": 0,
+        "precision": "half",
     }
     for name, value in wrong.items():
         for method in ("fit", "partial_fit"):
@@ -823,6 +893,10 @@ def test_every_wrong_parameter_is_named_before_any_training(X):
         ({"network": MLP(activation="swish")}, "'activation' parameter of MLP"),
         ({"network": MLP(dropout=1)}, "'dropout' parameter of MLP"),
         ({"loss": Huber(delta=0)}, "'delta' parameter of Huber"),
+        (
+            {"precision": "tf32", "device": "cpu"},
+            "precision='tf32' needs a CUDA.*'cpu'",
+        ),
         ({"device": "quantum"}, "device must be 'auto'.*'quantum'"),
         ({"input_shape": (2, 3)}, r"input_shape=\(2, 3\) has 6 .* X has 5"),
         ({"input_shape": (5, 0)}, r"input_shape must be .*\(5, 0\)"),

@@ -11,7 +11,15 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
 from skae import _batches
-from skae._batches import Batches, Rows, canonical_rows, count_batches
+from skae._batches import (
+    Batches,
+    Feed,
+    Rows,
+    batch_bounds,
+    canonical_rows,
+    count_batches,
+    is_repeated,
+)
 
 # Few values, so that rows repeat.
 TABLES = hnp.arrays(
@@ -132,34 +140,22 @@ def test_a_block_holds_a_row_at_least(monkeypatch):
     assert [len(block) for _, block in Rows(X).blocks()] == [1] * 8
 
 
-# Batches
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(1, 60), st.integers(1, 20), st.booleans())
-def test_batches_cover_each_row_once(n_rows, batch_size, shuffle):
-    table = np.arange(float(n_rows))[:, None]
-    rng = np.random.default_rng(0) if shuffle else None
-    batches = list(Batches(Rows(table, weight=table[:, 0] + 1), batch_size, rng))
-    values = torch.cat([batch[:, 0] for batch, _ in batches])
-    weights = torch.cat([weight for _, weight in batches])
-    assert sorted(values.tolist()) == list(range(n_rows))
-    assert torch.equal(weights, values + 1)
+# Blocks to predict
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 200), st.integers(2, 20))
 def test_batches_have_nearly_equal_sizes_and_no_lone_row(n_rows, batch_size):
-    batches = Batches(Rows(np.zeros((n_rows, 1))), batch_size)
-    sizes = [len(batch) for batch, _ in batches]
-    assert len(sizes) == len(batches) == count_batches(n_rows, batch_size)
+    sizes = np.diff(batch_bounds(n_rows, batch_size))
+    assert len(sizes) == count_batches(n_rows, batch_size)
+    assert sizes.sum() == n_rows
     assert max(sizes) - min(sizes) <= 1
     assert min(sizes) >= min(2, n_rows)
     assert max(sizes) <= batch_size + (n_rows % 2 and batch_size == 2)
 
 
 def test_batches_of_one_row_are_given_to_those_who_ask_for_them():
-    assert [len(batch) for batch, _ in Batches(Rows(np.zeros((3, 1))), 1)] == [1, 1, 1]
+    assert np.diff(batch_bounds(3, 1)).tolist() == [1, 1, 1]
 
 
 def test_batches_are_dense_tensors_of_the_type_of_the_table():
@@ -170,36 +166,108 @@ def test_batches_are_dense_tensors_of_the_type_of_the_table():
     assert weight.dtype == torch.float64
 
 
-def test_batches_keep_the_order_without_a_generator(table):
+def test_batches_keep_the_order(table):
     batches = torch.cat([batch for batch, _ in Batches(Rows(table), 3)])
     np.testing.assert_array_equal(batches, X)
 
 
-def test_batches_are_shuffled_anew_at_each_pass():
-    batches = Batches(Rows(X), 3, np.random.default_rng(0))
-    first, second = (torch.cat([batch for batch, _ in batches]) for _ in range(2))
-    assert not np.array_equal(first, X)
+# Feed
+
+
+def negated(block):
+    """What the network may see: it uses the memory of the block."""
+    target = torch.from_numpy(block)
+    missing = target.isnan()
+    target.neg_().nan_to_num_()
+    return target.float(), ~missing if missing.any() else None
+
+
+def fed(rows, batch_size=3, seed=None, **kwargs):
+    rng = None if seed is None else np.random.default_rng(seed)
+    return Feed(rows, batch_size, negated, rng, **kwargs)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(1, 60),
+    st.integers(1, 20),
+    st.booleans(),
+    st.sampled_from([0, 1000]),
+    st.sampled_from([1, 7, 1000]),
+)
+def test_a_pass_feeds_each_row_once_with_its_weight(
+    n_rows, batch_size, shuffle, max_resident, n_chunk
+):
+    table = np.arange(1.0, n_rows + 1)[:, None]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_batches, "CHUNK_ENTRIES", n_chunk)
+        feed = fed(
+            Rows(table, weight=table[:, 0] + 1),
+            batch_size,
+            0 if shuffle else None,
+            max_resident=max_resident,
+        )
+        for _ in range(2):
+            batches = list(feed)
+            values = -torch.cat([batch.target[:, 0] for batch in batches])
+            weights = torch.cat([batch.weight for batch in batches])
+            assert len(batches) == len(feed)
+            assert sorted(values.tolist()) == table[:, 0].tolist()
+            assert torch.equal(weights, values + 1)
+
+
+@pytest.mark.parametrize("max_resident", [0, 1000])
+def test_a_feed_prepares_rows_and_leaves_the_table_alone(table, max_resident):
+    feed = fed(Rows(table), max_resident=max_resident)
+    for _ in range(2):
+        target = torch.cat([batch.target.clone() for batch in feed])
+        np.testing.assert_array_equal(target, -X)
+    dense = table.toarray() if sparse.issparse(table) else table
+    np.testing.assert_array_equal(dense, X)
+
+
+def test_what_is_kept_prepared_is_fed_like_what_is_not():
+    one, other = (fed(Rows(X), seed=3, max_resident=n) for n in (0, 1000))
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a.target, b.target)
+
+
+def test_a_feed_shuffles_anew_at_each_pass():
+    feed = fed(Rows(X), seed=0)
+    first, second = (torch.cat([batch.target for batch in feed]) for _ in range(2))
+    assert not np.array_equal(first, -X)
     assert not torch.equal(first, second)
 
 
-def test_the_same_generator_gives_the_same_batches():
-    one, other = (Batches(Rows(X), 3, np.random.default_rng(5)) for _ in range(2))
+def test_the_same_generator_feeds_the_same_batches():
+    one, other = fed(Rows(X), seed=5), fed(Rows(X), seed=5)
     for _ in range(2):
-        for (a, _), (b, _) in zip(one, other, strict=True):
-            assert torch.equal(a, b)
+        for a, b in zip(one, other, strict=True):
+            assert torch.equal(a.target, b.target)
 
 
-def test_changing_a_batch_leaves_the_table_alone():
-    table = X.copy()
-    for batch, weight in Batches(Rows(table), 3):
-        batch.fill_(-1)
-        weight.fill_(-1)
-    np.testing.assert_array_equal(table, X)
+def test_a_feed_tells_what_was_observed():
+    holes = X.copy()
+    holes[1, 2] = np.nan
+    (batch,) = fed(Rows(holes), 8)
+    np.testing.assert_array_equal(batch.observed, ~np.isnan(holes))
+    assert batch.target[1, 2] == 0
+    assert next(iter(fed(Rows(X), 8))).observed is None
 
 
-def test_batching_leaves_the_global_generators_alone():
+def test_equal_weights_take_one_number():
+    (batch,) = fed(Rows(X).normalised(), 8)
+    assert is_repeated(batch.weight)
+    (batch,) = fed(Rows(X, weight=np.full(8, 3.0)).normalised(), 8, seed=0)
+    assert is_repeated(batch.weight)
+    assert (batch.weight == 1).all()
+    (batch,) = fed(Rows(X, weight=np.arange(1.0, 9)).normalised(), 8)
+    assert not is_repeated(batch.weight)
+
+
+def test_feeding_leaves_the_global_generators_alone():
     before = global_states()
-    list(Batches(Rows(X), 3, np.random.default_rng(0)))
+    list(fed(Rows(X), seed=0))
     assert global_states() == before
 
 

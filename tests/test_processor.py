@@ -7,7 +7,12 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from skae import _processor
-from skae._processor import SMALL_WORK, flushed_denormals, threads_for
+from skae._processor import (
+    SMALL_WORK,
+    flushed_denormals,
+    precision_of,
+    threads_for,
+)
 
 SMALL, LARGE = SMALL_WORK / 2, SMALL_WORK * 2
 
@@ -101,3 +106,21 @@ def test_flushing_that_was_on_stays_on(keeps_denormals):
     with flushed_denormals():
         assert is_flushed()
     assert is_flushed()
+
+
+def test_a_number_of_threads_overrules_the_work():
+    before = torch.get_num_threads()
+    with threads_for(SMALL, 3):
+        assert torch.get_num_threads() == 3
+    with threads_for(LARGE, 1):
+        assert torch.get_num_threads() == 1
+        assert set(pool_sizes()) == {1}
+    assert torch.get_num_threads() == before
+
+
+def test_tf32_is_on_while_it_is_asked_for():
+    before = torch.get_float32_matmul_precision()
+    for name, expected in (("tf32", "high"), ("float32", before)):
+        with precision_of(name):
+            assert torch.get_float32_matmul_precision() == expected
+    assert torch.get_float32_matmul_precision() == before

@@ -1,0 +1,222 @@
+"""Facts about skae._tape."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from skae._tape import record
+
+
+def replayed(function, inputs, others=()):
+    """What a tape makes of new values in `inputs`, and what a call makes of them."""
+    _, _ = function(), [t.clone() for t in others]  # whatever is made once is made
+    result, tape = record(function, [*inputs, *others])
+    for tensor in inputs:
+        tensor.copy_(torch.randn(tensor.shape))
+    before = [t.clone() for t in others]
+    tape.run()
+    found = [t.clone() for t in flat(result)] + [t.clone() for t in others]
+    for tensor, value in zip(others, before, strict=True):
+        tensor.copy_(value)
+    wanted = [t.clone() for t in flat(function())] + [t.clone() for t in others]
+    return found, wanted
+
+
+def flat(result):
+    return [result] if isinstance(result, torch.Tensor) else list(result)
+
+
+def assert_replays(function, inputs, others=()):
+    found, wanted = replayed(function, inputs, others)
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+def randn(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+UNARY = {
+    "relu": torch.relu,
+    "gelu": functional.gelu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": functional.softplus,
+    "square": torch.square,
+    "t": lambda X: X.t() @ X,
+    "chunk": lambda X: X.chunk(2, dim=1)[0].repeat(1, 2),
+    "softmax": lambda X: X.softmax(dim=1),
+    "double": lambda X: X.double().float(),
+    "half": lambda X: X / 2,
+    "power": lambda X: X.abs() ** 1.5,
+    "centre": lambda X: X - X.mean(),
+    "cat": lambda X: torch.cat([X[:, 1:], X[:, :1]], dim=1),
+    "where": lambda X: torch.where(X > 0, X, -1.0),
+    "clamp": lambda X: X.clamp(-0.5, 0.5),
+    "pad": lambda X: functional.pad(X, (1, -1)),
+    "sum": lambda X: X + X.sum(dim=0, keepdim=True),
+    "in_place": lambda X: X.clone().mul_(3).add_(1),
+    "squeeze_": lambda X: X * (X.sum(dim=0, keepdim=True) * 1).squeeze_(0),
+    "weights": lambda X: X * (X.new_ones(4) @ X),
+}
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.sampled_from(sorted(UNARY)), min_size=1, max_size=6))
+def test_a_run_does_what_a_call_does_to_the_last_bit(names):
+    X = randn(4, 4)
+    W = nn.Parameter(randn(4, 4))
+
+    def function():
+        H = X @ W
+        for name in names:
+            H = UNARY[name](H)
+        loss = functional.mse_loss(H, torch.zeros_like(H))
+        return loss.detach(), *torch.autograd.grad(loss, W)
+
+    assert_replays(function, [X])
+
+
+LAYERS = {
+    "linear": (nn.Linear(12, 3), (5, 12)),
+    "conv": (nn.Conv1d(2, 3, 3), (5, 2, 9)),
+    "transposed": (nn.ConvTranspose2d(2, 1, 3, stride=2), (5, 2, 4, 4)),
+    "norm": (nn.BatchNorm1d(4), (5, 4)),
+    "pool": (nn.MaxPool2d(2), (5, 1, 4, 4)),
+    "layer norm": (nn.LayerNorm(4), (5, 4)),
+    "flat": (nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten()), (5, 1, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_and_their_buffers_are_replayed(name):
+    layer, shape = LAYERS[name]
+    layer = copy.deepcopy(layer)
+    X = randn(*shape)
+
+    def function():
+        layer.zero_grad()
+        loss = layer(X).square().sum()
+        if list(layer.parameters()):
+            loss.backward()
+        return [loss.detach(), *(p.grad for p in layer.parameters())]
+
+    assert_replays(function, [X], list(layer.buffers()))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda g: torch.rand(3, generator=g),
+        lambda g: torch.randn(3, generator=g),
+        lambda g: torch.randint(5, (3,), generator=g),
+        lambda g: torch.empty(3).bernoulli_(0.5, generator=g),
+    ],
+)
+def test_random_numbers_go_on_where_they_were(draw):
+    one, other = (torch.Generator().manual_seed(7) for _ in range(2))
+    result, tape = record(lambda: draw(one) * 1, [])
+    draw(other)
+    for _ in range(2):
+        tape.run()
+        assert torch.equal(result, draw(other))
+
+
+def test_an_unused_draw_is_drawn_all_the_same():
+    generator = torch.Generator().manual_seed(0)
+
+    def function():
+        torch.rand(3, generator=generator)
+        return torch.rand(3, generator=generator)
+
+    first, tape = record(function, [])
+    first = first.clone()
+    tape.run()
+    assert len(tape) == 2
+
+
+def test_views_and_constants_are_not_run_again():
+    X, C = randn(4, 3), randn(3, 4)
+    result, tape = record(lambda: X.t().reshape(3, 4) + (C * 2).exp(), [X])
+    assert len(tape) == 1  # the sum
+    X.fill_(1)
+    tape.run()
+    assert torch.equal(result, 1 + (C * 2).exp())
+
+
+def test_what_nobody_needs_is_not_run_again():
+    X = randn(3)
+
+    def function():
+        X.exp()
+        return X * 2
+
+    assert len(record(function, [X])[1]) == 1
+
+
+def test_new_memory_that_is_overwritten_begins_anew():
+    X = randn(3)
+    result, tape = record(lambda: torch.zeros_like(X).add_(X), [X])
+    for _ in range(2):
+        tape.run()
+    assert torch.equal(result, X)
+
+
+def test_changes_of_what_was_there_are_made_again():
+    count = torch.zeros(())
+    _, tape = record(lambda: count.add_(1), [])
+    tape.run()
+    tape.run()
+    assert count == 3
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda X: X * X.sum().item(),
+        lambda X: X * 2 if X.sum() > 0 else X,
+        lambda X: X[X > 0],
+        lambda X: X.nonzero(),
+    ],
+)
+def test_a_function_that_looks_at_values_has_no_tape(look):
+    X = randn(3)
+    result, tape = record(lambda: look(X), [X])
+    assert tape is None
+    assert torch.equal(result, look(X))
+
+
+def test_an_update_of_the_weights_is_replayed():
+    X, rate = randn(8, 3), torch.tensor(0.01, dtype=torch.float64)
+    layers = [nn.Linear(3, 3), nn.Linear(3, 3)]
+    layers[1].load_state_dict(layers[0].state_dict())
+
+    def make_step(layer):
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=0.01, fused=True)
+
+        def step():
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.zero_grad()
+            loss = layer(X).square().mean()
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        step()
+        return step, optimizer
+
+    (step, optimizer), (eager, _) = map(make_step, layers)
+    eager()
+    state = [t for s in optimizer.state.values() for t in s.values()]
+    loss, tape = record(step, [X, rate, *layers[0].parameters(), *state])
+    for value in (0.01, 0.1, 0.001):
+        rate.fill_(value)
+        tape.run()
+        assert torch.equal(loss, eager())
+    for a, b in zip(*(layer.parameters() for layer in layers), strict=True):
+        assert torch.equal(a, b)
