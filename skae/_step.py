@@ -31,8 +31,8 @@ class Step:
 
     On a CPU the first steps are taken as PyTorch takes any, then one is recorded
     and replayed from there on; on a GPU it is captured as a CUDA graph. The
-    results are the same to the last bit. Modules from other packages are run as
-    they are, since nobody knows whether they do the same at every step.
+    arithmetic stays the same. Modules from other packages are run as they are,
+    since nobody knows whether they do the same at every step.
 
     Parameters
     ----------
