@@ -22,7 +22,7 @@ from skorch.callbacks import Callback, Freezer, GradientNormClipping, LRSchedule
 from torch import nn
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
-from skae._batches import count_batches
+from skae._batches import Rows, count_batches
 from skae.bottlenecks import Bottleneck, Gaussian, Quantized, Squeeze
 from skae.corruptions import Corruption, Masking
 from skae.losses import Huber, Loss
@@ -433,6 +433,22 @@ def test_warm_start_has_nothing_to_do_twice(estimator, X):
     module = model.module_
     assert model.fit(X).module_ is module
     assert model.n_iter_ == 4
+
+
+def test_warm_start_trains_after_a_fit_without_it(X):
+    ae = AutoencoderTransformer(1, init="random", **BRIEF).fit(X)
+    epochs = ae.n_iter_
+    assert ae.set_params(warm_start=True).fit(X).n_iter_ > epochs
+
+
+def test_rows_are_digested_for_a_warm_start_only(X, monkeypatch):
+    def refuse(rows):
+        raise AssertionError("nobody asked for a fingerprint")
+
+    monkeypatch.setattr(Rows, "digest", refuse)
+    ae = AutoencoderTransformer(1, **BRIEF).fit(X).partial_fit(X)
+    with pytest.raises(AssertionError, match="fingerprint"):
+        ae.set_params(warm_start=True).fit(X)
 
 
 def test_warm_start_trains_after_partial_fit_on_the_same_rows(X):

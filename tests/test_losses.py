@@ -18,6 +18,7 @@ from skae.losses import (
     Huber,
     Loss,
     SquaredError,
+    observed_mean,
     observed_share,
 )
 
@@ -179,7 +180,19 @@ def test_nothing_missing_is_the_same_as_all_observed(loss):
     )
 
 
-def test_a_missing_entry_gets_no_gradient():
-    loss = torch.ones(1, 3, requires_grad=True)
-    observed_share(loss, torch.tensor([[True, False, True]])).sum().backward()
+@settings(deadline=None, max_examples=30)
+@given(TABLES, st.data())
+def test_the_mean_of_the_observed_is_the_sum_of_their_shares(loss, data):
+    observed = data.draw(st.none() | hnp.arrays(bool, loss.shape))
+    loss = torch.from_numpy(loss)
+    observed = None if observed is None else torch.from_numpy(observed)
+    mean = observed_mean(loss, observed)
+    assert mean.shape == (len(loss),)
+    torch.testing.assert_close(mean, observed_share(loss, observed).sum(dim=1))
+
+
+@pytest.mark.parametrize("reduce", [observed_share, observed_mean])
+def test_a_missing_entry_gets_no_gradient_even_if_its_loss_is_nan(reduce):
+    loss = torch.tensor([[1.0, torch.nan, 1.0]], requires_grad=True)
+    reduce(loss, torch.tensor([[True, False, True]])).sum().backward()
     assert loss.grad.tolist() == [[0.5, 0, 0.5]]

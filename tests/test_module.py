@@ -104,6 +104,36 @@ def test_scaling_changes_neither_rows_nor_arrays():
     np.testing.assert_array_equal(arrays, [MEAN, SHIFT, FACTOR])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scaling_may_use_the_memory_of_the_rows(dtype):
+    X = make_rows().to(dtype)
+    X[1, 2] = torch.nan
+    scaler = Scaler(MEAN, SHIFT, FACTOR).to(dtype)
+    before = X.clone()
+    expected = scaler(X)
+    assert torch.equal(X.nan_to_num(), before.nan_to_num())
+    found = scaler(X, overwrite=True)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    assert not torch.equal(X.nan_to_num(), before.nan_to_num())
+
+
+def test_scaling_float32_is_as_exact_as_a_shift_in_float64():
+    shift = SHIFT + 1e6 + 1 / 3
+    X = make_rows(100).float() * 100 + 1e6
+    scaled, _ = Scaler(MEAN, shift, FACTOR)(X)
+    assert scaled.dtype == torch.float32
+    expected = (X.numpy().astype(float) - shift) / FACTOR
+    np.testing.assert_allclose(scaled, expected, rtol=3e-7, atol=1e-7)
+
+
+def test_infinite_rows_are_observed():
+    X = make_rows()
+    X[0, 0], X[1, 1] = torch.inf, -torch.inf  # their sum is NaN
+    _, observed = Scaler(MEAN, SHIFT, FACTOR).double()(X)
+    assert observed is None or observed.all()
+
+
 def test_scaler_has_nothing_to_learn():
     scaler = Scaler(MEAN, SHIFT, FACTOR)
     assert not list(scaler.parameters())

@@ -360,6 +360,45 @@ def test_the_objective_is_told_how_far_the_training_is():
     assert set(shares(True)) == {1.0}  # no plan for the whole, as in partial_fit
 
 
+@pytest.mark.parametrize("n_records", [1, 3, 4, 100])
+def test_the_history_keeps_few_records_of_batches(monkeypatch, n_records):
+    monkeypatch.setattr(_net, "MAX_RECORDS", n_records)
+    net = make_net(learning_rate=1e-9, max_epochs=2, batch_size=5)
+    for row in train(net):
+        sizes = [batch["train_batch_size"] for batch in row["batches"]]
+        losses = [batch["train_loss"] for batch in row["batches"]]
+        assert len(sizes) == min(n_records, 5)
+        assert sum(sizes) == 24
+        assert row["train_loss"] == pytest.approx(np.average(losses, weights=sizes))
+    with torch.no_grad():
+        loss = net.module_.row_loss(torch.from_numpy(X)).mean().item()
+    assert row["train_loss"] == pytest.approx(loss, rel=1e-6)
+
+
+def test_callbacks_are_told_of_batches_as_the_network_sees_them():
+    seen = []
+
+    class Note(Callback):
+        def on_batch_begin(self, net, batch, training, **kwargs):
+            seen.append((training, *batch))
+
+        def on_batch_end(self, net, batch, training, loss, **kwargs):
+            assert seen[-1][1] is batch[0]
+            assert loss.shape == ()
+            name = "train_loss" if training else "valid_loss"
+            if net.history:  # the start is judged before there is one
+                last = net.history[-1]["batches"][-1]
+                assert last[name] == pytest.approx(loss.item(), rel=1e-6)
+
+    train(make_net(callbacks=[Note()], max_epochs=2), make_split(held_out=True))
+    assert [training for training, *_ in seen] == [False, *[True, True, False] * 2]
+    targets = torch.cat([target for _, target, _ in seen[1:3]])
+    weights = torch.cat([weight for _, _, weight in seen[1:3]])
+    expected = torch.from_numpy(X[TRAIN]).float()
+    assert torch.equal(targets.sort(dim=0).values, expected.sort(dim=0).values)
+    assert (weights == 1).all()
+
+
 def test_losses_are_known_before_the_callbacks_run():
     seen = []
     spy = spy_on("on_epoch_end", lambda net: seen.append(set(net.history[-1])))

@@ -109,6 +109,82 @@ def test_layers_and_their_buffers_are_replayed(name):
     assert_replays(function, [X], list(layer.buffers()))
 
 
+def written(X):
+    """Rows written into new memory."""
+    table = X.new_zeros(4, 4)
+    table[0] = X[1]
+    table[X > 0] = 2.0
+    return table
+
+
+OPERATIONS = {
+    "sort": lambda X: X.sort(dim=1),
+    "topk": lambda X: X.topk(2, dim=1),
+    "max": lambda X: X.max(dim=1),
+    "var_mean": lambda X: torch.var_mean(X, dim=0),
+    "unbind": lambda X: torch.stack(X.unbind(0)[::-1]),
+    "written": written,
+    "index_put": lambda X: torch.zeros(4, 4).index_put(
+        (torch.tensor([0, 0, 1]),), X[:3], accumulate=True
+    ),
+    "ones": lambda X: torch.ones(4, 4).add_(X),
+    "arange": lambda X: torch.arange(4.0).mul_(X[0]),
+    "transpose_": lambda X: (X * 1).transpose_(0, 1) @ X,
+    "unsqueeze_": lambda X: (X * 1).unsqueeze_(0) + 1,
+    "counts": lambda X: (X > 0).sum() + (X > 1).any(),
+    "bfloat16": lambda X: (X.bfloat16() @ X.bfloat16()).float(),
+    "cdist": lambda X: torch.cdist(X, X + 1),
+    "view of an input": lambda X: (X.t(), X * 2),
+    "twice": lambda X: (lambda Y: (Y, Y.t(), Y.sum()))(X * 2),
+    "nothing": lambda X: (X[:0] * 2, X * 2),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_of_all_kinds_are_replayed(name):
+    X = randn(4, 4)
+    assert_replays(lambda: OPERATIONS[name](X), [X])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)),
+        nn.GRU(4, 3),
+        nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0),
+        nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)),
+        nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_of_pytorch_replay_their_gradients(layer):
+    layer = copy.deepcopy(layer)
+    X = randn(5, 3, 4)
+
+    def function():
+        layer.zero_grad()
+        output = layer(X)
+        output = output[0] if isinstance(output, tuple) else output
+        loss = output.square().sum()
+        loss.backward()
+        return [loss.detach(), *(p.grad for p in layer.parameters())]
+
+    assert_replays(function, [X], list(layer.buffers()))
+
+
+def test_dropout_goes_on_where_it_was():
+    X = randn(50)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        functional.dropout(X, 0.5)
+        wanted = [functional.dropout(X, 0.5) for _ in range(2)]
+        torch.manual_seed(0)
+        result, tape = record(lambda: functional.dropout(X, 0.5), [X])
+        for value in wanted:
+            tape.run()
+            assert torch.equal(result, value)
+
+
 @pytest.mark.parametrize(
     "draw",
     [
