@@ -145,7 +145,9 @@ class AutoencoderNet(NeuralNet):
     with a generator of their own, weighted rows, the judgement of every epoch
     before the callbacks run, the best epoch's weights at the end, and a
     `KeyboardInterrupt` of the user's that is told apart from one by which a
-    skorch callback stops the training.
+    skorch callback stops the training. Callbacks are given a batch as its rows in
+    the scaled space and their weights; what they keep of it they have to copy, since
+    its memory is used again.
 
     Parameters
     ----------
@@ -181,6 +183,7 @@ class AutoencoderNet(NeuralNet):
             optimizer=torch.optim.AdamW,
             optimizer__weight_decay=plan.weight_decay,
             optimizer__fused=True,
+            optimizer__capturable=torch.device(device).type == "cuda",
             lr=plan.learning_rate,
             max_epochs=plan.max_epochs,
             batch_size=plan.batch_size,
@@ -240,7 +243,8 @@ class AutoencoderNet(NeuralNet):
         return [
             callback
             for _, callback in self.callbacks_
-            if getattr(type(callback), method) is not getattr(Callback, method)
+            if getattr(getattr(callback, method), "__func__", None)
+            is not getattr(Callback, method)
         ]
 
     def get_dataset(self, X: Any, y: None = None) -> Any:
@@ -376,6 +380,8 @@ class AutoencoderNet(NeuralNet):
         fetched: list[Tensor] = []
         for batch in feed:
             self._notify_of_batch("on_batch_begin", batch, training=True)
+            if self._watchers["on_batch_begin"] or self._watchers["on_batch_end"]:
+                self.step_.refresh()
             losses.append(self._take_step(batch))
             sizes.append(batch.n_rows)
             if self._watchers["on_batch_end"]:
@@ -461,7 +467,7 @@ class AutoencoderNet(NeuralNet):
 
     def _set_training(self, training: bool = True) -> None:
         # A walk through all parts, at each step, only where it changes anything.
-        if self.module_.training != training:
+        if {self.module_.training, self.criterion_.training} != {training}:
             super()._set_training(training)
 
     # The judgement of epochs

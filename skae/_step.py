@@ -68,6 +68,7 @@ class Step:
         self._on_gradients = on_gradients
         self._generator = generator
         self._signature: tuple = ()
+        self._latest: _Repeat | None = None
         self._forget()
 
     def __call__(self, batch: Batch, done: float) -> Tensor:
@@ -118,6 +119,7 @@ class Step:
         return loss
 
     def _gradients(self, batch: Batch, done: Tensor) -> Tensor:
+        self._latest = None
         self._optimizer.zero_grad()
         loss = self._loss(batch, done)
         loss.backward()
@@ -133,12 +135,15 @@ class Step:
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
 
+    def _modules(self) -> list[nn.Module]:
+        parts = [part for part in self._parts if isinstance(part, nn.Module)]
+        return [module for part in parts for module in part.modules()]
+
     def _tensors(self) -> list[Tensor]:
         """What lasts from step to step: weights, buffers, moments."""
-        modules = [part for part in self._parts if isinstance(part, nn.Module)]
         return [
             *self._parameters(),
-            *(b for module in modules for b in module.buffers()),
+            *(b for m in self._modules() for b in m.buffers(recurse=False)),
             *(
                 value
                 for state in self._optimizer.state.values()
@@ -156,6 +161,7 @@ class Step:
             [tensor.data_ptr() for tensor in self._tensors()],
             [parameter.requires_grad for parameter in self._parameters()],
             settings,
+            [_settings(module) for module in self._modules()],
             all(map(is_known, self._parts)),
         )
 
@@ -180,9 +186,11 @@ class _Repeat:
         self._batch = batch.clone()
         self._done = done
         self._groups = step._optimizer.param_groups
-        # As tensors: numbers would become constants.
+        is_cuda = done.device.type == "cuda"
+        # As tensors: numbers would become constants. On CUDA they are read as float32.
+        dtype = torch.float32 if is_cuda else torch.float64
         self._rates = [
-            torch.tensor(group["lr"], dtype=torch.float64, device=done.device)
+            torch.tensor(group["lr"], dtype=dtype, device=done.device)
             for group in self._groups
         ]
         # What a batch brings along, and where it is put.
@@ -191,7 +199,6 @@ class _Repeat:
             for i, (own, given) in enumerate(zip(self._batch, batch, strict=True))
             if own is not None and given is not None and not is_repeated(given)
         ]
-        is_cuda = done.device.type == "cuda"
         make = self._capture if is_cuda else self._record
         self._loss, self._gradients, self.run = make()
         self._finish_step()
@@ -228,10 +235,12 @@ class _Repeat:
 
     def _finish_step(self) -> None:
         step = self._step
-        if step._on_gradients is not None:
+        if step._latest is not self:
             parameters = step._parameters()
             for parameter, own in zip(parameters, self._gradients, strict=True):
                 parameter.grad = own
+            step._latest = self
+        if step._on_gradients is not None:
             step._update()
 
     def _record(self) -> tuple[Tensor, Gradients, Callable[[], None] | None]:
@@ -242,12 +251,15 @@ class _Repeat:
         )
         return loss, gradients, None if tape is None else tape.run
 
-    def _capture(self) -> tuple[Tensor, Gradients, Callable[[], None]]:
+    def _capture(self) -> tuple[Tensor, Gradients, Callable[[], None] | None]:
         graph = torch.cuda.CUDAGraph()
         if self._step._generator is not None:
             graph.register_generator_state(self._step._generator)
-        with torch.cuda.graph(graph):
-            loss, gradients = self._function()
+        try:
+            with torch.cuda.graph(graph):
+                loss, gradients = self._function()
+        except RuntimeError:  # something waits for a value, which no graph can hold
+            return *self._function(), None
         graph.replay()  # to capture a step is not to take it
         return loss, gradients, graph.replay
 
@@ -263,8 +275,14 @@ def _package(part: Any) -> str:
     return type(part).__module__.partition(".")[0]
 
 
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """What a module computes with besides tensors: numbers, names, its mode."""
+    plain = (int, float, str, tuple, type(None))
+    return {k: v for k, v in vars(module).items() if isinstance(v, plain)}
+
+
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(
+    return any(p._backward_hooks for p in module.parameters(recurse=False)) or bool(
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks

@@ -73,11 +73,14 @@ def record(
     """
     with _Recorder() as recorder:
         result = function()
-    result = recorder.alias(result)
-    if not recorder.is_fixed:
+    if recorder.is_fixed:
+        result = recorder.alias(result)
+    if not recorder.is_fixed or _overwrites_literals(recorder.operations):
         return result, None
-    operations = _changing(recorder.operations, set(map(_storage, inputs)))
-    operations = _needed(operations, set(map(_storage, _tensors(result))))
+    results = set(map(_storage, _tensors(result)))
+    # Results are made anew, constants too: the caller may overwrite them.
+    changing = results.union(map(_storage, inputs))
+    operations = _needed(_changing(recorder.operations, changing), results)
     return result, Tape([_bind(operation, recorder) for operation in operations])
 
 
@@ -162,12 +165,16 @@ class _Recorder(TorchDispatchMode):
         outputs = self.alias(result if isinstance(result, tuple | list) else (result,))
         operation = Operation(func, *given, tuple(outputs))
         self.is_fixed &= _is_fixed(operation)
-        self.operations.append(operation)
+        if self.is_fixed:
+            self.operations.append(operation)
         return result
 
     def alias(self, value: Any) -> Any:
         """The same, every tensor replaced by the one that stands for its memory."""
         if isinstance(value, Tensor):
+            if not _is_plain(value):
+                self.is_fixed = False
+                return value
             return self._aliases.setdefault(_place(value), value.detach())
         if isinstance(value, tuple | list):
             return type(value)(map(self.alias, value))
@@ -179,6 +186,12 @@ class _Recorder(TorchDispatchMode):
         """Whether no other tensor shares the memory of this one."""
         storage = _storage(tensor)
         return sum(key[0] == storage for key in self._aliases) == 1
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is what its place in memory says."""
+    is_dense = tensor.layout is torch.strided
+    return is_dense and not tensor.is_conj() and not tensor.is_neg()
 
 
 def _storage(tensor: Tensor) -> int:
@@ -212,8 +225,14 @@ def _is_fixed(operation: Operation) -> bool:
     return (
         torch.Tag.data_dependent_output not in tags
         and torch.Tag.dynamic_output_shape not in tags
-        and all(t.layout is torch.strided for t in _tensors(operation.outputs))
     )
+
+
+def _overwrites_literals(operations: list[Operation]) -> bool:
+    """Whether numbers that the function wrote down do not stay what they were."""
+    overwritten = set().union(*(operation.changed for operation in operations))
+    literals = (o for o in operations if o.operator is aten.lift_fresh.default)
+    return any(o.memory & overwritten for o in literals)
 
 
 def _changing(operations: list[Operation], changing: set[int]) -> list[Operation]:
@@ -286,11 +305,11 @@ DIRECT_IN_PLACE = {
 # Operators that have no form that writes into given memory, and what does.
 WRITERS: dict[Any, Callable[..., Any]] = {
     aten.relu.default: lambda out, X: partial(torch.clamp_min, X, 0, out=out),
-    aten.mean.default: lambda out, X: partial(
-        torch.mean, X, list(range(X.ndim)), out=out
+    aten.mean.default: lambda out, X, dtype=None: partial(
+        torch.mean, X, list(range(X.ndim)), dtype=dtype, out=out
     ),
-    aten.sum.default: lambda out, X: partial(
-        torch.sum, X, list(range(X.ndim)), out=out
+    aten.sum.default: lambda out, X, dtype=None: partial(
+        torch.sum, X, list(range(X.ndim)), dtype=dtype, out=out
     ),
     aten.clone.default: lambda out, X, **_: partial(out.copy_, X),
     aten._to_copy.default: lambda out, X, **_: partial(out.copy_, X),
@@ -309,12 +328,12 @@ def _bind(operation: Operation, recorder: _Recorder) -> Callable[[], Any]:
     """A call without arguments that does the operation again."""
     operator, args, kwargs, outputs = operation
     name = operator._schema.name.removeprefix("aten::")
-    if operation.changed:
+    if operation.changed and not operation.made:
         args, kwargs = _as_one(operation)
         return partial(DIRECT_IN_PLACE.get(name, operator._op), *args, **kwargs)
     if operator in WRITERS:
         return WRITERS[operator](outputs[0], *args, **kwargs)
-    if _reduces(operation):
+    if operation.changed or _reduces(operation):
         return _renewal(operation, recorder)
     if name in DIRECT:
         return partial(DIRECT[name], *args, **kwargs, out=outputs[0])
@@ -359,16 +378,17 @@ def _renewal(operation: Operation, recorder: _Recorder) -> Callable[[], None]:
     """A call that lets the outputs stand for new memory, or copies to the old."""
     operator, args, kwargs, outputs = operation
     takers = [
-        None if old is None else old.set_ if recorder.is_alone(old) else old.copy_
+        None
+        if old is None or _storage(old) in operation.changed
+        else (old.set_ if recorder.is_alone(old) else old.copy_)
         for old in outputs
     ]
 
     def renew() -> None:
         result = operator(*args, **kwargs)
-        for take, new in zip(
-            takers, result if isinstance(result, tuple) else (result,), strict=True
-        ):
-            if take is not None:
+        many = result if isinstance(result, tuple | list) else (result,)
+        for take, new in zip(takers, many, strict=True):
+            if take is not None and new is not None:
                 take(new)
 
     return renew

@@ -456,7 +456,7 @@ class _QuantizedSqueeze(Squeeze):
         Q = self.look_up(codes)
         if self.training:
             with torch.no_grad():
-                self._follow(self._vectors(H), codes, weight.to(H.dtype))
+                self._follow(self._vectors(H.to(self.sums)), codes, weight)
         # Straight through: the value of Q, the gradient of H.
         return H + (Q - H).detach(), (H - Q).square().sum(dim=1)
 
@@ -499,7 +499,7 @@ class _QuantizedSqueeze(Squeeze):
     def _follow(self, V: Tensor, codes: Tensor, weight: Tensor) -> None:
         """Move the entries towards the vectors that chose them; revive the dead."""
         n_codebooks, _, code_dim = self.codebooks.shape
-        weight = weight.repeat(self.n_groups).reshape(n_codebooks, -1)  # (C, m)
+        weight = weight.to(V).repeat(self.n_groups).reshape(n_codebooks, -1)  # (C, m)
         chosen = self._grouped(codes)
         counts = torch.zeros_like(self.counts).scatter_add_(1, chosen, weight)
         sums = torch.zeros_like(self.sums).scatter_add_(

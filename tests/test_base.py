@@ -836,6 +836,41 @@ def test_callbacks_reach_gradients_and_weights(X, callback):
     assert curves[0] != curves[1]
 
 
+def leaky(n_features, n_components):
+    return nn.Sequential(
+        nn.Linear(n_features, 8), nn.RReLU(), nn.Linear(8, n_components)
+    )
+
+
+def mirrored(n_features, n_components):
+    return leaky(n_components, n_features)
+
+
+class Anneal(Callback):
+    """Lets the weight of the bottleneck's term grow with the epochs."""
+
+    def on_epoch_begin(self, net, **kwargs):
+        net.criterion_.bottleneck_weight = len(net.history) / 8
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # It overwrites one tensor and returns another.
+        {"network": Custom(leaky, mirrored), "hidden_layer_sizes": "auto"},
+        {"bottleneck": "gaussian", "callbacks": [Anneal()]},
+    ],
+    ids=["noise in place", "annealing"],
+)
+def test_what_a_record_could_miss_is_not_missed(X, settings):
+    settings = {**BRIEF, "max_epochs": 8, **settings}
+    recorded, eager = (
+        AutoencoderTransformer(2, compile=way, **settings).fit(X)
+        for way in ("auto", False)
+    )
+    assert recorded.loss_curve_ == pytest.approx(eager.loss_curve_, rel=1e-5)
+
+
 def test_scores_follow_a_training_that_goes_on(X):
     ae = AutoencoderTransformer(1, init="random", **BRIEF)
     seen = [ae.partial_fit(X).score(X) for _ in range(8)]
@@ -852,6 +887,13 @@ def test_training_leaves_the_number_of_threads_alone(X, estimator):
         assert torch.get_num_threads() == before
     assert curves[0] == pytest.approx(curves[1])
     assert curves[0] == curves[2]
+
+
+@each_member
+def test_the_family_trains_in_bfloat16(X, member):
+    settings = {**BRIEF, "n_components": 2, **member}
+    ae = AutoencoderTransformer(precision="bfloat16", **settings).fit(X)
+    assert np.isfinite(ae.loss_curve_).all()
 
 
 def test_bfloat16_trains_a_little_differently(X):

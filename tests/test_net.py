@@ -994,3 +994,11 @@ def test_device_without_float64_trains_in_float32_and_gives_the_exact_scale_back
     assert ae.module_.scaler.unit.dtype == torch.float32
     np.testing.assert_allclose(ae.mean_, X.mean(axis=0), rtol=1e-15)
     assert np.isfinite(ae.reconstruct(X)).all()
+
+
+def test_a_method_set_on_a_callback_is_called():
+    seen = []
+    callback = Callback()
+    callback.on_batch_end = lambda net, **kwargs: seen.append(1)
+    train(make_net(callbacks=[callback], max_epochs=1))
+    assert seen

@@ -150,6 +150,34 @@ def test_gradients_may_be_changed_before_the_update():
     assert fast != losses_of(make_module(), False, steps=60)[0]
 
 
+def test_gradients_are_those_of_the_last_batch():
+    modules = make_module(), make_module()
+    steps = [
+        make_step(module, compile=way)[0]
+        for module, way in zip(modules, ("auto", False), strict=True)
+    ]
+    for i, batch in enumerate(batches(40, sizes=(8, 7))):
+        for step in steps:
+            step(batch, i / 40)
+        for a, b in zip(*(m.parameters() for m in modules), strict=True):
+            assert torch.allclose(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+    assert steps[0]._repeats
+
+
+def test_settings_that_change_between_epochs_are_obeyed():
+    def stronger(module, optimizer):
+        module[1].p = 0.9
+
+    def losses(compile, change=stronger):
+        module = make_module()
+        module[1] = nn.Dropout(0.1)
+        torch.manual_seed(3)
+        return losses_of(module, compile, steps=80, change=change)[0]
+
+    assert losses("auto") == pytest.approx(losses(False), rel=1e-4)
+    assert losses("auto") != losses("auto", change=None)
+
+
 class Looking(nn.GELU):
     """One that looks at values; it poses as a part of PyTorch."""
 

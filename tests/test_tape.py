@@ -296,3 +296,27 @@ def test_an_update_of_the_weights_is_replayed():
         assert torch.equal(loss, eager())
     for a, b in zip(*(layer.parameters() for layer in layers), strict=True):
         assert torch.equal(a, b)
+
+
+def test_numbers_written_down_in_the_function_do_not_add_up():
+    X = randn(3)
+
+    def function():
+        total = torch.tensor(0.0)
+        total += X.sum()
+        return total
+
+    assert record(function, [X])[1] is None
+
+
+def test_a_constant_result_that_the_caller_overwrites_is_made_anew():
+    result, tape = record(lambda: torch.ones(2) * 3, [])
+    result.fill_(0)
+    tape.run()
+    assert (result == 3).all()
+
+
+def test_conjugates_and_sparse_tensors_have_no_tape():
+    X = randn(3, 3)
+    assert record(lambda: torch.complex(X, X).conj() * 1, [X])[1] is None
+    assert record(lambda: X.to_sparse().to_dense(), [X])[1] is None
