@@ -108,7 +108,7 @@ def test_flushing_that_was_on_stays_on(keeps_denormals):
     assert is_flushed()
 
 
-def test_a_number_of_threads_overrules_the_work():
+def test_a_number_of_threads_overrules_the_work(two_threads):
     before = torch.get_num_threads()
     with threads_for(SMALL, 3):
         assert torch.get_num_threads() == 3
