@@ -349,9 +349,7 @@ def _bind(operation: Operation, recorder: _Recorder) -> Callable[[], Any]:
 def _reduces(operation: Operation) -> bool:
     """Whether it is a loss of all entries, whose `out` first has their shape."""
     names = [argument.name for argument in operation.operator._schema.arguments]
-    if "reduction" not in names:
-        return False
-    return operation.outputs[0].ndim == 0
+    return "reduction" in names and operation.outputs[0].ndim == 0
 
 
 def _writer(operator: Any) -> Any:

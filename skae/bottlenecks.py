@@ -52,7 +52,7 @@ class Squeeze(nn.Module):
         H : Tensor of shape (n_samples, encoder_width)
         weight : Tensor of shape (n_samples,)
             Positive weights of the rows.
-        done : float
+        done : Tensor of shape ()
             Share of the training that is over, in [0, 1].
 
         Returns
