@@ -9,6 +9,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import blake2b
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
@@ -36,6 +37,7 @@ from skae._batches import (
     canonical_rows,
     count_batches,
 )
+from skae._members import CodeWidths, Ensemble, stack, stack_squeezes
 from skae._module import Autoencoder, Scaler, start_at_map
 from skae._net import (
     AutoencoderNet,
@@ -63,17 +65,6 @@ _CHECK_X: dict[str, Any] = {
     "dtype": [np.float64, np.float32],
     "ensure_all_finite": "allow-nan",
 }
-
-# The parameters that make a network what it is, which training on cannot change.
-_STRUCTURE = (
-    "n_components",
-    "network",
-    "hidden_layer_sizes",
-    "input_shape",
-    "bottleneck",
-    "penalty",  # it may imply an activation on the code
-    "loss",
-)
 
 # The parameters on which the trained network does not depend.
 _BESIDE = (
@@ -154,6 +145,20 @@ class BaseAutoencoder(BaseEstimator, ABC):
     # How the last fit that ran to its end is told from another, see `_fingerprint`.
     _settled: str | None
 
+    # The parameters that make a network what it is, which training on cannot change.
+    _STRUCTURE: ClassVar[tuple[str, ...]] = (
+        "n_components",
+        "network",
+        "hidden_layer_sizes",
+        "input_shape",
+        "bottleneck",
+        "penalty",  # it may imply an activation on the code
+        "loss",
+    )
+
+    # What "auto" means for the training.
+    _TRAINING: ClassVar[_defaults.Training]
+
     _parameter_constraints: ClassVar[dict] = {
         "n_components": [
             Interval(Integral, 1, None, closed="left"),
@@ -188,6 +193,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
+        "trim": [Interval(Real, 0, 1, closed="left")],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -202,7 +208,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
     }
 
     @abstractmethod
-    def _auto_n_components(self, n_features: int) -> int:
+    def _auto_n_components(self, parts: Parts, n_features: int) -> int:
         """What ``n_components="auto"`` means."""
 
     # Doors: these validate.
@@ -288,7 +294,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """Minus the reconstruction error of each row: higher is more normal.
 
         The error is the row's `loss` in the scaled space, averaged over its
-        observed entries.
+        observed entries; a detector measures it as its `error` says.
 
         Parameters
         ----------
@@ -312,7 +318,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
     # Rooms: these trust.
 
     def _score_samples(self, X: Table | Rows) -> np.ndarray:
-        scores = self._evaluate("row_loss", X).astype(np.float64, copy=False)
+        scores = self._evaluate("row_error", X).astype(np.float64, copy=False)
         # NaN is what overflow in the network leaves: an error beyond all numbers.
         scores[np.isnan(scores)] = np.inf
         return np.negative(scores, out=scores)
@@ -338,7 +344,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
                 # A fit that ran to its end has no more to learn from these rows.
                 ran_to_its_end = not (one_epoch or interruption.seen)
                 self._settled = job.fingerprint if ran_to_its_end else None
-            self._finish(job.rows, net, history)
+            self._finish(job, net, history)
         if interruption.seen:
             raise KeyboardInterrupt
         return self
@@ -355,7 +361,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """Check everything that can be wrong before any training."""
         parts = self._check_parameters(resume)
         X = self._check_X(X, reset=not resume)
-        self._check_input_shape(X.shape[1])
+        self._check_width(X.shape[1])
         rows = self._check_rows(X, sample_weight, parts)
         with threads_for(len(rows) * rows.n_features, self.n_threads):
             spread = moments(rows)
@@ -449,7 +455,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
 
     def _check_same_network(self) -> None:
         """Raise if training is to go on with another network than it began with."""
-        for name in _STRUCTURE:
+        for name in self._STRUCTURE:
             value = getattr(self, name)
             if repr(value) != self._structure[name]:
                 raise ValueError(
@@ -491,8 +497,8 @@ class BaseAutoencoder(BaseEstimator, ABC):
         self._check_bounds(X, parts.loss)
         return canonical_rows(X, self._check_weight(sample_weight, X))
 
-    def _check_input_shape(self, n_features: int) -> None:
-        """Raise unless the shape of a row, where one is given, has its size."""
+    def _check_width(self, n_features: int) -> None:
+        """Raise unless the parameters suit rows of this width."""
         if self.input_shape is None:
             return
         sizes = self.input_shape
@@ -589,9 +595,10 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """The PyTorch module, scaled for the rows and at its start."""
         parts, rows, mean = job.parts, job.rows, job.spread.mean
         input_shape = tuple(self.input_shape or (rows.n_features,))
-        n_components, n_channels = self._resolve_n_components(
-            parts.network, input_shape
-        )
+        generator = torch.Generator().manual_seed(job.seed)
+        ensemble = self._ensemble(parts, rows.n_features, generator)
+        n_members = 1 if ensemble is None else ensemble.n_members
+        n_components, n_channels = self._resolve_n_components(parts, input_shape)
         shape = Shape(
             len(rows),
             rows.n_features,
@@ -599,10 +606,13 @@ class BaseAutoencoder(BaseEstimator, ABC):
             n_components,
             input_shape,
             parts.code_activation,
+            n_members,
         )
-        generator = torch.Generator().manual_seed(job.seed)
-        encoder, decoder = parts.network.build(shape, generator)
-        bottleneck = parts.bottleneck.build(n_components, n_channels, generator)
+        networks = [parts.network.build(shape, generator) for _ in range(n_members)]
+        squeezes = [
+            parts.bottleneck.build(n_components, n_channels, generator)
+            for _ in range(n_members)
+        ]
         at_pca = self._starts_at_pca(parts)
         shift, factor = self._scaling(job.spread, parts, at_pca)
         code_factor = None
@@ -614,30 +624,52 @@ class BaseAutoencoder(BaseEstimator, ABC):
             # Inside, the code has unit variance, which trains better; outside, the
             # units of the data where one factor scales them all, as a PCA's has.
             deviation = np.sqrt(np.where(variances > 0, variances, 1))
-            encoder = start_at_map(encoder, axes / deviation[:, None])
-            decoder = start_at_map(decoder, axes.T * deviation)
+            networks = [
+                (
+                    start_at_map(encoder, axes / deviation[:, None]),
+                    start_at_map(decoder, axes.T * deviation),
+                )
+                for encoder, decoder in networks
+            ]
             code_factor = deviation * (factor[0] if np.ptp(factor) == 0 else 1)
+        (encoder, decoder), squeeze = networks[0], squeezes[0]
+        if ensemble is not None:
+            encoders, decoders = zip(*networks, strict=True)
+            # A penalty is given the encoders one by one.
+            encoder = stack(encoders, fuse=parts.penalty is None)
+            decoder, squeeze = stack(decoders), stack_squeezes(squeezes)
+            if ensemble.widths is not None:
+                used = CodeWidths(ensemble.widths, n_components)
+                encoder = nn.Sequential(encoder, used)
         return Autoencoder(
             Scaler(mean, shift, factor),
             encoder,
-            bottleneck,
+            squeeze,
             decoder,
             parts.output,
             parts.loss,
             n_components=n_components,
             code_factor=code_factor,
             draws_globally=parts.network.draws_globally,
+            visible=None if ensemble is None else ensemble.visible,
         )
 
+    def _ensemble(
+        self, parts: Parts, n_features: int, generator: torch.Generator
+    ) -> Ensemble | None:
+        """Several networks to be trained side by side; None is one that sees all."""
+        return None
+
     def _resolve_n_components(
-        self, network: Network, input_shape: tuple[int, ...]
+        self, parts: Parts, input_shape: tuple[int, ...]
     ) -> tuple[int, int]:
         """Width of the code, and how many consecutive components form a position."""
+        network = parts.network
         fixed = network.code_shape(input_shape)
         if fixed is None:
             n_components = self.n_components
             if n_components == "auto":
-                n_components = self._auto_n_components(math.prod(input_shape))
+                n_components = self._auto_n_components(parts, math.prod(input_shape))
             return int(n_components), int(n_components)
         n_components, n_channels = math.prod(fixed), fixed[1]
         if self.n_components not in ("auto", n_components):
@@ -718,10 +750,11 @@ class BaseAutoencoder(BaseEstimator, ABC):
         n_rows = len(job.split.train)
         batch_size = self.batch_size
         if batch_size == "auto":
-            batch_size = _defaults.auto_batch_size(n_rows)
+            batch_size = self._TRAINING.auto_batch_size(n_rows)
         max_epochs = 1 if job.one_epoch else self.max_epochs
         if max_epochs == "auto":
-            max_epochs = _defaults.auto_max_epochs(count_batches(n_rows, batch_size))
+            n_batches = count_batches(n_rows, batch_size)
+            max_epochs = self._TRAINING.auto_max_epochs(n_batches)
         learning_rate = self.learning_rate
         if learning_rate == "auto":
             learning_rate = _defaults.auto_learning_rate(batch_size)
@@ -735,6 +768,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
             keep_start=job.resume or self._starts_at_pca(job.parts),
             n_iter_no_change=self.n_iter_no_change,
             tol=float(self.tol),
+            trim=float(self.trim),
             compile=self.compile,
             precision=self.precision,
         )
@@ -762,10 +796,10 @@ class BaseAutoencoder(BaseEstimator, ABC):
             net.trim_for_prediction()
         return history
 
-    def _finish(self, rows: Rows, net: AutoencoderNet, history: list[dict]) -> None:
+    def _finish(self, job: Job, net: AutoencoderNet, history: list[dict]) -> None:
         """Turn a trained net into fitted attributes."""
         self.net_ = net
-        self._structure = {name: repr(getattr(self, name)) for name in _STRUCTURE}
+        self._structure = {name: repr(getattr(self, name)) for name in self._STRUCTURE}
         self.n_components_ = net.module_.n_components
         self.mean_ = net.module_.scaler.mean.cpu().numpy().copy()
         self.loss_curve_ = getattr(self, "loss_curve_", []) + [
@@ -775,11 +809,23 @@ class BaseAutoencoder(BaseEstimator, ABC):
         earlier = getattr(self, "validation_loss_curve_", None)
         self.validation_loss_curve_ = (earlier or []) + judged or None
         self.n_iter_ = len(self.loss_curve_)
-        learnt = self._resolved_bottleneck().learnt(
-            lambda method: self._evaluate(method, rows), rows.weight
-        )
-        for name, value in learnt.items():
+        for name, value in self._learnt_codes(job.rows).items():
             setattr(self, name, value)
+
+    def _learnt_codes(self, rows: Rows) -> dict[str, Any]:
+        """What only this bottleneck has learnt; of members, one row for each."""
+        bottleneck = self._resolved_bottleneck()
+        evaluate = partial(self._evaluate, X=rows)
+        if self.module_.visible is None:
+            return bottleneck.learnt(evaluate, rows.weight)
+
+        def learnt_by(member: int) -> dict[str, Any]:
+            return bottleneck.learnt(
+                lambda method: evaluate(method)[:, member], rows.weight
+            )
+
+        learnt = [learnt_by(i) for i in range(len(self.module_.visible))]
+        return {name: np.stack([one[name] for one in learnt]) for name in learnt[0]}
 
     def _forget(self, but: tuple[str, ...] = ()) -> None:
         """Drop what an earlier fit has learnt."""
@@ -812,30 +858,34 @@ class BaseAutoencoder(BaseEstimator, ABC):
         return self.net_.module_
 
     def _evaluate(self, method: str, X: Table | Rows) -> np.ndarray:
+        """What a method of the module gives for all rows."""
+        rows = X if isinstance(X, Rows) else Rows(X)
+        out: np.ndarray = np.empty(0)
+        for where, result in self._blocks_of(method, rows):
+            if len(result) == len(rows):
+                return result
+            if where.start == 0:
+                shape = (len(rows), *result.shape[1:])
+                out = np.empty(shape, dtype=result.dtype)
+            out[where] = result
+        return out
+
+    def _blocks_of(self, method: str, rows: Rows) -> Iterator[tuple[slice, np.ndarray]]:
         """Run a method of the module over rows, a bounded block at a time.
 
         It computes in the type of X, also where the training was in float32:
         then one row alone and the same row in a batch agree to 1e-15 in float64.
         """
-        rows = X if isinstance(X, Rows) else Rows(X)
         module = self.net_.module_in(rows.X.dtype)
         run = getattr(module, method)
         device = module.scaler.mean.device
         entries = BLOCK_ENTRIES if device.type == "cpu" else DEVICE_ENTRIES
         n_block = max(1, entries // module.widest_layer)
-        out: np.ndarray = np.empty(0)
         with torch.inference_mode(), isolated(module.draws_globally, 0):
             for where, block in rows.blocks(n_block):
                 # A tensor cannot share memory that is read-only or runs backwards.
                 own = torch.from_numpy(np.require(block, requirements=["C", "W"]))
-                result = run(own.to(device)).cpu().numpy()
-                if len(result) == len(rows):
-                    return result
-                if where.start == 0:
-                    shape = (len(rows), *result.shape[1:])
-                    out = np.empty(shape, dtype=result.dtype)
-                out[where] = result
-        return out
+                yield where, run(own.to(device)).cpu().numpy()
 
     def _is_fitted(self) -> bool:
         return hasattr(self, "net_")

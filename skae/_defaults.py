@@ -9,11 +9,7 @@ confirmed on twelve others.
 from __future__ import annotations
 
 import math
-
-# Training steps that a table gets, and the bounds of the epochs that make them.
-N_STEPS = 4000
-MIN_EPOCHS = 12
-MAX_EPOCHS = 500
+from typing import NamedTuple
 
 # Each time nothing improves any more, up to this often, the learning rate is
 # divided by this.
@@ -21,31 +17,64 @@ MAX_DIVISIONS = 2
 DIVISOR = 5
 
 
-def auto_hidden_layer_sizes(n_features: int, n_components: int) -> tuple[int, ...]:
-    """Encoder widths 4h, 2h, h.
+class Training(NamedTuple):
+    """How long, and in what batches, an estimator trains if nothing is said.
+
+    Attributes
+    ----------
+    n_steps : int
+        Steps that the epochs of a table have to make.
+    min_epochs, max_epochs : int
+        Bounds of these epochs.
+    batch_share : float
+        Share of the training rows in a batch.
+    min_batch, max_batch : int
+        Bounds of its size.
+    """
+
+    n_steps: int
+    min_epochs: int
+    max_epochs: int
+    batch_share: float
+    min_batch: int
+    max_batch: int
+
+    def auto_batch_size(self, n_samples: int) -> int:
+        """A share of the training rows within bounds."""
+        n_rows = int(self.batch_share * n_samples)
+        return min(max(n_rows, self.min_batch), self.max_batch)
+
+    def auto_max_epochs(self, n_batches: int) -> int:
+        """As many epochs as make the steps, within bounds."""
+        n_epochs = math.ceil(self.n_steps / n_batches)
+        return min(max(n_epochs, self.min_epochs), self.max_epochs)
+
+
+TRANSFORMER = Training(4000, 12, 500, 1 / 16, 8, 128)
+
+# From a search on the 21 tables of `benchmarks/outliers.py` and some thirty others.
+DETECTOR = Training(600, 1, 600, 1.0, 8, 256)
+
+
+def auto_hidden_layer_sizes(
+    n_features: int, n_components: int, n_members: int = 1
+) -> tuple[int, ...]:
+    """Encoder widths 4h, 2h, h; 32 in a network of many.
 
     h is 64, or the first power of two from four times `n_components` on if that
     is more. No layer has more than 2**21 / `n_features` units, unless that is less
     than h: very wide tables get narrower layers.
     """
+    if n_members > 1:
+        return (32,)
     h = max(64, 2 ** math.ceil(math.log2(4 * n_components)))
     most = max(h, 2**21 // n_features)
     return min(4 * h, most), min(2 * h, most), h
 
 
-def auto_batch_size(n_samples: int) -> int:
-    """A sixteenth of the training rows, but 8 at least and 128 at most."""
-    return min(max(n_samples // 16, 8), 128)
-
-
 def auto_learning_rate(batch_size: int) -> float:
     """0.004 for a batch of 128, and in proportion to the square root of its size."""
     return 4e-3 * math.sqrt(batch_size / 128)
-
-
-def auto_max_epochs(n_batches: int) -> int:
-    """As many epochs as make 4000 steps, but 12 at least and 500 at most."""
-    return min(max(math.ceil(N_STEPS / n_batches), MIN_EPOCHS), MAX_EPOCHS)
 
 
 def schedule(done: float) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skae._batches import Batch
+from skae._members import StackedLinear
 from skae.bottlenecks import Squeeze
 from skae.losses import Loss, count_observed, observed_mean, observed_share
 from skae.networks import Residual
@@ -16,6 +17,8 @@ from skae.networks import Residual
 
 class Propagation(NamedTuple):
     """What one pass through the network gives, in the scaled space.
+
+    With several members, `seen`, `H`, `raw` and `term` have a first axis for them.
 
     Attributes
     ----------
@@ -45,7 +48,10 @@ class Autoencoder(nn.Module):
     """A network that reproduces its input through a narrow code.
 
     Rows come and go in the units of the data; between scaler and unscaling the
-    network sees the scaled space, in which its loss is measured.
+    network sees the scaled space, in which its loss is measured. Encoder,
+    bottleneck and decoder may be stacks of several members, each of which may be
+    blind to some features but has to reproduce them all; what comes out is then
+    the members' mean.
 
     Parameters
     ----------
@@ -63,9 +69,15 @@ class Autoencoder(nn.Module):
         user expects. The encoder and the decoder do not see it.
     draws_globally : bool, default=False
         Whether a part may draw from PyTorch's global random generator.
+    visible : Tensor of bool of shape (n_members, 1, n_features), default=None
+        Features that the encoder of each member sees; the others are read as the
+        mean. None means one network that sees all.
 
     Attributes
     ----------
+    typical : Tensor of shape (n_features,) or (n_members, 1, n_features), or None
+        Size of a usual residual of each feature, in the scaled space, by which the
+        score measures others; None if the score is the loss.
     widest_layer : int
         Most values that a layer holds for one row.
     work : int
@@ -74,6 +86,8 @@ class Autoencoder(nn.Module):
 
     bottleneck: Any
     code_factor: Tensor
+    visible: Tensor | None
+    typical: Tensor | None
 
     def __init__(
         self,
@@ -86,6 +100,7 @@ class Autoencoder(nn.Module):
         n_components: int,
         code_factor: np.ndarray | None = None,
         draws_globally: bool = False,
+        visible: Tensor | None = None,
     ):
         super().__init__()
         self.scaler = scaler
@@ -99,6 +114,8 @@ class Autoencoder(nn.Module):
             code_factor = np.ones(n_components)
         self.register_buffer("code_factor", torch.from_numpy(code_factor))
         self.draws_globally = draws_globally
+        self.register_buffer("visible", visible)
+        self.register_buffer("typical", None)
         self.widest_layer, self.work = self._measure()
 
     def _measure(self) -> tuple[int, int]:
@@ -111,7 +128,9 @@ class Autoencoder(nn.Module):
                 return
             widths.append(output.numel())
             weight = getattr(layer, "weight", None)
-            if isinstance(weight, Tensor) and weight.ndim > 1:
+            if isinstance(layer, StackedLinear):
+                work.append(layer.weight.numel())
+            elif isinstance(weight, Tensor) and weight.ndim > 1:
                 is_transposed = getattr(layer, "transposed", False)
                 positions = (inputs[0] if is_transposed else output).numel()
                 work.append(weight.numel() * positions // len(weight))
@@ -128,34 +147,37 @@ class Autoencoder(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Reconstruct rows of shape (n_samples, n_features), in their units."""
-        return self.scaler.unscale(self.output(self.propagate(X).raw))
+        return self.scaler.unscale(self._mean(self.output(self.propagate(X).raw)))
 
     def encode(self, X: Tensor) -> Tensor:
-        """Codes, of shape (n_samples, n_components)."""
-        target, _ = self.scaler(X)
-        Z = self.bottleneck(self.encoder(target))
-        return Z * self.code_factor.to(Z.dtype)
+        """Codes, of shape (n_samples, n_components).
+
+        With several members, (n_samples, n_members, n_components), here and below.
+        """
+        Z = self.bottleneck(self._encode(X))
+        return self._rows_first(Z * self.code_factor.to(Z.dtype))
 
     def decode(self, Z: Tensor) -> Tensor:
         """Rows, of shape (n_samples, n_features), from their codes."""
-        Z = Z / self.code_factor.to(Z.dtype)
-        return self.scaler.unscale(self.output(self.decoder(Z)))
+        Z = self._members_first(Z / self.code_factor.to(Z.dtype))
+        return self.scaler.unscale(self._mean(self.output(self.decoder(Z))))
 
     def quantize(self, X: Tensor) -> Tensor:
         """Positions in the codebooks, of shape (n_samples, n_groups)."""
-        target, _ = self.scaler(X)
-        return self.bottleneck.quantize(self.encoder(target))
+        return self._rows_first(self.bottleneck.quantize(self._encode(X)))
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Rows, of shape (n_samples, n_features), from positions in the codebooks."""
-        return self.decode(self.bottleneck.look_up(codes.long()))
+        codes = self._members_first(codes.long())
+        return self.decode(self._rows_first(self.bottleneck.look_up(codes)))
 
     def propagate(self, X: Tensor) -> Propagation:
         """A pass without any noise."""
         target, observed = self.scaler(X)
-        H = self.encoder(target)
+        seen = self._visible_part(target)
+        H = self.encoder(seen)
         raw = self.decoder(self.bottleneck(H))
-        return Propagation(target, observed, target, H, raw, None)
+        return Propagation(target, observed, seen, H, raw, None)
 
     def propagate_in_training(
         self, batch: Batch, done: Tensor, corruption: nn.Module | None
@@ -176,36 +198,85 @@ class Autoencoder(nn.Module):
             seen = corruption(target)
             if observed is not None:  # a missing entry is always read as the mean
                 seen = torch.where(observed, seen, target)
+        seen = self._visible_part(seen)
         H = self.encoder(seen)
         Z, term = self.bottleneck.training_code(H, weight, done)
         return Propagation(target, observed, seen, H, self.decoder(Z), term)
 
     def contributions(self, X: Tensor) -> Tensor:
-        """Each entry's share of its row's loss, of shape (n_samples, n_features)."""
+        """Each entry's share of its row's error, of shape (n_samples, n_features)."""
         propagation = self.propagate(X)
-        return observed_share(self._losses(propagation), propagation.observed)
+        return self._mean(
+            observed_share(self._errors(propagation), propagation.observed)
+        )
 
-    def row_loss(self, X: Tensor) -> Tensor:
-        """Mean loss of each row over its observed entries, of shape (n_samples,).
+    def row_error(self, X: Tensor) -> Tensor:
+        """Mean error of each row over its observed entries, of shape (n_samples,).
 
         A bottleneck may have the score count its own term beside it.
         """
         propagation = self.propagate(X)
-        loss = self.mean_loss(propagation)
+        error = observed_mean(self._errors(propagation), propagation.observed)
         term = self.bottleneck.score_term(propagation.H)
-        if term is None:
-            return loss
-        return loss + self.per_feature(term, propagation)
+        if term is not None:
+            error = error + self.per_feature(term, propagation)
+        return self._mean(error)
+
+    def residuals(self, X: Tensor) -> Tensor:
+        """Sizes of the residuals in the scaled space, NaN at missing entries.
+
+        Of shape (n_samples, n_features), or (n_samples, n_members, n_features).
+        """
+        propagation = self.propagate(X)
+        sizes = self._residual_sizes(propagation)
+        if propagation.observed is not None:
+            sizes = torch.where(propagation.observed, sizes, torch.nan)
+        return self._rows_first(sizes)
 
     def mean_loss(self, propagation: Propagation) -> Tensor:
         """Each row's loss after a pass, of shape (n_samples,)."""
         return observed_mean(self._losses(propagation), propagation.observed)
 
+    def _errors(self, propagation: Propagation) -> Tensor:
+        """What the score counts of each entry: its loss, or
+
+        .. math:: \\log(1 + |x - \\hat x| / s)
+
+        with s the size of a usual residual.
+        """
+        if self.typical is None:
+            return self._losses(propagation)
+        return (self._residual_sizes(propagation) / self.typical).log1p()
+
     def _losses(self, propagation: Propagation) -> Tensor:
         """Each entry's loss, of shape (n_samples, n_features)."""
-        return self.loss.elementwise_from_raw(
-            propagation.target, propagation.raw, self.output
-        )
+        target, raw = propagation.target, propagation.raw
+        return self.loss.elementwise_from_raw(target.expand_as(raw), raw, self.output)
+
+    def _residual_sizes(self, propagation: Propagation) -> Tensor:
+        return (propagation.target - self.output(propagation.raw)).abs()
+
+    # Members
+
+    def _encode(self, X: Tensor) -> Tensor:
+        target, _ = self.scaler(X)
+        return self.encoder(self._visible_part(target))
+
+    def _visible_part(self, X: Tensor) -> Tensor:
+        """What each member sees of scaled rows: (n_members, n_samples, n_features)."""
+        if self.visible is None:
+            return X
+        return torch.where(self.visible, X, self.scaler.scaled_mean)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """The members' mean."""
+        return values if self.visible is None else values.mean(dim=0)
+
+    def _rows_first(self, values: Tensor) -> Tensor:
+        return values if self.visible is None else values.movedim(0, 1)
+
+    def _members_first(self, values: Tensor) -> Tensor:
+        return values if self.visible is None else values.movedim(1, 0)
 
     def per_feature(self, term: Tensor, propagation: Propagation) -> Tensor:
         """A row's term divided by its number of observed entries, as its loss is."""
@@ -253,8 +324,12 @@ class Scaler(nn.Module):
         if not scaled.sum().isnan():  # one pass, where most tables are complete
             return scaled, None
         observed = ~scaled.isnan()
-        mean = ((self.mean - self.shift) / self.factor).to(self.unit)
-        return torch.where(observed, scaled, mean), observed
+        return torch.where(observed, scaled, self.scaled_mean), observed
+
+    @property
+    def scaled_mean(self) -> Tensor:
+        """The mean in the scaled space, of shape (n_features,)."""
+        return ((self.mean - self.shift) / self.factor).to(self.unit)
 
     def _scale(self, X: Tensor, out: Tensor | None) -> Tensor:
         if X.dtype == self.unit.dtype == torch.float32:

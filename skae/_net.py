@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from skae._batches import BLOCK_ENTRIES, Batch, Batches, Feed, Rows
 from skae._defaults import DIVISOR, MAX_DIVISIONS
-from skae._module import Autoencoder
+from skae._module import Autoencoder, Propagation
 from skae._step import Step
 
 # The methods of a callback that are called at every batch, if it has its own.
@@ -72,7 +72,7 @@ class Objective(nn.Module):
         self.penalty_weight = penalty_weight
 
     def forward(self, autoencoder: Autoencoder, batch: Batch, done: Tensor) -> Tensor:
-        """Each row's objective, of shape (n_rows,).
+        """Each row's objective, of shape (n_rows,) or (n_members, n_rows).
 
         Parameters
         ----------
@@ -87,12 +87,21 @@ class Objective(nn.Module):
             term = autoencoder.per_feature(propagation.term, propagation)
             total = total + self.bottleneck_weight * term
         if self.penalty is not None:
-            Z = propagation.H[:, : autoencoder.n_components]
-            penalty = self.penalty(
-                autoencoder.encoder, propagation.seen, Z, batch.weight
-            )
+            penalty = self._penalty(autoencoder, propagation, batch.weight)
             total = total + self.penalty_weight * penalty
         return total
+
+    def _penalty(
+        self, autoencoder: Autoencoder, propagation: Propagation, weight: Tensor
+    ) -> Tensor:
+        assert self.penalty is not None
+        encoder: Any = autoencoder.encoder
+        seen = propagation.seen
+        Z = propagation.H[..., : autoencoder.n_components]
+        if autoencoder.visible is None:
+            return self.penalty(encoder, seen, Z, weight)
+        members = zip(encoder.members, seen, Z, strict=True)
+        return torch.stack([self.penalty(*member, weight) for member in members])
 
 
 class Plan(NamedTuple):
@@ -115,6 +124,9 @@ class Plan(NamedTuple):
         best epoch and on from there with a smaller learning rate, or stops.
     tol : float
         Least improvement that counts, relative to the best loss.
+    trim : float
+        Share of each batch's weight, its rows with the highest objective, that is
+        left out, in [0, 1).
     compile : "auto" or bool
         How to take a step, see :class:`skae._step.Step`.
     precision : str
@@ -130,6 +142,7 @@ class Plan(NamedTuple):
     keep_start: bool
     n_iter_no_change: int
     tol: float
+    trim: float = 0.0
     compile: str | bool = "auto"
     precision: str = "float32"
 
@@ -406,6 +419,8 @@ class AutoencoderNet(NeuralNet):
             for batch in self._held_out:
                 self._notify_of_batch("on_batch_begin", batch, training=False)
                 row_losses = self.criterion_(self.module_, batch, done)
+                if row_losses.ndim == 2:  # of several members
+                    row_losses = row_losses.mean(dim=0)
                 self._held_out_losses.append(row_losses.cpu().numpy())
                 loss = (row_losses * batch.weight).sum() / batch.weight.sum()
                 if self.history:
@@ -459,11 +474,13 @@ class AutoencoderNet(NeuralNet):
         return self.step_(batch, done)
 
     def _batch_loss(self, batch: Batch, done: Tensor) -> Tensor:
-        """The objective's weighted mean over a batch, of shape ()."""
+        """The objective's weighted mean over a batch, and its members, of shape ()."""
         is_brief = self.plan.precision == "bfloat16"
         with torch.autocast(batch.target.device.type, torch.bfloat16, is_brief):
             row_losses = self.criterion_(self.module_, batch, done)
-        return (row_losses * batch.weight).sum() / batch.n_rows
+        kept = trimmed_weight(row_losses.detach(), batch.weight, self.plan.trim)
+        n_rows = (1 - self.plan.trim) * batch.n_rows
+        return (row_losses * kept).sum(dim=-1).mean() / n_rows
 
     def _set_training(self, training: bool = True) -> None:
         # A walk through all parts, at each step, only where it changes anything.
@@ -486,9 +503,7 @@ class AutoencoderNet(NeuralNet):
             self._run_validation_epoch()
             self._held_out_weight = held_out.weight
             self._start_losses = self._best_losses = self._take_held_out_losses()
-            self._best_loss = float(
-                np.average(self._start_losses, weights=self._held_out_weight)
-            )
+            self._best_loss = self._held_out_mean(self._start_losses)
             _check_finite(self._best_loss, 0, "The validation loss", self.lr)
 
     def _is_worth_going_on(self) -> bool:
@@ -514,7 +529,7 @@ class AutoencoderNet(NeuralNet):
         _check_finite(loss, len(self.history), "The training loss", self.lr)
         if self._held_out_losses:
             row_losses = self._take_held_out_losses()
-            loss = float(np.average(row_losses, weights=self._held_out_weight))
+            loss = self._held_out_mean(row_losses)
             self.history.record("valid_loss", loss)
             _check_finite(loss, len(self.history), "The validation loss", self.lr)
         self._epochs_without_gain += 1
@@ -541,7 +556,8 @@ class AutoencoderNet(NeuralNet):
         weights = self._best_weights
         if self.plan.early_stopping and self.plan.keep_start:
             gains = self._start_losses - self._best_losses
-            if not exceeds_standard_error(gains, self._held_out_weight):
+            kept = self._kept(self._best_losses)
+            if not exceeds_standard_error(gains[kept > 0], kept[kept > 0]):
                 weights, self.best_epoch_ = self._start_weights, self._first_epoch
         self.module_.load_state_dict(weights)
 
@@ -549,6 +565,14 @@ class AutoencoderNet(NeuralNet):
         losses = np.concatenate(self._held_out_losses)
         self._held_out_losses.clear()
         return losses
+
+    def _held_out_mean(self, losses: np.ndarray) -> float:
+        """Weighted mean of the held-out rows, trimmed as a batch is."""
+        return float(np.average(losses, weights=self._kept(losses)))
+
+    def _kept(self, losses: np.ndarray) -> np.ndarray:
+        weight = torch.from_numpy(np.array(self._held_out_weight))
+        return trimmed_weight(torch.from_numpy(losses), weight, self.plan.trim).numpy()
 
     def _copy_weights(self) -> dict[str, Tensor]:
         return {name: t.clone() for name, t in self.module_.state_dict().items()}
@@ -615,6 +639,35 @@ _TRAINING_ONLY = {
     "_start_losses",
     "_best_losses",
 }
+
+
+def trimmed_weight(losses: Tensor, weight: Tensor, trim: float) -> Tensor:
+    """Weights of rows when those with the highest losses are left out.
+
+    A row on the border keeps a part of its weight, so that weights are
+    repetitions here, too.
+
+    Parameters
+    ----------
+    losses : Tensor of shape (..., n_rows)
+    weight : Tensor of shape (n_rows,)
+        Non-negative.
+    trim : float
+        Share of the weight to be left out, in [0, 1).
+
+    Returns
+    -------
+    kept : Tensor of the shape of `losses`, or `weight` itself without trimming
+        At most `weight`; along the rows it sums to ``(1 - trim) * weight.sum()``.
+    """
+    if trim == 0:
+        return weight
+    order = losses.argsort(dim=-1)
+    ascending = weight.expand_as(losses).gather(-1, order)
+    reached = ascending.cumsum(dim=-1)
+    room = (1 - trim) * weight.sum() - (reached - ascending)
+    kept = torch.minimum(room.clamp(min=0), ascending)
+    return torch.zeros_like(kept).scatter(-1, order, kept)
 
 
 def exceeds_standard_error(gains: np.ndarray, weight: np.ndarray) -> bool:

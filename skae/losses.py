@@ -202,32 +202,32 @@ def observed_share(loss: Tensor, observed: Tensor | None) -> Tensor:
 
     Parameters
     ----------
-    loss : Tensor of shape (n_samples, n_features)
+    loss : Tensor of shape (..., n_samples, n_features)
     observed : Tensor of bool of shape (n_samples, n_features) or None
 
     Returns
     -------
-    share : Tensor of shape (n_samples, n_features)
+    share : Tensor of the shape of `loss`
         Its rows sum to the mean of the row's observed entries; 0 where an
         entry is missing.
     """
     if observed is None:
-        return loss / loss.shape[1]
+        return loss / loss.shape[-1]
     return torch.where(observed, loss, 0) / count_observed(observed)
 
 
 def observed_mean(loss: Tensor, observed: Tensor | None) -> Tensor:
-    """Mean of each row's observed entries, of shape (n_samples,).
+    """Mean of each row's observed entries, of shape (..., n_samples).
 
     Parameters
     ----------
-    loss : Tensor of shape (n_samples, n_features)
+    loss : Tensor of shape (..., n_samples, n_features)
     observed : Tensor of bool of shape (n_samples, n_features) or None
     """
     if observed is None:
         # In training the gradient of a mean would take one more pass.
-        return loss.sum(dim=1) / loss.shape[1]
-    total = torch.where(observed, loss, 0).sum(dim=1)
+        return loss.sum(dim=-1) / loss.shape[-1]
+    total = torch.where(observed, loss, 0).sum(dim=-1)
     return total / count_observed(observed).squeeze(1)
 
 

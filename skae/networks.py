@@ -64,6 +64,8 @@ class Shape(NamedTuple):
         Shape of one row; ``()`` stands for ``(n_features,)``.
     code_activation : str, default="identity"
         Activation on the code that a network's ``"auto"`` stands for.
+    n_members : int, default=1
+        Number of networks that are trained side by side.
     """
 
     n_samples: int
@@ -72,6 +74,7 @@ class Shape(NamedTuple):
     n_components: int
     input_shape: tuple[int, ...] = ()
     code_activation: str = "identity"
+    n_members: int = 1
 
 
 class Network(ABC):
@@ -216,7 +219,9 @@ class MLP(Network, BaseEstimator):
 
     def _hidden_layer_sizes(self, shape: Shape) -> tuple[int, ...]:
         if isinstance(self.hidden_layer_sizes, str):
-            return auto_hidden_layer_sizes(shape.n_features, shape.n_components)
+            return auto_hidden_layer_sizes(
+                shape.n_features, shape.n_components, shape.n_members
+            )
         return _checked_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
 
     def _stack(
@@ -636,6 +641,10 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+# Layers whose every output depends on one input alone, its own.
+ELEMENTWISE = (*ACTIVATIONS.values(), Dropout, nn.Dropout)
 
 
 class Residual(nn.Module):

@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skae.networks import ACTIVATIONS, Dropout, Residual
+from skae.networks import ELEMENTWISE, Dropout, Residual
 
 __all__ = ["L1", "Contractive", "KLSparsity", "Penalty"]
 
@@ -257,9 +257,6 @@ def _log_mean(log_values: Tensor, weight: Tensor) -> Tensor:
 # Without gradients the Jacobian is taken by chunks of rows, each of at most as
 # many entries in the widest layer.
 MAX_ENTRIES = 2**22
-
-# Layers whose every output depends on one input alone, its own.
-ELEMENTWISE = (*ACTIVATIONS.values(), Dropout, nn.Dropout)
 
 # Among them, those whose second derivative is zero.
 PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, Dropout, nn.Dropout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from sklearn.utils import Tags, check_random_state, check_scalar
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from skae._base import BaseAutoencoder, MatrixLike
+from skae import _defaults
+from skae._base import BaseAutoencoder, MatrixLike, Parts
 from skae._batches import Rows
 from skae.bottlenecks import Bottleneck
 from skae.corruptions import Corruption
@@ -156,6 +157,10 @@ class AutoencoderTransformer(
     tol : float, default=1e-4
         Least fall of the validation loss that counts as an improvement,
         relative to the lowest so far, >= 0.
+    trim : float, default=0.0
+        Share of each batch's weight, in [0, 1): the rows with the highest objective,
+        which are left out of the gradient, so that what few rows are like is not
+        learnt [4]_. Held-out rows are judged without as many of theirs.
     warm_start : bool, default=False
         Whether another `fit` goes on from the last one's network and scale
         instead of beginning anew, and leaves them only for a significant gain
@@ -246,6 +251,8 @@ class AutoencoderTransformer(
        dimensionality of data with neural networks. Science, 313, 504-507.
     .. [3] Loshchilov, I., & Hutter, F. (2019). Decoupled weight decay
        regularization. ICLR.
+    .. [4] Shen, Y., & Sanghavi, S. (2019). Learning with bad training data via
+       iterative trimmed loss minimization. ICML.
 
     Examples
     --------
@@ -259,6 +266,8 @@ class AutoencoderTransformer(
     >>> float(PCA(n_components=1).fit(X).explained_variance_ratio_.sum()) < ae.score(X)
     True
     """
+
+    _TRAINING: ClassVar[_defaults.Training] = _defaults.TRANSFORMER
 
     def __init__(
         self,
@@ -284,6 +293,7 @@ class AutoencoderTransformer(
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         tol: float = 1e-4,
+        trim: float = 0.0,
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -314,6 +324,7 @@ class AutoencoderTransformer(
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.trim = trim
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
@@ -494,7 +505,7 @@ class AutoencoderTransformer(
         with np.errstate(over="ignore"):  # -inf, for rows hardly apart from the mean
             return float(1 - residual / total)
 
-    def _auto_n_components(self, n_features: int) -> int:
+    def _auto_n_components(self, parts: Parts, n_features: int) -> int:
         return math.ceil(math.sqrt(n_features))
 
     @property

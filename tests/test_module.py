@@ -195,22 +195,22 @@ def test_propagation_holds_target_code_and_raw_values():
 
 
 @torch.no_grad()
-def test_row_loss_is_the_mean_error_in_the_scaled_space():
+def test_row_error_is_the_mean_error_in_the_scaled_space():
     module, X = make_autoencoder(), make_rows()
     errors = ((X - module(X)).numpy() / FACTOR) ** 2
-    np.testing.assert_allclose(module.row_loss(X), errors.mean(axis=1))
+    np.testing.assert_allclose(module.row_error(X), errors.mean(axis=1))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("missing", [False, True])
-def test_contributions_sum_to_the_row_loss(missing):
+def test_contributions_sum_to_the_row_error(missing):
     module, X = make_autoencoder(), make_rows()
     if missing:
         X[1, 2] = X[3, 0] = X[3, 1] = torch.nan
     contributions = module.contributions(X)
     assert contributions.shape == X.shape
     assert (contributions >= 0).all()
-    torch.testing.assert_close(contributions.sum(dim=1), module.row_loss(X))
+    torch.testing.assert_close(contributions.sum(dim=1), module.row_error(X))
 
 
 @torch.no_grad()
@@ -219,7 +219,7 @@ def test_missing_entries_do_not_count_in_the_loss():
     X[0, 1] = torch.nan
     assert module.contributions(X)[0, 1] == 0
     errors = ((X - module(X)).numpy() / FACTOR) ** 2
-    np.testing.assert_allclose(module.row_loss(X), np.nanmean(errors, axis=1))
+    np.testing.assert_allclose(module.row_error(X), np.nanmean(errors, axis=1))
 
 
 @torch.no_grad()
@@ -232,7 +232,7 @@ def test_missing_entries_are_reconstructed():
 @torch.no_grad()
 def test_a_row_without_observed_entries_has_no_loss():
     X = torch.full((1, 3), torch.nan, dtype=torch.float64)
-    assert make_autoencoder().row_loss(X).item() == 0
+    assert make_autoencoder().row_error(X).item() == 0
 
 
 @torch.no_grad()
@@ -242,7 +242,7 @@ def test_loss_is_computed_in_front_of_the_sigmoid():
     module.decoder[-1].bias.fill_(-500)
     module.decoder[-1].weight.zero_()
     X = torch.ones(2, 3, dtype=torch.float64)
-    assert module.row_loss(X).tolist() == [500, 500]
+    assert module.row_error(X).tolist() == [500, 500]
 
 
 @torch.no_grad()
@@ -276,7 +276,7 @@ def test_a_score_term_counts_per_observed_feature(missing):
     module.bottleneck = Costly()
     contributions = module.contributions(X).sum(dim=1)
     expected = contributions + 6 / (3 - X.isnan().sum(dim=1))
-    torch.testing.assert_close(module.row_loss(X), expected)
+    torch.testing.assert_close(module.row_error(X), expected)
 
 
 def test_widest_layer_is_that_of_most_values():

@@ -28,6 +28,7 @@ from skae._net import (
     Plan,
     Split,
     exceeds_standard_error,
+    trimmed_weight,
 )
 from skae.bottlenecks import Squeeze
 from skae.losses import Loss, SquaredError
@@ -231,7 +232,7 @@ def test_losses_are_weighted_means_of_rows():
     net = make_net(learning_rate=0.0, max_epochs=1, batch_size=6)
     (row,) = train(net, split)
     with torch.no_grad():
-        losses = net.module_.row_loss(torch.from_numpy(X)).numpy()
+        losses = net.module_.row_error(torch.from_numpy(X)).numpy()
     for name, where in (("train_loss", TRAIN), ("valid_loss", HELD_OUT)):
         expected = np.average(losses[where], weights=weight[where])
         assert row[name] == pytest.approx(expected, rel=1e-6)
@@ -278,7 +279,7 @@ def test_the_objective_is_loss_plus_weighted_terms():
     rows = torch.from_numpy(X[:5])
     objective = Objective(None, 3.0, Cost(), 0.5)
     with torch.no_grad():
-        loss, Z = module.row_loss(rows), module.encode(rows)
+        loss, Z = module.row_error(rows), module.encode(rows)
         total = objective(module, batch_of(module, rows), torch.tensor(0.25))
     # The bottleneck's term is divided by the two features, as the loss is.
     torch.testing.assert_close(
@@ -292,7 +293,7 @@ def test_a_row_with_fewer_observed_entries_has_a_larger_share_of_the_term():
     rows = torch.tensor([[1.0, torch.nan]], dtype=torch.float64)
     with torch.no_grad():
         total = Objective()(module, batch_of(module, rows), torch.tensor(1.0))
-        assert total == pytest.approx(module.row_loss(rows) + 1)
+        assert total == pytest.approx(module.row_error(rows) + 1)
 
 
 def test_a_penalty_lowers_what_it_penalises():
@@ -371,7 +372,7 @@ def test_the_history_keeps_few_records_of_batches(monkeypatch, n_records):
         assert sum(sizes) == 24
         assert row["train_loss"] == pytest.approx(np.average(losses, weights=sizes))
     with torch.no_grad():
-        loss = net.module_.row_loss(torch.from_numpy(X)).mean().item()
+        loss = net.module_.row_error(torch.from_numpy(X)).mean().item()
     assert row["train_loss"] == pytest.approx(loss, rel=1e-6)
 
 
@@ -917,7 +918,7 @@ def test_skorch_scores_the_rows_trained_on_at_the_end_of_an_epoch():
     net = make_net(callbacks=[scoring], max_epochs=2)
     row = train(net)[-1]
     with torch.no_grad():
-        loss = net.module_.row_loss(torch.from_numpy(X)).mean()
+        loss = net.module_.row_error(torch.from_numpy(X)).mean()
     assert row["mine"] == pytest.approx(loss.item(), rel=1e-6)
 
 
@@ -1002,3 +1003,66 @@ def test_a_method_set_on_a_callback_is_called():
     callback.on_batch_end = lambda net, **kwargs: seen.append(1)
     train(make_net(callbacks=[callback], max_epochs=1))
     assert seen
+
+
+# Trimming
+
+
+losses_and_weights = st.integers(1, 12).flatmap(
+    lambda n: st.tuples(
+        hnp.arrays(np.float64, n, elements=st.floats(0, 10)),
+        hnp.arrays(np.int64, n, elements=st.integers(1, 4)),
+        st.floats(0, 0.99),
+    )
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(losses_and_weights)
+def test_trimming_leaves_out_a_share_of_the_weight(drawn):
+    losses, weight, trim = map(torch.as_tensor, drawn)
+    kept = trimmed_weight(losses, weight.double(), float(trim))
+    assert (kept >= 0).all()
+    assert (kept <= weight).all()
+    assert kept.sum().item() == pytest.approx((1 - trim) * weight.sum().item())
+    # No row is left out for one that is worse.
+    worst_kept = losses[kept > 0].max()
+    assert (kept[losses < worst_kept] == weight[losses < worst_kept]).all()
+
+
+@settings(deadline=None, max_examples=100)
+@given(losses_and_weights)
+def test_trimming_takes_weights_for_repetitions(drawn):
+    losses, weight, trim = map(torch.as_tensor, drawn)
+    kept = trimmed_weight(losses, weight.double(), float(trim))
+    repeated = losses.repeat_interleave(weight)
+    kept_repeated = trimmed_weight(
+        repeated, torch.ones(len(repeated), dtype=torch.float64), float(trim)
+    )
+    mean = (losses * kept).sum()
+    assert mean.item() == pytest.approx((repeated * kept_repeated).sum().item())
+
+
+def test_each_member_is_trimmed_by_its_own_losses():
+    losses = torch.tensor([[1.0, 2, 3, 4], [4, 3, 2, 1]])
+    kept = trimmed_weight(losses, torch.ones(4), 0.25)
+    assert kept.tolist() == [[1, 1, 1, 0], [0, 1, 1, 1]]
+
+
+def test_rows_that_are_trimmed_have_no_gradient():
+    far = np.vstack([X[:8], [[1e3, -1e3]]])
+    nets = [make_net(batch_size=9, trim=trim, max_epochs=1) for trim in (0.0, 0.2)]
+    weights = []
+    for net in nets:
+        net.train(make_split(X=far), Interruption())
+        weights.append(net.history[-1]["train_loss"])
+    assert weights[0] > 1e4
+    assert weights[1] < 10
+
+
+def test_held_out_rows_are_judged_trimmed():
+    losses = [1.0, 1, 1, 1, 1, 1, 1, 100]
+    module = make_module(Script([losses] * 2))
+    net = make_net(module, early_stopping=True, max_epochs=1, trim=0.125)
+    net.train(make_split(held_out=True), Interruption())
+    assert net.history[-1]["valid_loss"] == 1

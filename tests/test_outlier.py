@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -7,7 +8,8 @@ from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
 from skae import AutoencoderOutlierDetector
-from skae.outlier import threshold
+from skae.bottlenecks import Gaussian
+from skae.outlier import auto_n_estimators, threshold
 
 BRIEF = {"hidden_layer_sizes": (16,), "max_epochs": 20, "random_state": 0}
 
@@ -37,7 +39,7 @@ def test_decision_function_is_the_score_beyond_the_offset(detector, table):
     assert_array_equal(detector.predict(table), np.where(decision < 0, -1, 1))
 
 
-def test_there_is_no_score(detector):
+def test_there_is_no_method_score(detector):
     assert not hasattr(detector, "score")
 
 
@@ -141,3 +143,169 @@ def test_contamination_outside_its_range_is_refused(contamination, table):
     detector = AutoencoderOutlierDetector(contamination=contamination)
     with pytest.raises(ValueError, match="'contamination' parameter"):
         detector.fit(table)
+
+
+# Members
+
+
+def test_one_member_that_sees_all_is_one_network(table):
+    one = AutoencoderOutlierDetector(1, n_estimators=1, **BRIEF).fit(table)
+    assert one.module_.visible is None
+    assert one.module_.encoder[0].weight.shape == (16, 3)
+
+
+def test_members_make_one_module(table):
+    detector = AutoencoderOutlierDetector(2, n_estimators=5, **BRIEF).fit(table)
+    assert detector.module_.encoder[0].weight.shape == (5, 3, 16)
+    assert detector.module_.encode(torch.tensor(table)[:7].float()).shape == (7, 5, 2)
+    assert detector.reconstruct(table).shape == table.shape
+
+
+def test_members_of_the_default_differ_in_width():
+    X = np.random.default_rng(0).normal(size=(40, 6))
+    detector = AutoencoderOutlierDetector(max_epochs=1, random_state=0).fit(X)
+    Z = detector.module_.encode(torch.tensor(X).float())
+    assert Z.shape == (40, 16, 8)
+    assert detector.n_components_ == 8
+    widths = (Z != 0).any(dim=0).sum(dim=1)
+    assert widths.tolist() == [1, 2, 4, 8] * 4
+
+
+@pytest.mark.parametrize(
+    ("max_features", "n_seen"), [("auto", 3), (1.0, 6), (0.01, 1), (4, 4), (1, 1)]
+)
+def test_each_member_sees_its_own_features(max_features, n_seen):
+    X = np.random.default_rng(0).normal(size=(40, 6))
+    detector = AutoencoderOutlierDetector(
+        2, max_features=max_features, n_estimators=4, max_epochs=1, random_state=0
+    ).fit(X)
+    rows = torch.tensor(X[:1], dtype=torch.float32)
+    changed = []
+    for j in range(6):
+        other = rows.clone()
+        other[0, j] += 1
+        Z, Z_other = detector.module_.encode(rows), detector.module_.encode(other)
+        changed.append((Z_other != Z).any(dim=2)[0])
+    seen = torch.stack(changed).sum(dim=0)
+    assert seen.tolist() == [n_seen] * 4
+
+
+def test_predictions_are_the_mean_of_the_members(table):
+    detector = AutoencoderOutlierDetector(
+        1, n_estimators=3, max_features=1.0, error="loss", **BRIEF
+    ).fit(table)
+    module = detector.net_.module_in(table.dtype)
+    rows = torch.tensor(table)
+    target, _ = module.scaler(rows)
+    with torch.no_grad():
+        X_hat = module.decoder(module.encoder(target.expand(3, -1, -1)))
+        expected = module.scaler.unscale(X_hat.mean(dim=0))
+        errors = (X_hat - target).abs().mean(dim=(0, 2))
+    assert_allclose(detector.reconstruct(table), expected)
+    assert_allclose(detector.score_samples(table), -errors)
+
+
+def test_log_error_compares_residuals_with_usual_ones(table):
+    detector = AutoencoderOutlierDetector(1, n_estimators=1, **BRIEF).fit(table)
+    residuals = np.abs(table - detector.reconstruct(table))
+    ratio = residuals / residuals.mean(axis=0)
+    assert_allclose(detector.score_samples(table), -np.log1p(ratio).mean(axis=1))
+
+
+def test_error_is_the_loss_where_the_bottleneck_adds_its_own(table):
+    settings = {"bottleneck": Gaussian(score="elbo"), **BRIEF}
+    auto = AutoencoderOutlierDetector(1, **settings).fit(table)
+    loss = AutoencoderOutlierDetector(1, error="loss", **settings).fit(table)
+    assert_array_equal(auto.score_samples(table), loss.score_samples(table))
+    with pytest.raises(ValueError, match="error='log'"):
+        AutoencoderOutlierDetector(1, error="log", **settings).fit(table)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"network": "conv"},
+        {"bottleneck": "gaussian"},
+        {"bottleneck": "quantized"},
+        {"penalty": "l1"},
+    ],
+    ids=str,
+)
+def test_only_plain_perceptrons_are_many_by_default(table, settings):
+    detector = AutoencoderOutlierDetector(max_epochs=2, random_state=0, **settings)
+    assert detector.fit(table).module_.visible is None
+    detector.set_params(n_estimators=2)
+    assert len(detector.fit(table).module_.visible) == 2
+
+
+def test_what_bottlenecks_learn_is_told_of_each_member(table):
+    settings = {"n_estimators": 3, "max_epochs": 2, "random_state": 0}
+    detector = AutoencoderOutlierDetector(2, bottleneck="gaussian", **settings)
+    assert detector.fit(table).active_units_.shape == (3, 2)
+    detector = AutoencoderOutlierDetector(2, bottleneck="quantized", **settings)
+    assert detector.fit(table).perplexity_.shape == (3, 1)
+
+
+def test_wide_tables_get_fewer_members():
+    assert [auto_n_estimators(d) for d in (1, 500, 501, 1000, 1001, 10**6)] == [
+        16,
+        16,
+        8,
+        8,
+        4,
+        4,
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"bottleneck": "gaussian"}, {"network": "conv"}], ids=str
+)
+def test_recorded_training_of_members_is_eager_training(settings):
+    X = np.random.default_rng(0).normal(size=(48, 6))
+    X[3, 1] = np.nan
+    settings = {"n_estimators": 3, "batch_size": 16, "max_epochs": 8, **settings}
+    recorded, eager = (
+        AutoencoderOutlierDetector(compile=way, random_state=0, **settings).fit(
+            X, sample_weight=np.arange(48) % 3 + 0.5
+        )
+        for way in ("auto", False)
+    )
+    assert recorded.loss_curve_ == eager.loss_curve_
+    assert_array_equal(recorded.score_samples(X), eager.score_samples(X))
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        {"n_estimators": 0},
+        {"n_estimators": 1.5},
+        {"max_features": 0},
+        {"max_features": 1.1},
+        {"max_features": 0.0},
+        {"error": "square"},
+        {"trim": 1.0},
+        {"trim": -0.1},
+    ],
+    ids=str,
+)
+def test_wrong_parameters_of_members_are_named(parameter, table):
+    (name,) = parameter
+    with pytest.raises(ValueError, match=f"'{name}' parameter"):
+        AutoencoderOutlierDetector(**parameter).fit(table)
+
+
+def test_more_features_than_there_are_cannot_be_seen(table):
+    with pytest.raises(ValueError, match=r"max_features=4 .* n_features=3"):
+        AutoencoderOutlierDetector(max_features=4).fit(table)
+
+
+def test_typical_residuals_follow_the_rows_of_the_last_call(table):
+    detector = AutoencoderOutlierDetector(1, n_estimators=2, **BRIEF)
+    detector.partial_fit(table)
+    before = detector.module_.typical.clone()
+    detector.partial_fit(3 * table)
+    assert (detector.module_.typical > before).any()
+    assert_allclose(
+        detector.feature_contributions(table).sum(axis=1),
+        -detector.score_samples(table),
+    )

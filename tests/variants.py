@@ -42,6 +42,7 @@ SETTINGS = [
     {"network": Custom(encoder_factory, decoder_factory)},
     {"n_components": "auto", "batch_size": 7, "learning_rate": 0.01},
     {"early_stopping": False},
+    {"trim": 0.3},
     {"warm_start": True},
     {"warm_start": True, "init": "random"},
     {"network": "conv"},
@@ -69,18 +70,33 @@ SETTINGS = [
 ]
 
 
+# Those that only a detector has, which is an ensemble in all the others.
+DETECTOR_SETTINGS = [
+    {"contamination": 0.1},
+    {"n_estimators": 1},
+    {"n_components": 2, "max_features": 1},
+    {"n_components": "auto", "max_features": 1.0, "early_stopping": True},
+    {"trim": 0.0, "error": "loss"},
+    {"n_estimators": 2, "network": "conv"},
+    {"n_estimators": 2, "bottleneck": Gaussian(score="elbo"), "warm_start": True},
+    {"n_estimators": 2, "bottleneck": Quantized(4), "corruption": "swap"},
+    {"n_estimators": 2, "penalty": "contractive", "init": "pca"},
+    {"n_estimators": 2, "network": Custom(encoder_factory, decoder_factory)},
+]
+
+
 BRIEF = {"max_epochs": 10, "batch_size": 64}
 
 
 def variants():
     """Both estimators as they come, and small and brief ones in every setting."""
-    for estimator in (AutoencoderTransformer, AutoencoderOutlierDetector):
+    for estimator, own_settings in (
+        (AutoencoderTransformer, []),
+        (AutoencoderOutlierDetector, DETECTOR_SETTINGS),
+    ):
         yield estimator()
-        for settings in SETTINGS:
+        for settings in SETTINGS + own_settings:
             sizes = {"hidden_layer_sizes": (8,)}
             if isinstance(settings.get("network"), Network):
                 sizes = {}  # the object has its own
             yield estimator(**{**BRIEF, **sizes, **settings})
-    yield AutoencoderOutlierDetector(
-        contamination=0.1, hidden_layer_sizes=(8,), **BRIEF
-    )

@@ -1,0 +1,138 @@
+"""Facts about skae._members."""
+
+import pytest
+import torch
+from torch import nn
+
+from skae._members import (
+    CodeWidths,
+    Members,
+    StackedLinear,
+    stack,
+    stack_squeezes,
+)
+from skae.bottlenecks import Deterministic, Gaussian, Quantized, Squeeze
+from skae.networks import MLP, Conv, Residual, Shape, linear
+
+SHAPE = Shape(9, 6, 2, 2)
+DONE = torch.tensor(1.0)
+
+
+def encoders(network, n_members=3, shape=SHAPE):
+    generator = torch.Generator().manual_seed(0)
+    return [network.build(shape, generator)[0] for _ in range(n_members)]
+
+
+def random_rows(*shape):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def one_by_one(members, X):
+    return torch.stack([member(own) for member, own in zip(members, X, strict=True)])
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        MLP((5, 4)),
+        MLP((5,), activation="tanh", code_activation="relu"),
+        MLP(()),
+        Conv((3,), hidden_layer_sizes=(4,)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("fuse", [True, False])
+def test_stack_computes_what_its_members_compute(network, fuse):
+    members = [member.double() for member in encoders(network)]
+    X = random_rows(3, 7, 6)
+    torch.testing.assert_close(stack(members, fuse)(X), one_by_one(members, X))
+
+
+def test_perceptrons_become_batched_products():
+    stacked = stack(encoders(MLP((5, 4))))
+    kinds = [type(layer) for layer in stacked]
+    assert kinds == [StackedLinear, nn.GELU, StackedLinear, nn.GELU, StackedLinear]
+    assert stacked[0].weight.shape == (3, 6, 5)
+
+
+def test_linear_start_with_a_remainder_becomes_batched_products():
+    generator = torch.Generator().manual_seed(0)
+    members = [
+        Residual(linear(6, 2, generator), encoder).double()
+        for encoder in encoders(MLP((5,)))
+    ]
+    stacked = stack(members)
+    X = random_rows(3, 7, 6)
+    assert type(stacked) is Residual
+    torch.testing.assert_close(stacked(X), one_by_one(members, X))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Conv((3,)),
+        MLP((5,), activation=lambda: nn.Softmax(dim=0)),
+        MLP(activation=Squeeze),
+    ],
+    ids=["conv", "rows mixed", "unknown"],
+)
+def test_what_is_no_perceptron_stays_side_by_side(network):
+    assert type(stack(encoders(network))) is Members
+
+
+def test_members_do_not_share_weights():
+    members = encoders(MLP((5,)))
+    stacked = stack(members)
+    stacked(random_rows(3, 7, 6).float())[0].sum().backward()
+    assert all(
+        grad[0].abs().sum() > 0 for grad in (p.grad for p in stacked.parameters())
+    )
+    assert all((p.grad[1:] == 0).all() for p in stacked.parameters())
+
+
+def test_deterministic_bottlenecks_are_one():
+    squeezes = [Deterministic().build(2, 2, torch.Generator()) for _ in range(3)]
+    assert stack_squeezes(squeezes) is squeezes[0]
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "width"),
+    [(Gaussian(score="elbo"), 4), (Quantized(4, 1), 2), (Gaussian(), 4)],
+    ids=str,
+)
+def test_stacked_bottlenecks_do_what_each_does(bottleneck, width):
+    generator = torch.Generator().manual_seed(0)
+    squeezes = [bottleneck.build(2, 2, generator) for _ in range(3)]
+    stacked = stack_squeezes(squeezes).eval()
+    H = random_rows(3, 7, width).float()
+    torch.testing.assert_close(stacked(H), one_by_one(squeezes, H))
+    terms = [s.score_term(own) for s, own in zip(squeezes, H, strict=True)]
+    if terms[0] is None:
+        assert stacked.score_term(H) is None
+    else:
+        torch.testing.assert_close(stacked.score_term(H), torch.stack(terms))
+    for squeeze in squeezes:
+        squeeze.generator = torch.Generator().manual_seed(3)
+    Z, term = stacked.training_code(H, torch.ones(7), DONE)
+    assert Z.shape == (3, 7, 2)
+    assert term.shape == (3, 7)
+    assert stacked.n_values == 3 * squeezes[0].n_values
+
+
+def test_stacked_codebooks_are_looked_up_each_in_its_own():
+    generator = torch.Generator().manual_seed(0)
+    squeezes = [Quantized(4, 1).build(2, 2, generator) for _ in range(3)]
+    for squeeze in squeezes:
+        squeeze.codebooks.normal_(generator=generator)
+    stacked = stack_squeezes(squeezes)
+    H = random_rows(3, 7, 2).float()
+    codes = stacked.quantize(H)
+    assert codes.shape == (3, 7, 2)
+    torch.testing.assert_close(stacked.look_up(codes), one_by_one(squeezes, H))
+
+
+def test_each_member_uses_the_first_units_of_its_code():
+    H = torch.ones(3, 2, 4)
+    used = CodeWidths((0, 1, 4), 4)(H)[:, 0].sum(dim=1)
+    assert used.tolist() == [0, 1, 4]
