@@ -17,7 +17,14 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["AbsoluteError", "BinaryCrossEntropy", "Huber", "Loss", "SquaredError"]
+__all__ = [
+    "AbsoluteError",
+    "BinaryCrossEntropy",
+    "Huber",
+    "LogError",
+    "Loss",
+    "SquaredError",
+]
 
 
 class Loss(BaseEstimator, ABC):
@@ -132,7 +139,7 @@ class Huber(Loss):
     .. math::
 
         \\ell(x, \\hat x) = \\begin{cases}
-            \\frac12 r^2 & |r| \\le \\delta \\\\
+            \\frac12 r^2 & |r| \\le \\delta \\
             \\delta (|r| - \\frac12 \\delta) & |r| > \\delta
         \\end{cases}, \\quad r = x - \\hat x
 
@@ -164,6 +171,47 @@ class Huber(Loss):
 
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
         return functional.huber_loss(X_hat, X, reduction="none", delta=self.delta)
+
+
+class LogError(Loss):
+    """Logarithm of the residual: one that is twice as large adds a constant.
+
+    .. math:: \\ell(x, \\hat x) = \\log(1 + |x - \\hat x| / s)
+
+    The negative log-likelihood, up to factor and constant, of residuals with the
+    heavy tails of a two-sided Pareto distribution. What is far off hardly pulls any
+    more: a redescending M-estimator, as Cauchy's [1]_ is.
+
+    Parameters
+    ----------
+    scale : float, default=0.5
+        Residual s, > 0, up to which the loss is nearly the absolute error, in units
+        of the scaled data (standard deviations of the training rows unless
+        ``scale=None``).
+
+    References
+    ----------
+    .. [1] Holland, P. W., & Welsch, R. E. (1977). Robust regression using
+       iteratively reweighted least-squares. Communications in Statistics - Theory
+       and Methods, 6(9), 813-827.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skae.losses import LogError
+    >>> LogError(scale=1.0).elementwise(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
+    tensor([[1.0986]])
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "scale": [Interval(Real, 0, None, closed="neither")]
+    }
+
+    def __init__(self, scale: float = 0.5):
+        self.scale = scale
+
+    def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
+        return ((X - X_hat).abs() / self.scale).log1p()
 
 
 class BinaryCrossEntropy(Loss):
@@ -240,5 +288,6 @@ LOSSES: dict[str, type[Loss]] = {
     "squared_error": SquaredError,
     "absolute_error": AbsoluteError,
     "huber": Huber,
+    "log_error": LogError,
     "binary_cross_entropy": BinaryCrossEntropy,
 }

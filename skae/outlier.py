@@ -109,8 +109,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         See :mod:`skae.penalties`.
     penalty_weight : float, default=1e-3
         Weight of the penalty, >= 0.
-    loss : {"squared_error", "absolute_error", "huber", "binary_cross_entropy"} \
-            or Loss object, default="absolute_error"
+    loss : {"squared_error", "absolute_error", "huber", "log_error", \
+            "binary_cross_entropy"} or Loss object, default="log_error"
         Reconstruction loss, see :mod:`skae.losses`. The last one is for data in
         [0, 1] and puts a sigmoid behind the decoder.
     init : {"auto", "pca", "random"}, default="random"
@@ -314,7 +314,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         corruption_level: float = 0.3,
         penalty: str | Penalty | None = None,
         penalty_weight: float = 1e-3,
-        loss: str | Loss = "absolute_error",
+        loss: str | Loss = "log_error",
         init: str = "random",
         scale: str | None = "feature",
         max_epochs: int | str = "auto",

@@ -119,8 +119,8 @@ class AutoencoderTransformer(
         See :mod:`skae.penalties`.
     penalty_weight : float, default=1e-3
         Weight of the penalty, >= 0.
-    loss : {"squared_error", "absolute_error", "huber", "binary_cross_entropy"} \
-            or Loss object, default="squared_error"
+    loss : {"squared_error", "absolute_error", "huber", "log_error", \
+            "binary_cross_entropy"} or Loss object, default="squared_error"
         Reconstruction loss, see :mod:`skae.losses`. The last one is for data in
         [0, 1] and puts a sigmoid behind the decoder.
     init : {"auto", "pca", "random"}, default="auto"

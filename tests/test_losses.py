@@ -16,6 +16,7 @@ from skae.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
     Huber,
+    LogError,
     Loss,
     SquaredError,
     observed_mean,
@@ -69,6 +70,19 @@ def test_huber_follows_its_equation(pair, delta):
 def test_huber_refuses_a_delta_that_is_not_positive(delta):
     with pytest.raises(InvalidParameterError, match="delta"):
         Huber(delta)._validate_params()
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5, 3.0])
+def test_log_error_follows_its_equation(pair, scale):
+    X, X_hat = pair
+    expected = np.log(1 + np.abs(X.numpy() - X_hat.numpy()) / scale)
+    np.testing.assert_allclose(LogError(scale).elementwise(X, X_hat), expected)
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, "1"])
+def test_log_error_refuses_a_scale_that_is_not_positive(scale):
+    with pytest.raises(InvalidParameterError, match="scale"):
+        LogError(scale)._validate_params()
 
 
 def test_binary_cross_entropy_follows_its_equation(unit_pair):

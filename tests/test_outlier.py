@@ -11,7 +11,12 @@ from skae import AutoencoderOutlierDetector
 from skae.bottlenecks import Gaussian
 from skae.outlier import auto_n_estimators, threshold
 
-BRIEF = {"hidden_layer_sizes": (16,), "max_epochs": 20, "random_state": 0}
+BRIEF = {
+    "hidden_layer_sizes": (16,),
+    "max_epochs": 20,
+    "batch_size": 32,
+    "random_state": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +197,12 @@ def test_each_member_sees_its_own_features(max_features, n_seen):
 
 def test_predictions_are_the_mean_of_the_members(table):
     detector = AutoencoderOutlierDetector(
-        1, n_estimators=3, max_features=1.0, error="loss", **BRIEF
+        1,
+        n_estimators=3,
+        max_features=1.0,
+        loss="absolute_error",
+        error="loss",
+        **BRIEF,
     ).fit(table)
     module = detector.net_.module_in(table.dtype)
     rows = torch.tensor(table)
