@@ -10,7 +10,7 @@
   rows, and the share of inliers that are flagged after a fit to inliers.
 
 At most 10,000 rows of a table are drawn; 30% of them are test rows, with the same
-share of outliers as the others; features are standardised by the rows that are fitted.
+share of outliers as the others; features are standardised by all the training rows.
 A figure is the mean over the seeds, then over the tables; its standard error is that
 of the paired differences over the tables. It computes on one thread, one fit after
 another, each method once on other rows before the clock runs. From the
@@ -311,10 +311,11 @@ def split(table: Table, seed: int, only_inliers: bool) -> Split:
     X_train, X_test, y_train, y_test = train_test_split(
         X, y, test_size=TEST_SIZE, stratify=y, random_state=seed
     )
+    scaler = StandardScaler().fit(X_train)
+    X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
     if only_inliers:
         X_train = X_train[y_train == 0]
-    scaler = StandardScaler().fit(X_train)
-    return Split(scaler.transform(X_train), scaler.transform(X_test), y_test)
+    return Split(X_train, X_test, y_test)
 
 
 # One cell

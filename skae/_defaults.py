@@ -59,15 +59,16 @@ DETECTOR = Training(600, 1, 600, 1.0, 8, 256)
 def auto_hidden_layer_sizes(
     n_features: int, n_components: int, n_members: int = 1
 ) -> tuple[int, ...]:
-    """Encoder widths 4h, 2h, h; 32 in a network of many.
+    """Encoder widths 4h, 2h, h, or h alone for one of several members.
 
-    h is 64, or the first power of two from four times `n_components` on if that
-    is more. No layer has more than 2**21 / `n_features` units, unless that is less
-    than h: very wide tables get narrower layers.
+    h is 64, of a member 32, or the first power of two from four times `n_components`
+    on if that is more. Of a network alone no layer has more than 2**21 / `n_features`
+    units, unless that is less than h: very wide tables get narrower layers.
     """
+    h = 2 ** math.ceil(math.log2(4 * n_components))
     if n_members > 1:
-        return (32,)
-    h = max(64, 2 ** math.ceil(math.log2(4 * n_components)))
+        return (max(32, h),)
+    h = max(64, h)
     most = max(h, 2**21 // n_features)
     return min(4 * h, most), min(2 * h, most), h
 
