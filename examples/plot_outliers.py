@@ -49,13 +49,11 @@ X_train, X_test, was_malignant, is_malignant = train_test_split(
 X_train = X_train[~was_malignant]
 
 # %%
-# Both detectors are used alike. The autoencoder is trained to repair rows in which one
-# entry in ten comes from another row, which suits tables; the rest are defaults.
+# Both detectors are used alike. ``trim=0`` tells the autoencoder that none of its
+# training rows is to be left out as a suspected outlier; the rest are defaults.
 
 detectors = {
-    "autoencoder": AutoencoderOutlierDetector(
-        corruption="swap", corruption_level=0.1, random_state=0
-    ),
+    "autoencoder": AutoencoderOutlierDetector(trim=0, random_state=0),
     "isolation forest": IsolationForest(random_state=0),
 }
 anomaly, auc = {}, {}

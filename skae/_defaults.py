@@ -53,7 +53,7 @@ class Training(NamedTuple):
 TRANSFORMER = Training(4000, 12, 500, 1 / 16, 8, 128)
 
 # From a search on the 21 tables of `benchmarks/outliers.py` and some thirty others.
-DETECTOR = Training(600, 1, 600, 1.0, 8, 256)
+DETECTOR = Training(600, 1, 150, 1.0, 8, 256)
 
 
 def auto_hidden_layer_sizes(

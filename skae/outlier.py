@@ -132,10 +132,10 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         the sigmoid, which can reach the data only in their own units.
     max_epochs : int or "auto", default="auto"
         Most passes over the training rows, >= 1. ``"auto"`` means as many as
-        make 4000 steps, but 12 at least and 500 at most.
+        make 600 steps, but 150 at most.
     batch_size : int or "auto", default="auto"
-        Rows in a step, >= 1. ``"auto"`` means a sixteenth of the training rows,
-        but 8 at least and 128 at most.
+        Rows in a step, >= 1. ``"auto"`` means 256, or all rows where they are
+        fewer.
     learning_rate : float or "auto", default="auto"
         Learning rate of AdamW [4]_, > 0; it falls in a line to zero over the
         last 40 % of `max_epochs`. ``"auto"`` means
