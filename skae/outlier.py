@@ -269,10 +269,10 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     .. [2] Ho, T. K. (1998). The random subspace method for constructing decision
        forests. IEEE Transactions on Pattern Analysis and Machine Intelligence,
        20(8), 832-844.
-    .. [4] Loshchilov, I., & Hutter, F. (2019). Decoupled weight decay
-       regularization. ICLR.
     .. [3] Shen, Y., & Sanghavi, S. (2019). Learning with bad training data via
        iterative trimmed loss minimization. ICML.
+    .. [4] Loshchilov, I., & Hutter, F. (2019). Decoupled weight decay
+       regularization. ICLR.
 
     Examples
     --------
