@@ -593,7 +593,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
 
     def _build_module(self, job: Job) -> Autoencoder:
         """The PyTorch module, scaled for the rows and at its start."""
-        parts, rows, mean = job.parts, job.rows, job.spread.mean
+        parts, rows = job.parts, job.rows
         input_shape = tuple(self.input_shape or (rows.n_features,))
         generator = torch.Generator().manual_seed(job.seed)
         ensemble = self._ensemble(parts, rows.n_features, generator)
@@ -617,21 +617,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
         shift, factor = self._scaling(job.spread, parts, at_pca)
         code_factor = None
         if at_pca:
-            with threads_for(len(rows) * rows.n_features**2, self.n_threads):
-                axes, variances = principal_axes(
-                    rows, n_components, mean, factor, job.seed
-                )
-            # Inside, the code has unit variance, which trains better; outside, the
-            # units of the data where one factor scales them all, as a PCA's has.
-            deviation = np.sqrt(np.where(variances > 0, variances, 1))
-            networks = [
-                (
-                    start_at_map(encoder, axes / deviation[:, None]),
-                    start_at_map(decoder, axes.T * deviation),
-                )
-                for encoder, decoder in networks
-            ]
-            code_factor = deviation * (factor[0] if np.ptp(factor) == 0 else 1)
+            networks, code_factor = self._started_at_pca(
+                networks, job, n_components, factor
+            )
         (encoder, decoder), squeeze = networks[0], squeezes[0]
         if ensemble is not None:
             encoders, decoders = zip(*networks, strict=True)
@@ -642,7 +630,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
                 used = CodeWidths(ensemble.widths, n_components)
                 encoder = nn.Sequential(encoder, used)
         return Autoencoder(
-            Scaler(mean, shift, factor),
+            Scaler(job.spread.mean, shift, factor),
             encoder,
             squeeze,
             decoder,
@@ -653,6 +641,29 @@ class BaseAutoencoder(BaseEstimator, ABC):
             draws_globally=parts.network.draws_globally,
             visible=None if ensemble is None else ensemble.visible,
         )
+
+    def _started_at_pca(
+        self,
+        networks: list[tuple[nn.Module, nn.Module]],
+        job: Job,
+        n_components: int,
+        factor: np.ndarray,
+    ) -> tuple[list[tuple[nn.Module, nn.Module]], np.ndarray]:
+        """The networks as the PCA of the rows, and the factor of their codes."""
+        rows, mean = job.rows, job.spread.mean
+        with threads_for(len(rows) * rows.n_features**2, self.n_threads):
+            axes, variances = principal_axes(rows, n_components, mean, factor, job.seed)
+        # Inside, the code has unit variance, which trains better; outside, the
+        # units of the data where one factor scales them all, as a PCA's has.
+        deviation = np.sqrt(np.where(variances > 0, variances, 1))
+        started = [
+            (
+                start_at_map(encoder, axes / deviation[:, None]),
+                start_at_map(decoder, axes.T * deviation),
+            )
+            for encoder, decoder in networks
+        ]
+        return started, deviation * (factor[0] if np.ptp(factor) == 0 else 1)
 
     def _ensemble(
         self, parts: Parts, n_features: int, generator: torch.Generator

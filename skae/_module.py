@@ -238,12 +238,7 @@ class Autoencoder(nn.Module):
         return observed_mean(self._losses(propagation), propagation.observed)
 
     def _errors(self, propagation: Propagation) -> Tensor:
-        """What the score counts of each entry: its loss, or
-
-        .. math:: \\log(1 + |x - \\hat x| / s)
-
-        with s the size of a usual residual.
-        """
+        """What the score counts of an entry: log(1 + |x - x_hat| / s), or its loss."""
         if self.typical is None:
             return self._losses(propagation)
         return (self._residual_sizes(propagation) / self.typical).log1p()
