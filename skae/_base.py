@@ -43,6 +43,7 @@ from skae._net import (
     AutoencoderNet,
     DivergenceError,
     Interruption,
+    Judgement,
     Objective,
     Plan,
     Split,
@@ -76,6 +77,15 @@ _BESIDE = (
     "verbose",
     "warm_start",
 )
+
+# Up to this number of distinct rows, early stopping is cross-validated: on ten tables
+# of 80 to 570 rows, one, two and five components, five folds removed .05 more of PCA's
+# held-out error than a tenth of the rows held out, and never fell below PCA.
+MAX_FOLDED = 500
+N_FOLDS = 5
+
+# What the history tells of an epoch.
+LOSSES_KEPT = ("train_loss", "valid_loss")
 
 # What the validation of X has set when a fit begins.
 _FROM_VALIDATION = ("n_features_in_", "feature_names_in_")
@@ -115,8 +125,8 @@ class Job(NamedTuple):
         All rows that count, in canonical form.
     spread : Moments
         Of these rows.
-    split : Split
-        Into rows to train on and rows held out.
+    splits : list of Split
+        Into rows to train on and rows held out; several for cross-validation.
     seed : int
     resume : bool
         Whether training goes on from the fitted network.
@@ -131,7 +141,7 @@ class Job(NamedTuple):
     parts: Parts
     rows: Rows
     spread: Moments
-    split: Split
+    splits: list[Split]
     seed: int
     resume: bool
     one_epoch: bool
@@ -335,12 +345,11 @@ class BaseAutoencoder(BaseEstimator, ABC):
             with interruption.allowed():
                 job = self._validate(X, sample_weight, resume, one_epoch)
             if job.is_settled:
-                net, history = self.net_, []
+                net = self.net_
+                history: list[dict] = []
             else:
                 with isolated(job.parts.network.draws_globally, job.seed):
-                    with interruption.allowed():
-                        net = self._build_net(job)
-                    history = self._train(net, job, interruption)
+                    net, history = self._learn(job, interruption)
                 # A fit that ran to its end has no more to learn from these rows.
                 ran_to_its_end = not (one_epoch or interruption.seen)
                 self._settled = job.fingerprint if ran_to_its_end else None
@@ -374,7 +383,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
             parts,
             rows,
             spread,
-            self._split(rows, seed, hold_out=not one_epoch),
+            self._splits(rows, seed, resume, one_epoch),
             seed,
             resume,
             one_epoch,
@@ -539,7 +548,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
         random_state = check_random_state(self.random_state)
         return int(random_state.randint(np.iinfo(np.int32).max))
 
-    def _split(self, rows: Rows, seed: int, hold_out: bool) -> Split:
+    def _splits(
+        self, rows: Rows, seed: int, resume: bool, one_epoch: bool
+    ) -> list[Split]:
         """Hold rows out for early stopping, if there is any."""
         n_rows = len(rows)
         early_stopping = self.early_stopping
@@ -550,15 +561,21 @@ class BaseAutoencoder(BaseEstimator, ABC):
                 "early_stopping=True needs at least two distinct rows with a positive "
                 f"weight, got n_samples={n_rows}."
             )
-        if not (hold_out and early_stopping):
-            return Split(rows.normalised(), None)
-        n_held_out = min(math.ceil(self.validation_fraction * n_rows), n_rows - 1)
+        if one_epoch or not early_stopping:
+            return [Split(rows.normalised(), None)]
         order = np.arange(n_rows, dtype=np.int32)
         np.random.default_rng([seed, 0]).shuffle(order)
-        held_out, train = order[:n_held_out], order[n_held_out:]
-        held_out.sort()
-        train.sort()
-        return Split(rows.normalised(train), rows.normalised(held_out))
+        n_held_out = min(math.ceil(self.validation_fraction * n_rows), n_rows - 1)
+        parts = [order[:n_held_out]]
+        if self.early_stopping == "auto" and n_rows <= MAX_FOLDED and not resume:
+            parts = np.array_split(order, min(N_FOLDS, n_rows))
+        return [
+            Split(
+                rows.normalised(np.setdiff1d(order, part)),
+                rows.normalised(np.sort(part)),
+            )
+            for part in parts
+        ]
 
     def _fingerprint(self, rows: Rows) -> str:
         """What tells one fit from another: the rows and the parameters."""
@@ -569,9 +586,56 @@ class BaseAutoencoder(BaseEstimator, ABC):
         }
         return blake2b((repr(parameters) + rows.digest()).encode()).hexdigest()
 
+    # Learn
+
+    def _learn(
+        self, job: Job, interruption: Interruption
+    ) -> tuple[AutoencoderNet, list[dict]]:
+        """A trained net, and what is to be told of its epochs.
+
+        With several splits a net is trained on each. Then one more learns from all
+        rows, for as many epochs as were best on average; if the gains of all held-out
+        rows together are not significant, it stays at a start worth keeping.
+        """
+        histories = []
+        judgements = []
+        for split in job.splits:
+            net, history = self._learn_from(split, job, interruption)
+            if len(job.splits) == 1 or interruption.seen:
+                return net, history
+            histories.append(history)
+            judgements.append(net.judgement_)
+        gains, weights, n_epochs = zip(*judgements, strict=True)
+        judgement = Judgement(
+            np.concatenate(gains), np.concatenate(weights), float(np.mean(n_epochs))
+        )
+        if self._starts_at_pca(job.parts) and not judgement.is_significant:
+            net.module_.load_state_dict(self._build_module(job).state_dict())
+            net.best_epoch_ = 0
+        else:
+            everything = Split(job.rows.normalised(), None)
+            n_epochs = max(1, round(judgement.n_epochs))
+            net, _ = self._learn_from(everything, job, interruption, n_epochs)
+        return net, _mean_history(histories)
+
+    def _learn_from(
+        self,
+        split: Split,
+        job: Job,
+        interruption: Interruption,
+        n_epochs: int | None = None,
+    ) -> tuple[AutoencoderNet, list[dict]]:
+        """A net that was trained on one split, and its epochs."""
+        with interruption.allowed():
+            plan = self._plan(job, split)
+            if n_epochs is not None:
+                plan = plan._replace(max_epochs=n_epochs)
+            net = self._build_net(job, plan)
+        return net, self._train(net, split, job.one_epoch, interruption)
+
     # Build
 
-    def _build_net(self, job: Job) -> AutoencoderNet:
+    def _build_net(self, job: Job, plan: Plan) -> AutoencoderNet:
         """The skorch net that will train: a new one unless an old one can go on."""
         if not job.resume:
             self._forget(but=_FROM_VALIDATION)
@@ -585,7 +649,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         return AutoencoderNet(
             module,
             objective=self._build_objective(job, module.scaler),
-            plan=self._plan(job),
+            plan=plan,
             seed=job.seed,
             callbacks=self._make_callbacks(),
             device=str(self._resolve_device()),
@@ -756,9 +820,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
             factor = factor * math.sqrt(total)
         return spread.mean, factor
 
-    def _plan(self, job: Job) -> Plan:
+    def _plan(self, job: Job, split: Split) -> Plan:
         """How to train: what `"auto"` means for these rows, and when to stop."""
-        n_rows = len(job.split.train)
+        n_rows = len(split.train)
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = self._TRAINING.auto_batch_size(n_rows)
@@ -775,7 +839,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
             learning_rate=float(learning_rate),
             weight_decay=float(self.weight_decay),
             schedule=None if job.one_epoch else _defaults.schedule,
-            early_stopping=job.split.held_out is not None,
+            early_stopping=split.held_out is not None,
             keep_start=job.resume or self._starts_at_pca(job.parts),
             n_iter_no_change=self.n_iter_no_change,
             tol=float(self.tol),
@@ -794,7 +858,11 @@ class BaseAutoencoder(BaseEstimator, ABC):
     # Train and finish
 
     def _train(
-        self, net: AutoencoderNet, job: Job, interruption: Interruption
+        self,
+        net: AutoencoderNet,
+        split: Split,
+        one_epoch: bool,
+        interruption: Interruption,
     ) -> list[dict]:
         """Run the epochs; only `partial_fit` keeps what would run more of them."""
         with (
@@ -802,8 +870,8 @@ class BaseAutoencoder(BaseEstimator, ABC):
             flushed_denormals(),
             precision_of(self.precision),
         ):
-            history = net.train(job.split, interruption)
-        if not job.one_epoch:
+            history = net.train(split, interruption)
+        if not one_epoch:
             net.trim_for_prediction()
         return history
 
@@ -917,6 +985,17 @@ class BaseAutoencoder(BaseEstimator, ABC):
             kept = [entry for entry in self.callbacks if _can_be_pickled(entry)]
             state = {**state, "callbacks": kept}
         return state
+
+
+def _mean_history(histories: list[list[dict]]) -> list[dict]:
+    """Mean losses of several trainings, for as long as all of them ran."""
+    return [
+        {
+            name: float(np.mean([epoch[name] for epoch in epochs]))
+            for name in LOSSES_KEPT
+        }
+        for epochs in zip(*histories, strict=False)
+    ]
 
 
 @contextmanager

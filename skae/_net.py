@@ -42,6 +42,28 @@ class Split(NamedTuple):
     held_out: Rows | None
 
 
+class Judgement(NamedTuple):
+    """What the held-out rows say of a training.
+
+    Attributes
+    ----------
+    gains, weight : ndarray of shape (n_rows,)
+        By how much each row's objective fell from the start to the best epoch, and
+        the rows' weights.
+    n_epochs : float
+        How many epochs led there.
+    """
+
+    gains: np.ndarray
+    weight: np.ndarray
+    n_epochs: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the mean gain is larger than its standard error."""
+        return exceeds_standard_error(self.gains, self.weight)
+
+
 class Objective(nn.Module):
     r"""What training minimises, per row.
 
@@ -178,6 +200,8 @@ class AutoencoderNet(NeuralNet):
     ----------
     best_epoch_ : int
         Epoch whose weights the module has, 0 for the start.
+    judgement_ : Judgement or None
+        Of the last training; None if nothing was held out.
     """
 
     def __init__(
@@ -209,6 +233,7 @@ class AutoencoderNet(NeuralNet):
         self.plan = plan
         self.seed = seed
         self.best_epoch_ = 0
+        self.judgement_: Judgement | None = None
         self._as_float64: tuple[list, Autoencoder] | None = None
 
     # What the net is made of
@@ -554,10 +579,14 @@ class AutoencoderNet(NeuralNet):
             self.best_epoch_ = len(self.history)
             return
         weights = self._best_weights
-        if self.plan.early_stopping and self.plan.keep_start:
-            gains = self._start_losses - self._best_losses
+        if self.plan.early_stopping:
             kept = self._kept(self._best_losses)
-            if not exceeds_standard_error(gains[kept > 0], kept[kept > 0]):
+            self.judgement_ = Judgement(
+                (self._start_losses - self._best_losses)[kept > 0],
+                kept[kept > 0],
+                max(self.best_epoch_ - self._first_epoch, 0),
+            )
+            if self.plan.keep_start and not self.judgement_.is_significant:
                 weights, self.best_epoch_ = self._start_weights, self._first_epoch
         self.module_.load_state_dict(weights)
 

@@ -58,7 +58,11 @@ def moments(rows: Rows) -> Moments:
                 scaler.partial_fit(block.astype(np.float64), sample_weight=weight)
     # What rounding leaves of a constant's variance is none.
     is_constant = (scaler.scale_ == 1) & (scaler.var_ < 0.5)
-    return Moments(scaler.mean_, np.where(is_constant, 0, scaler.var_), scaler.scale_)
+    mean = scaler.mean_
+    if is_constant.any():
+        # Exactly, or training would blow up what rounding leaves of their residuals.
+        mean = np.where(is_constant, value_range(rows)[0], mean)
+    return Moments(mean, np.where(is_constant, 0, scaler.var_), scaler.scale_)
 
 
 def value_range(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

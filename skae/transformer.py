@@ -147,9 +147,12 @@ class AutoencoderTransformer(
     early_stopping : bool or "auto", default="auto"
         Whether to hold rows out, to return to the weights of the epoch with
         the lowest loss on them, and to stop when it falls no further.
-        ``"auto"`` means whenever there are two distinct rows.
+        ``"auto"`` means whenever there are two distinct rows; up to 500 of them,
+        each of five parts is held out once, and the network then learns from all
+        rows, for as many epochs as were best on average.
     validation_fraction : float, default=0.1
-        Share of the distinct rows held out for early stopping, in (0, 1).
+        Share of the distinct rows held out for early stopping, in (0, 1), where
+        they are held out once.
     n_iter_no_change : int, default=10
         Epochs without an improvement after which training returns to the best
         epoch and goes on with a fifth of the learning rate; the third time it

@@ -17,12 +17,14 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from skorch.callbacks import Callback, Freezer, GradientNormClipping, LRScheduler
 from torch import nn
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae._batches import Rows, count_batches
+from skae._net import AutoencoderNet
 from skae.bottlenecks import Bottleneck, Gaussian, Quantized, Squeeze
 from skae.corruptions import Corruption, Masking
 from skae.losses import Huber, Loss
@@ -220,7 +222,7 @@ def test_small_tables_fit(estimator, shape):
 @each_estimator
 def test_constant_columns_come_back_exactly(estimator, X):
     rows = np.column_stack([X, np.full(len(X), 0.1), np.zeros(len(X))])
-    model = estimator(2, init="pca", loss="squared_error", **BRIEF).fit(rows)
+    model = estimator(2, init="pca", early_stopping=False, **BRIEF).fit(rows)
     assert_allclose(model.reconstruct(rows)[:, 5:], rows[:, 5:], atol=1e-6)
 
 
@@ -324,7 +326,9 @@ def test_negative_weights_are_refused(estimator, X):
 @each_estimator
 def test_same_seed_gives_the_same_model_and_another_seed_another(estimator, X):
     first, again, other = (
-        estimator(1, **{**BRIEF, "random_state": seed}).fit(X).reconstruct(X)
+        estimator(1, init="random", **{**BRIEF, "random_state": seed})
+        .fit(X)
+        .reconstruct(X)
         for seed in (0, 0, 1)
     )
     assert_array_equal(first, again)
@@ -368,7 +372,7 @@ def test_the_family_draws_from_the_random_state_alone(member, X):
 
 
 def test_no_random_state_draws_from_the_global_generator(X):
-    ae = AutoencoderTransformer(1, **{**BRIEF, "random_state": None})
+    ae = AutoencoderTransformer(1, init="random", **{**BRIEF, "random_state": None})
     np.random.seed(0)
     first = ae.fit_transform(X)
     assert not np.array_equal(ae.fit_transform(X), first)
@@ -395,13 +399,74 @@ def test_custom_networks_fitted_in_threads_do_not_disturb_each_other(X):
 
 def test_early_stopping_returns_the_epoch_with_the_lowest_validation_loss(X):
     ae = AutoencoderTransformer(
-        1, init="random", hidden_layer_sizes=(8,), random_state=2
+        1,
+        init="random",
+        hidden_layer_sizes=(8,),
+        early_stopping=True,
+        random_state=2,
     )
     ae.fit(X)
     best = int(np.argmin(ae.validation_loss_curve_)) + 1
     assert ae.net_.best_epoch_ == best
     assert ae.n_iter_ == len(ae.loss_curve_) == len(ae.validation_loss_curve_)
     assert best < ae.n_iter_ < 1000
+
+
+def count_trainings(monkeypatch):
+    """The splits that are trained on from now on."""
+    splits = []
+    train = AutoencoderNet.train
+
+    def spy(net, split, interruption):
+        splits.append(split)
+        return train(net, split, interruption)
+
+    monkeypatch.setattr(AutoencoderNet, "train", spy)
+    return splits
+
+
+def test_small_tables_are_cross_validated(monkeypatch):
+    t = np.linspace(-1, 1, 60)
+    curve = np.column_stack([t, t**2, t**3])
+    splits = count_trainings(monkeypatch)
+    ae = AutoencoderTransformer(1, max_epochs=60, random_state=0).fit(curve)
+    *folds, everything = splits
+    assert [len(fold.held_out) for fold in folds] == [12] * 5
+    held_out = np.concatenate([fold.held_out.index for fold in folds])
+    assert_array_equal(np.sort(curve[held_out, 0]), t)
+    assert everything.held_out is None
+    assert len(everything.train) == 60
+    # Epochs of the folds are told; those of the network are what they found best.
+    assert ae.n_iter_ == len(ae.loss_curve_) == len(ae.validation_loss_curve_)
+    assert 1 <= len(ae.net_.history) <= 60
+    assert ae.score(curve) > PCA(1).fit(curve).explained_variance_ratio_.sum() + 0.05
+
+
+def test_cross_validation_leaves_a_start_that_is_as_good(X):
+    noise = np.random.default_rng(0).normal(size=(50, 8))
+    ae = AutoencoderTransformer(2, max_epochs=20, random_state=0).fit(noise)
+    pca = PCA(2).fit(noise)
+    assert ae.net_.best_epoch_ == 0
+    assert_allclose(
+        ae.reconstruct(noise),
+        pca.inverse_transform(pca.transform(noise)),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "early_stopping", "n_trainings"),
+    [(60, True, 1), (60, False, 1), (501, "auto", 1), (500, "auto", 6), (3, "auto", 4)],
+)
+def test_only_small_tables_are_cross_validated(
+    monkeypatch, n_rows, early_stopping, n_trainings
+):
+    splits = count_trainings(monkeypatch)
+    rows = np.random.default_rng(0).normal(size=(n_rows, 3))
+    AutoencoderTransformer(
+        1, early_stopping=early_stopping, init="random", **BRIEF
+    ).fit(rows)
+    assert len(splits) == n_trainings
 
 
 def test_without_early_stopping_every_epoch_is_run(X):
@@ -557,7 +622,9 @@ def test_callbacks_are_copied_and_called(X):
             net.history.record("calls", self.calls)
 
     count = Count()
-    ae = AutoencoderTransformer(1, callbacks=[count], **BRIEF).fit(X)
+    ae = AutoencoderTransformer(1, callbacks=[count], early_stopping=True, **BRIEF).fit(
+        X
+    )
     assert count.calls == 0
     assert ae.net_.history[:, "calls"] == [1, 2, 3, 4]
 
