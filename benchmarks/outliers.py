@@ -576,19 +576,19 @@ def draw(cells: list[Cell], methods: list[str], path: Path) -> None:
         ax.scatter(
             area[order],
             range(len(names)),
-            size,
-            color,
-            marker,
+            s=size,
+            color=color,
+            marker=marker,
             label=label,
             zorder=z_order,
         )
-    ax.scatter([], [], 60, "0.6", "|", label="PyOD's other ten")
+    ax.scatter([], [], s=60, color="0.6", marker="|", label="PyOD's other ten")
     ax.set_yticks(range(len(names)), [names[i] for i in order])
     ax.set(xlabel="ROC AUC on test rows")
     ax.grid(axis="y", color="0.92")
     ax.axvline(0.5, color="0.4", linestyle="--", linewidth=0.8)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, loc="lower right")
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
     figure.savefig(path, dpi=150)
     say(f"The figure is in {path}")
 
