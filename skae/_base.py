@@ -599,9 +599,11 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """
         histories = []
         judgements = []
-        for split in job.splits:
-            net, history = self._learn_from(split, job, interruption)
-            if len(job.splits) == 1 or interruption.seen:
+        n_splits = len(job.splits)
+        for i, split in enumerate(job.splits, start=1):
+            part = f"fold {i} of {n_splits}" if n_splits > 1 else ""
+            net, history = self._learn_from(split, job, interruption, part)
+            if n_splits == 1 or interruption.seen:
                 return net, history
             histories.append(history)
             judgements.append(net.judgement_)
@@ -615,7 +617,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
         else:
             everything = Split(job.rows.normalised(), None)
             n_epochs = max(1, round(judgement.n_epochs))
-            net, _ = self._learn_from(everything, job, interruption, n_epochs)
+            net, _ = self._learn_from(
+                everything, job, interruption, "all rows", n_epochs
+            )
         return net, _mean_history(histories)
 
     def _learn_from(
@@ -623,6 +627,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         split: Split,
         job: Job,
         interruption: Interruption,
+        part: str = "",
         n_epochs: int | None = None,
     ) -> tuple[AutoencoderNet, list[dict]]:
         """A net that was trained on one split, and its epochs."""
@@ -630,12 +635,12 @@ class BaseAutoencoder(BaseEstimator, ABC):
             plan = self._plan(job, split)
             if n_epochs is not None:
                 plan = plan._replace(max_epochs=n_epochs)
-            net = self._build_net(job, plan)
+            net = self._build_net(job, plan, part)
         return net, self._train(net, split, job.one_epoch, interruption)
 
     # Build
 
-    def _build_net(self, job: Job, plan: Plan) -> AutoencoderNet:
+    def _build_net(self, job: Job, plan: Plan, part: str) -> AutoencoderNet:
         """The skorch net that will train: a new one unless an old one can go on."""
         if not job.resume:
             self._forget(but=_FROM_VALIDATION)
@@ -651,7 +656,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
             objective=self._build_objective(job, module.scaler),
             plan=plan,
             seed=job.seed,
-            callbacks=self._make_callbacks(),
+            callbacks=self._make_callbacks(part),
             device=str(self._resolve_device()),
         )
 
@@ -848,11 +853,11 @@ class BaseAutoencoder(BaseEstimator, ABC):
             precision=self.precision,
         )
 
-    def _make_callbacks(self) -> list:
+    def _make_callbacks(self, part: str) -> list:
         """Copies of the user's callbacks, since skorch changes them, and ours."""
         callbacks = copy.deepcopy(list(self.callbacks or []))
         if self.verbose:
-            callbacks.append(("progress", Progress(int(self.verbose))))
+            callbacks.append(("progress", Progress(int(self.verbose), part)))
         return callbacks
 
     # Train and finish

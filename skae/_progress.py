@@ -22,17 +22,22 @@ class Progress(Callback):
     verbose : int
         1 shows a bar if standard error is a terminal, otherwise about
         `MAX_LINES` lines on standard output; above 1, a line for each epoch.
+    part : str, default=""
+        Which of several trainings this is.
     """
 
-    def __init__(self, verbose: int):
+    def __init__(self, verbose: int, part: str = ""):
         self.verbose = verbose
+        self.part = part
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         self.bar_ = None
         self.start_ = time.perf_counter()
         self.first_epoch_ = len(net.history)
         if self.verbose == 1 and sys.stderr.isatty():
-            self.bar_ = tqdm(total=net.max_epochs, unit="epoch", desc="Training")
+            self.bar_ = tqdm(
+                total=net.max_epochs, unit="epoch", desc=self.part or "Training"
+            )
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         losses = {"loss": net.history[-1, "train_loss"]}
@@ -61,4 +66,5 @@ class Progress(Callback):
         remaining = elapsed / done * (total - done)
         values = "  ".join(f"{name} {value:.5g}" for name, value in losses.items())
         left = f"remaining {remaining:.1f} s"
-        print(f"epoch {done}/{total}  {values}  {left}", flush=True)
+        part = f"{self.part}, " if self.part else ""
+        print(f"{part}epoch {done}/{total}  {values}  {left}", flush=True)

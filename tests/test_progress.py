@@ -4,9 +4,11 @@ import re
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from skorch.history import History
 
+from skae import AutoencoderTransformer
 from skae._progress import Progress
 
 
@@ -142,3 +144,12 @@ def test_an_end_before_the_first_epoch_is_told(capsys):
     show(make_net(5), 0)
     out = capsys.readouterr().out
     assert out == "stopped after epoch 0, weights of epoch 0 restored\n"
+
+
+def test_folds_are_told_apart(capsys):
+    rows = np.random.default_rng(0).normal(size=(20, 3))
+    AutoencoderTransformer(
+        1, init="random", max_epochs=1, verbose=1, random_state=0
+    ).fit(rows)
+    begins = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert begins == [*(f"fold {i} of 5" for i in range(1, 6)), "all rows"]
