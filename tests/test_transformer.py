@@ -41,7 +41,9 @@ def test_default_beats_pca_on_held_out_digits(digits):
 
 def test_pca_start_that_cannot_be_improved_is_pca():
     X = StandardScaler().fit_transform(load_wine().data)
-    ae = AutoencoderTransformer(5, learning_rate=1e-9, random_state=0).fit(X)
+    ae = AutoencoderTransformer(
+        5, learning_rate=1e-9, early_stopping=True, random_state=0
+    ).fit(X)
     pca = PCA(5).fit(X)
     assert ae.net_.best_epoch_ == 0
     assert_allclose(ae.transform(X), pca.transform(X), rtol=1e-4, atol=1e-5)
