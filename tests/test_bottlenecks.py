@@ -426,7 +426,7 @@ def test_own_bottlenecks_may_leave_most_to_the_base(X):
         def build(self, n_components, n_channels, generator):
             return Noisy()
 
-    ae = AutoencoderTransformer(2, bottleneck=Own(), early_stopping=False, **BRIEF)
+    ae = AutoencoderTransformer(2, bottleneck=Own(), early_stopping=True, **BRIEF)
     ae.fit(X)
     silenced = clone(ae).set_params(bottleneck_weight=1e4).fit(X)
     assert np.var(silenced.transform(X)) < 0.01 * np.var(ae.transform(X))
