@@ -641,7 +641,7 @@ def test_callback_that_stops_the_training_leaves_a_fitted_model(X):
 
 
 def test_verbose_prints_lines_where_there_is_no_terminal(X, capsys):
-    AutoencoderTransformer(1, verbose=1, **BRIEF).fit(X)
+    AutoencoderTransformer(1, verbose=1, early_stopping=True, **BRIEF).fit(X)
     out = capsys.readouterr().out
     assert re.match(r"epoch 1/4  loss \S+  validation \S+  remaining \S+ s\n", out)
     assert AutoencoderTransformer(1, **BRIEF).fit(X)
