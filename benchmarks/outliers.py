@@ -41,7 +41,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import inspect
 import io
 import platform
@@ -58,6 +57,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from cells import append, read
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import (
     average_precision_score,
@@ -171,28 +171,14 @@ class Notebook:
         key = (section, method, table.name, seed)
         if key not in self.cells:
             self.cells[key] = measure(section, method, table, seed)
-            self.append(self.cells[key])
+            append(self.path, Cell._fields, [self.cells[key]])
         return self.cells[key]
-
-    def append(self, cell: Cell) -> None:
-        if self.path is None:
-            return
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if file.tell() == 0:
-                writer.writerow(Cell._fields)
-            writer.writerow(cell)
 
 
 def read_cells(path: Path) -> Iterator[Cell]:
-    with path.open(newline="") as file:
-        lines = csv.reader(file)
-        header = next(lines, list(Cell._fields))
-        if header != list(Cell._fields):
-            sys.exit(f"{path} is no file of cells: its first line is {header}.")
-        for section, method, table, seed, *figures, error in lines:
-            values = (section, method, table, int(seed), *map(float, figures), error)
-            yield Cell._make(values)
+    for section, method, table, seed, *figures, error in read(path, Cell._fields):
+        values = (section, method, table, int(seed), *map(float, figures), error)
+        yield Cell._make(values)
 
 
 def main() -> None:

@@ -57,7 +57,6 @@ References
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
 import sys
 import time
@@ -71,6 +70,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from cells import append, read
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -327,28 +327,14 @@ class Notebook:
             machine = machine_name()
             found = [Line(*key, *figure, machine) for figure in model.measure(run)]
             self.lines[key] = found
-            self.append(found)
+            append(self.path, Line._fields, found)
         return self.lines[key]
-
-    def append(self, lines: list[Line]) -> None:
-        if self.path is None:
-            return
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if file.tell() == 0:
-                writer.writerow(Line._fields)
-            writer.writerows(lines)
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    with path.open(newline="") as file:
-        lines = csv.reader(file)
-        header = next(lines, list(Line._fields))
-        if header != list(Line._fields):
-            sys.exit(f"{path} is no file of figures: its first line is {header}.")
-        for *names, seed, what, value, seconds, machine in lines:
-            figure = (int(seed), what, float(value), float(seconds), machine)
-            yield Line._make((*names, *figure))
+    for *names, seed, what, value, seconds, machine in read(path, Line._fields):
+        figure = (int(seed), what, float(value), float(seconds), machine)
+        yield Line._make((*names, *figure))
 
 
 def main() -> None:

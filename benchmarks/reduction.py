@@ -50,7 +50,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import io
 import platform
 import sys
@@ -66,6 +65,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from cells import append, read
 from sklearn import datasets
 from sklearn.decomposition import PCA, KernelPCA
 from sklearn.linear_model import LogisticRegression
@@ -204,24 +204,14 @@ class Notebook:
     def add(self, key: Key, value: float, seconds: float, error: str = "") -> None:
         cell = Cell(*key, float(value), seconds, error)
         self.cells[key] = cell
-        if self.path is None:
-            return
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if file.tell() == 0:
-                writer.writerow(Cell._fields)
-            writer.writerow(cell)
+        append(self.path, Cell._fields, [cell])
 
 
 def read_cells(path: Path) -> Iterator[Cell]:
-    with path.open(newline="") as file:
-        lines = csv.reader(file)
-        header = next(lines, list(Cell._fields))
-        if header != list(Cell._fields):
-            sys.exit(f"{path} is no file of cells: its first line is {header}.")
-        for section, table, components, seed, method, value, seconds, error in lines:
-            key = Key(section, table, int(components), int(seed), method)
-            yield Cell(*key, float(value), float(seconds), error)
+    for section, table, components, seed, method, *rest in read(path, Cell._fields):
+        key = Key(section, table, int(components), int(seed), method)
+        value, seconds, error = rest
+        yield Cell(*key, float(value), float(seconds), error)
 
 
 class Options(NamedTuple):
