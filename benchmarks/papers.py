@@ -102,32 +102,42 @@ LOGISTIC_PCA: Settings = {
     "weight_decay": 0.0,
     "early_stopping": False,
 }
-HINTON_MLP: Settings = {
-    "network": MLP((1000, 500, 250), activation="gelu"),
+_HINTON: Settings = {
     "init": "pca",
-    "corruption": "masking",
-    "corruption_level": 0.1,
-    "max_epochs": 30,
     "batch_size": 128,
     "learning_rate": 2e-3,
     "early_stopping": False,
+    "precision": "bfloat16",
 }
+# On 10,000 training rows held out, after 8 epochs: weight decays of .01, .1, .5, 1 and
+# 2 gave 4.67, 4.54, 4.23, 4.29 and 5.03; noise, masks and dropout none below 4.87; a
+# random start 6.00, and with a sigmoid behind the decoder 10.7.
+HINTON_MLP: Settings = {
+    **_HINTON,
+    "network": MLP((1000, 500, 250), activation="gelu"),
+    "max_epochs": 60,
+    "weight_decay": 0.5,
+}
+_CONV = Conv((32, 64), kernel_size=5, hidden_layer_sizes=(256,))
 HINTON_CONV: Settings = {
-    "network": Conv((32, 64), kernel_size=5, hidden_layer_sizes=(256,)),
+    **_HINTON,
+    "network": _CONV,
     "input_shape": (SIDE, SIDE),
-    "init": "pca",
-    "max_epochs": 30,
-    "batch_size": 128,
-    "learning_rate": 2e-3,
-    "early_stopping": False,
+    "max_epochs": 24,
+    "weight_decay": 0.3,
 }
 CURVES_MLP: Settings = {
+    **_HINTON,
     "network": MLP((400, 200, 100, 50, 25), activation="gelu"),
-    "init": "pca",
-    "max_epochs": 60,
-    "batch_size": 128,
-    "learning_rate": 2e-3,
-    "early_stopping": False,
+    "max_epochs": 250,
+    "weight_decay": 0.5,
+}
+CURVES_CONV: Settings = {
+    **_HINTON,
+    "network": _CONV,
+    "input_shape": (SIDE, SIDE),
+    "max_epochs": 40,
+    "weight_decay": 0.3,
 }
 # Of the section vincent, by the name of the code; a code has N_CODE components.
 N_CODE = 500
@@ -493,15 +503,15 @@ NOTES = {
         "784-1000-500-250-30, trained layer by layer first."
     ),
     "curves": (
-        "paper: Hinton & Salakhutdinov (2006), figure 2 A, on other curves: compare\n"
-        "the ratios of the errors. It has no PCA of 6 components."
+        "paper: Hinton & Salakhutdinov (2006), figure 2 A, shows other curves, so its\n"
+        "errors are no measure of these. Ours with 6 components refine their codes."
     ),
     "vincent": (
         "paper: Vincent et al. (2008), table 1, MNIST (basic): 10,000 rows to train,\n"
         "2,000 to validate, 50,000 to test. 2.80: three layers of 10 % masking,\n"
-        "fine-tuned by the labels; 3.46: the same without corruption; 3.03: a support\n"
-        "vector machine with a Gaussian kernel, its parameters chosen on validation\n"
-        "rows. Ours: one layer, no fine-tuning, the 10,000 test rows of MNIST."
+        "fine-tuned by the labels; 3.03: a support vector machine with a Gaussian\n"
+        "kernel, its parameters chosen on validation rows. Ours: one layer, no\n"
+        "fine-tuning, the 10,000 test rows of MNIST."
     ),
     "kingma": (
         "paper: Kingma & Welling (2014) draw the bound and give no number. Grey\n"
@@ -592,6 +602,7 @@ REDUCERS: dict[str, dict[str, Settings | None]] = {
         "PCA": None,
         "logistic PCA": LOGISTIC_PCA,
         "skae, 784-400-200-100-50-25": CURVES_MLP,
+        "skae, convolutional": CURVES_CONV,
     },
 }
 # With the paper's errors per test image.
@@ -604,10 +615,11 @@ REDUCED: dict[str, list[tuple[str, int, float | None]]] = {
     ],
     "curves": [
         ("PCA", 6, None),
-        ("PCA", 18, 5.90),
-        ("logistic PCA", 6, 7.64),
-        ("logistic PCA", 18, 2.45),
-        ("skae, 784-400-200-100-50-25", 6, 1.44),
+        ("PCA", 18, None),
+        ("logistic PCA", 6, None),
+        ("logistic PCA", 18, None),
+        ("skae, 784-400-200-100-50-25", 6, None),
+        ("skae, convolutional", 6, None),
     ],
 }
 
@@ -733,8 +745,6 @@ VINCENT_PAPER = {
     (PIXELS, "SVC"): 3.03,
     ("skae, denoising", "SVC"): 2.80,
     ("skae, denoising", "logistic regression"): 2.80,
-    ("skae, no corruption", "SVC"): 3.46,
-    ("skae, no corruption", "logistic regression"): 3.46,
 }
 
 

@@ -652,6 +652,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
             module = self.module_
         else:
             return self.net_  # with its optimizer
+        module.max_refinements = self._max_refinements(job.parts, module.n_components)
         return AutoencoderNet(
             module,
             objective=self._build_objective(job, module.scaler),
@@ -740,6 +741,10 @@ class BaseAutoencoder(BaseEstimator, ABC):
     ) -> Ensemble | None:
         """Several networks to be trained side by side; None is one that sees all."""
         return None
+
+    def _max_refinements(self, parts: Parts, n_components: int) -> int:
+        """Steps that bring a code nearer to its row than the encoder does."""
+        return 0
 
     def _resolve_n_components(
         self, parts: Parts, input_shape: tuple[int, ...]
@@ -965,7 +970,10 @@ class BaseAutoencoder(BaseEstimator, ABC):
         run = getattr(module, method)
         device = module.scaler.mean.device
         entries = BLOCK_ENTRIES if device.type == "cpu" else DEVICE_ENTRIES
-        n_block = max(1, entries // module.widest_layer)
+        n_values = module.widest_layer
+        if module.max_refinements:  # a Jacobian for each row
+            n_values *= 1 + module.n_components
+        n_block = max(1, entries // n_values)
         with torch.inference_mode(), isolated(module.draws_globally, 0):
             for where, block in rows.blocks(n_block):
                 # A tensor cannot share memory that is read-only or runs backwards.

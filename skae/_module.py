@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from skae._batches import Batch
 from skae._members import StackedLinear
+from skae._refine import refine
 from skae.bottlenecks import Squeeze
 from skae.losses import Loss, count_observed, observed_mean, observed_share
 from skae.networks import Residual
@@ -78,6 +79,9 @@ class Autoencoder(nn.Module):
     typical : Tensor of shape (n_features,) or (n_members, 1, n_features), or None
         Size of a usual residual of each feature, in the scaled space, by which the
         score measures others; None if the score is the loss.
+    max_refinements : int
+        Steps by which a code is moved nearer to its row, once the encoder has spoken,
+        wherever nothing is trained.
     widest_layer : int
         Most values that a layer holds for one row.
     work : int
@@ -116,6 +120,7 @@ class Autoencoder(nn.Module):
         self.draws_globally = draws_globally
         self.register_buffer("visible", visible)
         self.register_buffer("typical", None)
+        self.max_refinements = 0
         self.widest_layer, self.work = self._measure()
 
     def _measure(self) -> tuple[int, int]:
@@ -154,7 +159,9 @@ class Autoencoder(nn.Module):
 
         With several members, (n_samples, n_members, n_components), here and below.
         """
-        Z = self.bottleneck(self._encode(X))
+        target, observed = self.scaler(X)
+        H = self.encoder(self._visible_part(target))
+        Z = self._refined(self.bottleneck(H), target, observed)
         return self._rows_first(Z * self.code_factor.to(Z.dtype))
 
     def decode(self, Z: Tensor) -> Tensor:
@@ -164,7 +171,9 @@ class Autoencoder(nn.Module):
 
     def quantize(self, X: Tensor) -> Tensor:
         """Positions in the codebooks, of shape (n_samples, n_groups)."""
-        return self._rows_first(self.bottleneck.quantize(self._encode(X)))
+        target, _ = self.scaler(X)
+        H = self.encoder(self._visible_part(target))
+        return self._rows_first(self.bottleneck.quantize(H))
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Rows, of shape (n_samples, n_features), from positions in the codebooks."""
@@ -176,13 +185,15 @@ class Autoencoder(nn.Module):
         target, observed = self.scaler(X)
         seen = self._visible_part(target)
         H = self.encoder(seen)
-        raw = self.decoder(self.bottleneck(H))
-        return Propagation(target, observed, seen, H, raw, None)
+        Z = self._refined(self.bottleneck(H), target, observed)
+        return Propagation(target, observed, seen, H, self.decoder(Z), None)
 
     def propagate_in_training(
         self, batch: Batch, done: Tensor, corruption: nn.Module | None
     ) -> Propagation:
         """A pass as training sees it: with a corrupted input and a noisy code.
+
+        In eval mode, for held-out rows, codes are refined as they will be in use.
 
         Parameters
         ----------
@@ -201,6 +212,7 @@ class Autoencoder(nn.Module):
         seen = self._visible_part(seen)
         H = self.encoder(seen)
         Z, term = self.bottleneck.training_code(H, weight, done)
+        Z = self._refined(Z, target, observed)
         return Propagation(target, observed, seen, H, self.decoder(Z), term)
 
     def contributions(self, X: Tensor) -> Tensor:
@@ -251,11 +263,17 @@ class Autoencoder(nn.Module):
     def _residual_sizes(self, propagation: Propagation) -> Tensor:
         return (propagation.target - self.output(propagation.raw)).abs()
 
-    # Members
+    def _refined(self, Z: Tensor, target: Tensor, observed: Tensor | None) -> Tensor:
+        """Codes moved nearer to their rows, unless this is training."""
+        if self.training or not self.max_refinements:
+            return Z
 
-    def _encode(self, X: Tensor) -> Tensor:
-        target, _ = self.scaler(X)
-        return self.encoder(self._visible_part(target))
+        def generate(Z: Tensor) -> Tensor:
+            return self.output(self.decoder(Z))
+
+        return refine(generate, Z, target, observed, self.max_refinements)
+
+    # Members
 
     def _visible_part(self, X: Tensor) -> Tensor:
         """What each member sees of scaled rows: (n_members, n_samples, n_features)."""

@@ -12,17 +12,23 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state, check_scalar
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from skae import _defaults
 from skae._base import BaseAutoencoder, MatrixLike, Parts
 from skae._batches import Rows
-from skae.bottlenecks import Bottleneck
+from skae.bottlenecks import Bottleneck, Deterministic
 from skae.corruptions import Corruption
-from skae.losses import Loss
-from skae.networks import Network
+from skae.losses import Loss, SquaredError
+from skae.networks import MLP, Conv, Network
 from skae.penalties import Penalty
+
+# Steps by which `transform` refines a code where nothing else is said, and the widest
+# code for which it does: its first step takes an evaluation for each component.
+N_REFINEMENTS = 5
+MAX_REFINED = 16
 
 
 def _bottleneck_has(name: str) -> Callable[[BaseAutoencoder], bool]:
@@ -54,6 +60,18 @@ class AutoencoderTransformer(
     if rows that were held out gain by it, by more than the standard error of
     their mean gain. A code learnt by a narrow network generalises principal
     components to curved surfaces [1]_ [2]_.
+
+    PCA's code of a row is that of the nearest point on its plane. An encoder only
+    comes near the nearest point on a curved surface; so `transform` begins at the
+    encoder's code and moves it, by a few Levenberg-Marquardt steps, nearer to
+
+    .. math::
+
+        z(x) = \arg\min_z \sum_j (\hat x_j(z) - x_j)^2,
+
+    which is the projection index of principal curves [5]_. Held-out rows are
+    judged in the same way. On the tables of `benchmarks/reduction.py` this removes
+    about a third more of PCA's error than the encoder's codes do.
 
     The rest of the family are settings, which combine: ``corruption`` makes the
     autoencoder a denoising one, ``penalty`` a sparse or a contractive one,
@@ -198,6 +216,16 @@ class AutoencoderTransformer(
         Arithmetic of the products of matrices in training, each faster and less
         exact than the one before on hardware that has it. ``"tf32"`` needs CUDA.
         Weights, losses and predictions stay as they are.
+    transform_max_iter : int or "auto", default="auto"
+        Steps, >= 0, by which a code is moved from where the encoder puts it to
+        where the decoder gives less squared error, in the scaled space and over
+        the observed entries; 0 takes the encoder's word. A step costs as much as
+        a row's way through the decoder, and the first one `n_components` times as
+        much. ``"auto"`` means 5 where the code has 16 components at most and is to
+        say which point is nearest: with the squared error, an ``MLP`` or a
+        ``Conv`` without a code activation, a deterministic bottleneck, and neither
+        corruption nor penalty. Else it means 0. Noise that a denoising encoder
+        removes, for one, would come back. It takes effect at `fit`.
 
     Attributes
     ----------
@@ -256,6 +284,8 @@ class AutoencoderTransformer(
        regularization. ICLR.
     .. [4] Shen, Y., & Sanghavi, S. (2019). Learning with bad training data via
        iterative trimmed loss minimization. ICML.
+    .. [5] Hastie, T., & Stuetzle, W. (1989). Principal curves. Journal of the
+       American Statistical Association, 84(406), 502-516.
 
     Examples
     --------
@@ -269,6 +299,14 @@ class AutoencoderTransformer(
     >>> float(PCA(n_components=1).fit(X).explained_variance_ratio_.sum()) < ae.score(X)
     True
     """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **BaseAutoencoder._parameter_constraints,
+        "transform_max_iter": [
+            Interval(Integral, 0, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+    }
 
     _TRAINING: ClassVar[_defaults.Training] = _defaults.TRANSFORMER
 
@@ -305,6 +343,7 @@ class AutoencoderTransformer(
         compile: str | bool = "auto",
         n_threads: int | str = "auto",
         precision: str = "float32",
+        transform_max_iter: int | str = "auto",
     ):
         self.n_components = n_components
         self.network = network
@@ -336,6 +375,7 @@ class AutoencoderTransformer(
         self.compile = compile
         self.n_threads = n_threads
         self.precision = precision
+        self.transform_max_iter = transform_max_iter
 
     def transform(self, X: MatrixLike) -> np.ndarray:
         """Encode rows.
@@ -507,6 +547,31 @@ class AutoencoderTransformer(
             return 1.0 if residual == 0 else 0.0
         with np.errstate(over="ignore"):  # -inf, for rows hardly apart from the mean
             return float(1 - residual / total)
+
+    def _check_combination(self, parts: Parts) -> None:
+        super()._check_combination(parts)
+        is_asked_for = self.transform_max_iter not in ("auto", 0)
+        if is_asked_for and not isinstance(parts.bottleneck, Deterministic):
+            raise ValueError(
+                f"transform_max_iter={self.transform_max_iter} moves codes freely, "
+                f"which bottleneck={self.bottleneck!r} does not allow. Use "
+                "transform_max_iter='auto' or bottleneck='deterministic'."
+            )
+
+    def _max_refinements(self, parts: Parts, n_components: int) -> int:
+        if self.transform_max_iter != "auto":
+            return int(self.transform_max_iter)
+        network = parts.network
+        is_to_be_nearest = (
+            isinstance(network, MLP | Conv)
+            and network.code_activation in ("auto", "identity")
+            and isinstance(parts.bottleneck, Deterministic)
+            and isinstance(parts.loss, SquaredError)
+            and parts.corruption is None
+            and parts.penalty is None
+        )
+        can_afford = n_components <= MAX_REFINED
+        return N_REFINEMENTS if is_to_be_nearest and can_afford else 0
 
     def _auto_n_components(self, parts: Parts, n_features: int) -> int:
         return math.ceil(math.sqrt(n_features))

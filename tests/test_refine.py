@@ -1,0 +1,214 @@
+"""Codes that move nearer to their rows."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import least_squares
+
+from skae import AutoencoderTransformer
+from skae._refine import refine
+from skae.networks import MLP, Custom
+
+
+def squared(generate, Z, X):
+    return (generate(Z) - X).square().sum(dim=1)
+
+
+@pytest.fixture(scope="module")
+def surface():
+    """A curved surface of two dimensions in five, and rows near it."""
+    generator = torch.Generator().manual_seed(0)
+    into, out = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((2, 8), (8, 5))
+    )
+
+    def generate(Z):
+        return torch.sin(Z @ into) @ out
+
+    Z = torch.randn(50, 2, generator=generator, dtype=torch.float64)
+    noise = torch.randn(50, 5, generator=generator, dtype=torch.float64)
+    return generate, Z, generate(Z) + 0.1 * noise
+
+
+def test_linear_map_is_inverted_in_one_step():
+    generator = torch.Generator().manual_seed(0)
+    W, X = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((3, 7), (20, 7))
+    )
+    Z = refine(lambda Z: Z @ W, torch.zeros(20, 3, dtype=torch.float64), X, None, 3)
+    nearest = torch.linalg.lstsq(W.T, X.T).solution.T
+    torch.testing.assert_close(Z, nearest, rtol=1e-6, atol=1e-6)
+
+
+def test_refined_again_and_again_codes_end_where_scipy_ends(surface):
+    generate, Z, X = surface
+    for _ in range(30):
+        Z = refine(generate, Z, X, None, 5)
+    for code, x in zip(Z, X, strict=True):
+
+        def residuals(z, x=x):
+            return (generate(torch.from_numpy(z)[None])[0] - x).numpy()
+
+        found = least_squares(residuals, code.numpy(), method="lm", xtol=1e-12)
+        assert squared(generate, code[None], x).item() == pytest.approx(
+            2 * found.cost, rel=1e-3
+        )
+
+
+@given(max_iter=st.integers(0, 6), seed=st.integers(0, 2**31), scale=st.floats(0, 1e3))
+def test_no_row_gets_farther(surface, max_iter, seed, scale):
+    generate, _, X = surface
+    rng = np.random.default_rng(seed)
+    Z = torch.from_numpy(scale * rng.standard_normal((50, 2)))
+    refined = refine(generate, Z, X, None, max_iter)
+    error, before = squared(generate, refined, X), squared(generate, Z, X)
+    assert (error <= before * (1 + 1e-12)).all()
+
+
+def test_missing_entries_do_not_count(surface):
+    generate, Z, X = surface
+    observed = torch.ones_like(X, dtype=torch.bool)
+    observed[:, 3] = False
+    spoiled = torch.where(observed, X, 1e6)
+    kept = [0, 1, 2, 4]
+    expected = refine(lambda Z: generate(Z)[:, kept], Z, X[:, kept], None, 5)
+    torch.testing.assert_close(refine(generate, Z, spoiled, observed, 5), expected)
+
+
+def test_components_without_effect_stay_where_they_are(surface):
+    generate, Z, X = surface
+    wider = torch.cat([Z, torch.ones(len(Z), 1, dtype=Z.dtype)], dim=1)
+    refined = refine(lambda Z: generate(Z[:, :2]), wider, X, None, 5)
+    torch.testing.assert_close(refined[:, 2], wider[:, 2])
+    torch.testing.assert_close(refined[:, :2], refine(generate, Z, X, None, 5))
+
+
+@pytest.mark.parametrize("value", [1e200, -1e308])
+def test_rows_beyond_all_numbers_keep_their_code(surface, value):
+    generate, Z, X = surface
+    X = X.clone()
+    X[0] = value
+    refined = refine(generate, Z, X, None, 5)
+    torch.testing.assert_close(refined[0], Z[0])
+    torch.testing.assert_close(refined[1:], refine(generate, Z[1:], X[1:], None, 5))
+
+
+# In the transformer
+
+
+@pytest.fixture(scope="module")
+def noisy_circle():
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, 400)
+    X = np.column_stack([np.cos(angle), np.sin(angle), np.cos(2 * angle)])
+    return X + 0.05 * rng.standard_normal(X.shape)
+
+
+@pytest.fixture(scope="module")
+def fitted(noisy_circle):
+    ae = AutoencoderTransformer(2, early_stopping=True, max_epochs=30, random_state=0)
+    return ae.fit(noisy_circle[:300])
+
+
+def encoder_says(ae, X):
+    """The codes before they are refined, by the module alone."""
+    module = ae.net_.module_in(np.dtype(np.float64))
+    with torch.no_grad():
+        scaled, _ = module.scaler(torch.from_numpy(X))
+        return module.encoder(scaled), scaled
+
+
+def test_transform_comes_nearer_than_the_encoder(fitted, noisy_circle):
+    X = noisy_circle[300:]
+    Z, _ = encoder_says(fitted, X)
+    by_encoder = fitted.inverse_transform(
+        Z.numpy() * fitted.module_.code_factor.numpy()
+    )
+    error = np.sum((X - fitted.reconstruct(X)) ** 2, axis=1)
+    error_by_encoder = np.sum((X - by_encoder) ** 2, axis=1)
+    assert (error <= error_by_encoder + 1e-12).all()
+    assert error.sum() < 0.9 * error_by_encoder.sum()
+
+
+def test_zero_steps_take_the_encoders_word(noisy_circle):
+    ae = AutoencoderTransformer(2, max_epochs=2, random_state=0, transform_max_iter=0)
+    ae.fit(noisy_circle)
+    Z, _ = encoder_says(ae, noisy_circle)
+    expected = Z.numpy() * ae.module_.code_factor.numpy()
+    np.testing.assert_allclose(ae.transform(noisy_circle), expected)
+
+
+def test_held_out_rows_are_judged_by_refined_codes(noisy_circle):
+    ae = AutoencoderTransformer(
+        1, max_epochs=3, random_state=0, early_stopping=True, init="random"
+    )
+    plain = ae.fit(noisy_circle).validation_loss_curve_
+    ae.set_params(transform_max_iter=0).fit(noisy_circle)
+    encoder = ae.validation_loss_curve_
+    assert plain[0] < encoder[0]
+    ae.set_params(transform_max_iter=30).fit(noisy_circle)
+    assert ae.validation_loss_curve_[0] < plain[0]
+
+
+def test_missing_entries_are_filled_by_what_is_nearest_to_the_others(noisy_circle):
+    X = noisy_circle.copy()
+    X[300:, 2] = np.nan
+    errors = []
+    for max_iter in (0, 5):
+        ae = AutoencoderTransformer(
+            1,
+            max_epochs=60,
+            early_stopping=True,
+            random_state=0,
+            transform_max_iter=max_iter,
+        )
+        X_hat = ae.fit(X[:300]).reconstruct(X[300:])
+        errors.append(np.mean((X_hat[:, 2] - noisy_circle[300:, 2]) ** 2))
+    assert errors[1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"corruption": "masking"},
+        {"penalty": "l1"},
+        {"penalty": "contractive"},
+        {"bottleneck": "gaussian"},
+        {"bottleneck": "quantized"},
+        {"loss": "absolute_error"},
+        {"network": MLP(code_activation="sigmoid")},
+        {
+            "network": Custom(
+                encoder=torch.nn.Linear, decoder=lambda d, k: torch.nn.Linear(k, d)
+            )
+        },
+        {"n_components": 17},
+    ],
+)
+def test_auto_leaves_other_codes_alone(parameters, noisy_circle):
+    ae = AutoencoderTransformer(max_epochs=1, early_stopping=False, random_state=0)
+    ae.set_params(**parameters).fit(noisy_circle)
+    codes = ae.transform(noisy_circle)
+    ae.set_params(transform_max_iter=0).fit(noisy_circle)
+    np.testing.assert_array_equal(ae.transform(noisy_circle), codes)
+
+
+@pytest.mark.parametrize("bottleneck", ["gaussian", "quantized"])
+def test_steps_are_refused_where_codes_are_not_free(bottleneck, noisy_circle):
+    ae = AutoencoderTransformer(bottleneck=bottleneck, transform_max_iter=3)
+    with pytest.raises(ValueError, match=r"transform_max_iter=3 .* bottleneck="):
+        ae.fit(noisy_circle)
+
+
+def test_warm_start_goes_on_with_the_steps_that_are_asked_for(noisy_circle):
+    ae = AutoencoderTransformer(
+        1, max_epochs=3, random_state=0, early_stopping=False, warm_start=True
+    )
+    ae.fit(noisy_circle).set_params(transform_max_iter=0).fit(noisy_circle)
+    Z, _ = encoder_says(ae, noisy_circle)
+    expected = Z.numpy() * ae.module_.code_factor.numpy()
+    np.testing.assert_allclose(ae.transform(noisy_circle), expected)
