@@ -2,6 +2,7 @@
 
 - hinton: squared error per image of MNIST with 30 components, beside PCA and
   logistic PCA, which is a linear code with a sigmoid behind the decoder [1]_;
+  "encoder" marks errors by what the encoder says, the others those by refined codes;
 - curves: the same on drawn curves with 6 components. The paper's set is not
   published; the one here has images of 28 x 28 pixels, 20,000 to train and 10,000 to
   test. Of each, three points are uniform in a square of 20 x 20 in the middle, and the
@@ -108,6 +109,7 @@ _HINTON: Settings = {
     "learning_rate": 2e-3,
     "early_stopping": False,
     "precision": "bfloat16",
+    "transform_max_iter": 5,
 }
 # On 10,000 training rows held out, after 8 epochs: weight decays of .01, .1, .5, 1 and
 # 2 gave 4.67, 4.54, 4.23, 4.29 and 5.03; noise, masks and dropout none below 4.87; a
@@ -115,7 +117,7 @@ _HINTON: Settings = {
 HINTON_MLP: Settings = {
     **_HINTON,
     "network": MLP((1000, 500, 250), activation="gelu"),
-    "max_epochs": 60,
+    "max_epochs": 50,
     "weight_decay": 0.5,
 }
 _CONV = Conv((32, 64), kernel_size=5, hidden_layer_sizes=(256,))
@@ -123,7 +125,7 @@ HINTON_CONV: Settings = {
     **_HINTON,
     "network": _CONV,
     "input_shape": (SIDE, SIDE),
-    "max_epochs": 24,
+    "max_epochs": 22,
     "weight_decay": 0.3,
 }
 CURVES_MLP: Settings = {
@@ -158,40 +160,40 @@ VINCENT: dict[str, Settings] = {
     },
     "skae, no corruption": _VINCENT,
 }
+# On held-out training rows, after 8 epochs: 104.0 nats with MLP((512, 256)), of whose
+# units 11 are active; after 3 with the convolutions 102.1, and all 20.
 KINGMA: Settings = {
-    "network": MLP((512, 256), activation="gelu"),
+    "network": _CONV,
+    "input_shape": (SIDE, SIDE),
     "loss": "binary_cross_entropy",
     "bottleneck": Gaussian(),
-    "max_epochs": 40,
+    "max_epochs": 18,
     "batch_size": 128,
     "learning_rate": 1e-3,
-    "weight_decay": 0.0,
+    "weight_decay": 0.1,
     "early_stopping": False,
+    "precision": "bfloat16",
 }
+# On held-out training rows, at 64 bits: 7.7 with MLP((512, 256)) after 8 epochs; after
+# 4 with the convolutions 6.24, 6.11 and 6.07 for entries of 2, 4 and 8 components.
 _OORD: Settings = {
-    "hidden_layer_sizes": (512, 256),
-    "max_epochs": 30,
+    "network": _CONV,
+    "input_shape": (SIDE, SIDE),
+    "max_epochs": 16,
     "batch_size": 128,
     "learning_rate": 2e-3,
+    "weight_decay": 0.1,
     "early_stopping": False,
+    "precision": "bfloat16",
 }
 # By the bits of an image, which are groups * log2(n_codes).
 OORD: dict[int, Settings] = {
-    64: {
+    bits: {
         **_OORD,
-        "n_components": 32,
+        "n_components": bits // 2,
         "bottleneck": Quantized(n_codes=256, code_dim=4),
-    },
-    128: {
-        **_OORD,
-        "n_components": 64,
-        "bottleneck": Quantized(n_codes=256, code_dim=4),
-    },
-    256: {
-        **_OORD,
-        "n_components": 128,
-        "bottleneck": Quantized(n_codes=256, code_dim=4),
-    },
+    }
+    for bits in (64, 128, 256)
 }
 
 # Of the Gaussian pen and the square of the points in the section curves.
@@ -211,6 +213,7 @@ CLASSIFIERS: dict[str, Callable[[], Any]] = {
 
 TEST_ERROR = "squared error per test image"
 TRAIN_ERROR = "squared error per training image"
+ENCODER = "encoder"
 WRONG = "test error in %"
 
 
@@ -630,7 +633,9 @@ def reducers(section: str) -> list[Model]:
             f"{name}, {n_components} components",
             (n_components, REDUCERS[section][name]),
             partial(reduction_errors, section, name, n_components),
-            {} if paper is None else {TEST_ERROR: paper},
+            {}
+            if paper is None
+            else {TEST_ERROR: paper, f"{TEST_ERROR}, {ENCODER}": paper},
         )
         for name, n_components, paper in REDUCED[section]
     ]
@@ -659,9 +664,21 @@ def reduction_errors(
 ) -> Iterator[Figure]:
     estimator, seconds = reducer(section, name, n_components, run)
     X, X_test = images_of(section, run)
-    for what, rows in ((TEST_ERROR, X_test), (TRAIN_ERROR, X)):
+    for what, rows in ((TEST_ERROR, X_test), (TRAIN_ERROR, X[: len(X_test)])):
         error = error_per_image(rows, rebuilt(estimator, rows))
         yield Figure(what, error, seconds)
+        if getattr(estimator, "transform_max_iter", "auto") != "auto":
+            error = error_per_image(rows, rebuilt_by_encoder(estimator, rows))
+            yield Figure(f"{what}, {ENCODER}", error, seconds)
+
+
+@torch.no_grad()
+def rebuilt_by_encoder(model: AutoencoderTransformer, X: np.ndarray) -> np.ndarray:
+    """Images from the codes that the encoder gives, before they are refined."""
+    module = model.module_
+    scaled, _ = module.scaler(torch.from_numpy(X))
+    raw = module.decoder(module.encoder(scaled))
+    return module.scaler.unscale(module.output(raw)).numpy()
 
 
 # Pictures, by section: models to draw, with their numbers of components.

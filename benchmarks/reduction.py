@@ -1,8 +1,10 @@
 """Print how well the transformer reduces dimensions, beside PCA and its peers.
 
 - variance: explained variance of held-out rows, beside PCA, kernel PCA (a Gaussian
-  kernel, `fit_inverse_transform`), the same network from a random start, and PyOD's
-  AutoEncoder with the same width of the code; and how much of PCA's error is removed;
+  kernel, `fit_inverse_transform`), the same network from a random start, the same
+  without the steps that move a code nearer to its row (``transform_max_iter=0``), and
+  PyOD's AutoEncoder with the same width of the code; and how much of PCA's error is
+  removed;
 - codes: accuracy of logistic regression and of nearest neighbours on the codes, beside
   the codes of PCA and the raw columns.
 
@@ -35,9 +37,10 @@ which appends each figure (section, table, components, seed, method, value, seco
 error) to cells.csv as soon as it is known, and takes from there what is in it already,
 failures, too: delete the lines that are to be measured again, as those of ours after a
 change to it. One section, some methods, some components, and the tables whose names
-contain a word::
+contain a word, or a picture of all cases of ours and PCA's::
 
     python benchmarks/reduction.py --data DIR --only variance --methods skae PCA
+    python benchmarks/reduction.py --data DIR --csv cells.csv --figure reduction.png
     python benchmarks/reduction.py --tables wine iris --components 2 --seeds 0
 
 References
@@ -81,12 +84,19 @@ HAS_PYOD = find_spec("pyod") is not None
 
 OURS = "skae"
 RANDOM = "random"  # ours, from a random start
+ENCODER = "encoder"  # ours, with the encoder's own codes
 RAW = "raw"  # no reduction
 SECTIONS = {
-    "variance": ("PCA", "KernelPCA", "PyOD", RANDOM, OURS),
+    "variance": ("PCA", "KernelPCA", "PyOD", RANDOM, ENCODER, OURS),
     "codes": (RAW, "PCA", OURS),
 }
-METHODS = ("PCA", "KernelPCA", "PyOD", RANDOM, RAW, OURS)
+METHODS = ("PCA", "KernelPCA", "PyOD", RANDOM, ENCODER, RAW, OURS)
+# What ours does not do in them.
+LESS: dict[str, dict[str, Any]] = {
+    RANDOM: {"init": "random"},
+    ENCODER: {"transform_max_iter": 0},
+    OURS: {},
+}
 N_COMPONENTS = {"variance": (1, 2, 5, 12), "codes": (2, 5, 10, 30)}
 FEW = 5  # components up to which a summary is taken of its own
 
@@ -222,6 +232,7 @@ class Options(NamedTuple):
     components: list[int] | None
     seeds: list[int]
     methods: list[str]
+    figure: Path | None
 
 
 def main() -> None:
@@ -232,6 +243,7 @@ def main() -> None:
         arguments.components,
         list(dict.fromkeys(arguments.seeds)),
         arguments.methods,
+        arguments.figure,
     )
     notebook = Notebook(arguments.csv)
     torch.set_num_threads(1)
@@ -309,6 +321,12 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="append each figure to FILE, and skip those that are in it",
+    )
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        metavar="FILE",
+        help="draw the explained variances of PCA and ours into FILE",
     )
     return parser.parse_args()
 
@@ -463,8 +481,7 @@ def build(method: str, n_components: int, seed: int) -> Any:
         pyod = import_module("pyod.models.auto_encoder")
         widths = [64, n_components]  # its default is [64, 32]
         return pyod.AutoEncoder(hidden_neuron_list=widths, random_state=seed, verbose=0)
-    ours = AutoencoderTransformer(n_components, random_state=seed)
-    return ours.set_params(init="random") if method == RANDOM else ours
+    return AutoencoderTransformer(n_components, random_state=seed, **LESS[method])
 
 
 def fit(method: str, n_components: int, seed: int, X: np.ndarray) -> tuple[Any, float]:
@@ -586,6 +603,8 @@ def print_variance(methods: list[str], options: Options, notebook: Notebook) -> 
     if has_both:
         print_removed(cases)
         print_rule(cases)
+        if options.figure:
+            draw(cases, options.figure)
     print_seconds(cases, {method: method for method in methods})
     print_failures(cases)
 
@@ -691,6 +710,32 @@ def print_rule(cases: list[Case]) -> None:
         ("lowest single fit", place(lowest, known)),
     ):
         say(f"    {what:36}{value}")
+    say()
+
+
+def draw(cases: list[Case], path: Path) -> None:
+    """Each case as a point: PCA's explained variance and ours."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("Agg")
+    figure, ax = plt.subplots(figsize=(6, 6), layout="constrained")
+    ax.plot([0, 1], [0, 1], color="0.4", linewidth=0.8, label="no better than PCA")
+    ax.plot([0, 1], [0.5, 1], "--", color="0.4", linewidth=0.8, label="half its error")
+    for i, width in enumerate(sorted({case.components for case in cases})):
+        points = [(c.mean("PCA"), c.mean(OURS)) for c in cases if c.components == width]
+        label = count(width, "component")
+        ax.scatter(*np.transpose(points), s=30, color=f"C{i}", label=label, zorder=3)
+    ax.set(
+        xlabel="explained variance of PCA on held-out rows",
+        ylabel="explained variance of AutoencoderTransformer",
+        xlim=(0, 1),
+        ylim=(0, 1),
+        aspect="equal",
+    )
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=150)
+    say(f"The figure is in {path}")
     say()
 
 

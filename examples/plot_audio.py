@@ -162,8 +162,8 @@ print(f"\nThe figure is in {out}")
 # fundamental, the reconstruction does not go with them, and the error tells. PCA draws
 # both notes alike as something near a sine, since sixteen fixed shapes cannot be moved
 # to every pitch and start, and its error does not tell good from bad at all (0.5 is
-# chance). From 30 cents on, the area of the convolutional detector is over 0.9, that of
-# the fully connected one some 0.1 less; the isolation forest is of little use here.
+# chance). From 30 cents on, the area of the convolutional detector is about 0.9, that
+# of the fully connected one .1 to .2 less; the isolation forest is of little use here.
 # Within one instrument it hears 30 cents almost without fail, even the flute's, whose
 # overtones are faint. What is lost on the whole are bad notes of the flute with errors
 # as small as those of good notes of instruments that are harder to draw.
