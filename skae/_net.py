@@ -28,6 +28,9 @@ PER_BATCH = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 # Records of batches that the history keeps of an epoch.
 MAX_RECORDS = 1000
 
+# Units of rounding by which a row's loss has to change to have changed.
+ROUNDING = 10
+
 # Entries of the widest layer up to which a step is recorded.
 MAX_RECORDED = 2**22
 
@@ -581,8 +584,12 @@ class AutoencoderNet(NeuralNet):
         weights = self._best_weights
         if self.plan.early_stopping:
             kept = self._kept(self._best_losses)
+            gains = self._start_losses - self._best_losses
+            # What the losses' own rounding would explain is no gain.
+            rounding = ROUNDING * np.finfo(gains.dtype).eps * np.abs(self._start_losses)
+            gains[np.abs(gains) <= rounding] = 0
             self.judgement_ = Judgement(
-                (self._start_losses - self._best_losses)[kept > 0],
+                gains[kept > 0],
                 kept[kept > 0],
                 max(self.best_epoch_ - self._first_epoch, 0),
             )

@@ -180,7 +180,8 @@ def test_observed_shares_sum_to_the_mean_of_the_observed(loss, data):
     shares = observed_share(torch.from_numpy(loss), torch.from_numpy(observed)).numpy()
     for row, mask, share in zip(loss, observed, shares, strict=True):
         expected = row[mask].mean() if mask.any() else 0
-        np.testing.assert_allclose(share.sum(), expected)
+        # The least numbers have no halves.
+        np.testing.assert_allclose(share.sum(), expected, atol=1e-300)
         assert (share[~mask] == 0).all()
 
 
