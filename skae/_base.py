@@ -970,10 +970,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         run = getattr(module, method)
         device = module.scaler.mean.device
         entries = BLOCK_ENTRIES if device.type == "cpu" else DEVICE_ENTRIES
-        n_values = module.widest_layer
-        if module.max_refinements:  # a Jacobian for each row
-            n_values *= 1 + module.n_components
-        n_block = max(1, entries // n_values)
+        n_block = max(1, entries // module.values_per_row)
         with torch.inference_mode(), isolated(module.draws_globally, 0):
             for where, block in rows.blocks(n_block):
                 # A tensor cannot share memory that is read-only or runs backwards.

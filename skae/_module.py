@@ -150,6 +150,13 @@ class Autoencoder(nn.Module):
         self.train()
         return max(widths), sum(work)
 
+    @property
+    def values_per_row(self) -> int:
+        """Most values held at a time for one row that is not trained on."""
+        if not self.max_refinements:
+            return self.widest_layer
+        return self.widest_layer * (1 + self.n_components)  # with its Jacobian
+
     def forward(self, X: Tensor) -> Tensor:
         """Reconstruct rows of shape (n_samples, n_features), in their units."""
         return self.scaler.unscale(self._mean(self.output(self.propagate(X).raw)))
@@ -159,8 +166,7 @@ class Autoencoder(nn.Module):
 
         With several members, (n_samples, n_members, n_components), here and below.
         """
-        target, observed = self.scaler(X)
-        H = self.encoder(self._visible_part(target))
+        target, observed, _, H = self._encode(X)
         Z = self._refined(self.bottleneck(H), target, observed)
         return self._rows_first(Z * self.code_factor.to(Z.dtype))
 
@@ -171,8 +177,7 @@ class Autoencoder(nn.Module):
 
     def quantize(self, X: Tensor) -> Tensor:
         """Positions in the codebooks, of shape (n_samples, n_groups)."""
-        target, _ = self.scaler(X)
-        H = self.encoder(self._visible_part(target))
+        *_, H = self._encode(X)
         return self._rows_first(self.bottleneck.quantize(H))
 
     def dequantize(self, codes: Tensor) -> Tensor:
@@ -182,9 +187,7 @@ class Autoencoder(nn.Module):
 
     def propagate(self, X: Tensor) -> Propagation:
         """A pass without any noise."""
-        target, observed = self.scaler(X)
-        seen = self._visible_part(target)
-        H = self.encoder(seen)
+        target, observed, seen, H = self._encode(X)
         Z = self._refined(self.bottleneck(H), target, observed)
         return Propagation(target, observed, seen, H, self.decoder(Z), None)
 
@@ -262,6 +265,12 @@ class Autoencoder(nn.Module):
 
     def _residual_sizes(self, propagation: Propagation) -> Tensor:
         return (propagation.target - self.output(propagation.raw)).abs()
+
+    def _encode(self, X: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """The first four of a `Propagation`: target, observed, seen and H."""
+        target, observed = self.scaler(X)
+        seen = self._visible_part(target)
+        return target, observed, seen, self.encoder(seen)
 
     def _refined(self, Z: Tensor, target: Tensor, observed: Tensor | None) -> Tensor:
         """Codes moved nearer to their rows, unless this is training."""

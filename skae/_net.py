@@ -310,7 +310,7 @@ class AutoencoderNet(NeuralNet):
 
     @property
     def _block_size(self) -> int:
-        return max(self.batch_size, BLOCK_ENTRIES // self.module_.widest_layer)
+        return max(self.batch_size, BLOCK_ENTRIES // self.module_.values_per_row)
 
     def _prepare(self, block: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """Scaled rows, and which entries were observed, on the device."""
