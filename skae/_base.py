@@ -834,13 +834,14 @@ class BaseAutoencoder(BaseEstimator, ABC):
     def _plan(self, job: Job, split: Split) -> Plan:
         """How to train: what `"auto"` means for these rows, and when to stop."""
         n_rows = len(split.train)
+        at_pca = self._starts_at_pca(job.parts)
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = self._TRAINING.auto_batch_size(n_rows)
         max_epochs = 1 if job.one_epoch else self.max_epochs
         if max_epochs == "auto":
             n_batches = count_batches(n_rows, batch_size)
-            max_epochs = self._TRAINING.auto_max_epochs(n_batches)
+            max_epochs = self._TRAINING.auto_max_epochs(n_batches, at_pca)
         learning_rate = self.learning_rate
         if learning_rate == "auto":
             learning_rate = _defaults.auto_learning_rate(batch_size)
@@ -851,7 +852,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
             weight_decay=float(self.weight_decay),
             schedule=None if job.one_epoch else _defaults.schedule,
             early_stopping=split.held_out is not None,
-            keep_start=job.resume or self._starts_at_pca(job.parts),
+            keep_start=job.resume or at_pca,
             n_iter_no_change=self.n_iter_no_change,
             tol=float(self.tol),
             trim=float(self.trim),

@@ -27,7 +27,7 @@ from skae.penalties import Penalty
 
 # Steps by which `transform` refines a code where nothing else is said, and the widest
 # code for which it does: its first step takes an evaluation for each component.
-N_REFINEMENTS = 5
+N_REFINEMENTS = 10
 MAX_REFINED = 16
 
 
@@ -152,7 +152,8 @@ class AutoencoderTransformer(
         sigmoid, which can reach the data only in their own units.
     max_epochs : int or "auto", default="auto"
         Most passes over the training rows, >= 1. ``"auto"`` means as many as
-        make 4000 steps, but 12 at least and 500 at most.
+        make 1500 steps from the PCA, or 4000 from a random start, but 12 at least and
+        500 at most.
     batch_size : int or "auto", default="auto"
         Rows in a step, >= 1. ``"auto"`` means a sixteenth of the training rows,
         but 8 at least and 128 at most.
@@ -221,7 +222,7 @@ class AutoencoderTransformer(
         where the decoder gives less squared error, in the scaled space and over
         the observed entries; 0 takes the encoder's word. A step costs as much as
         a row's way through the decoder, and the first one `n_components` times as
-        much. ``"auto"`` means 5 where the code has 16 components at most and is to
+        much. ``"auto"`` means 10 where the code has 16 components at most and is to
         say which point is nearest: with the squared error, an ``MLP`` or a
         ``Conv`` without a code activation, a deterministic bottleneck, and neither
         corruption nor penalty. Else it means 0. Noise that a denoising encoder
