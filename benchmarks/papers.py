@@ -117,7 +117,7 @@ _HINTON: Settings = {
 HINTON_MLP: Settings = {
     **_HINTON,
     "network": MLP((1000, 500, 250), activation="gelu"),
-    "max_epochs": 50,
+    "max_epochs": 64,
     "weight_decay": 0.5,
 }
 _CONV = Conv((32, 64), kernel_size=5, hidden_layer_sizes=(256,))
@@ -142,7 +142,11 @@ CURVES_CONV: Settings = {
     "weight_decay": 0.3,
 }
 # Of the section vincent, by the name of the code; a code has N_CODE components.
-N_CODE = 500
+# Of 2,000 training rows held out, the support vector machine mistakes 4.05 % from
+# pixels, 3.85 % with 500 components and no corruption, 3.25 and 2.95 % with levels of
+# .3 and .5, and 2.95 % with 1,000 components; logistic regression 10.2, 8.7, 5.3, 5.75
+# and 4.95 %. Neither convolutions nor a further layer did better.
+N_CODE = 1000
 _VINCENT: Settings = {
     "network": MLP((), code_activation="relu"),
     "loss": "binary_cross_entropy",
@@ -156,7 +160,7 @@ VINCENT: dict[str, Settings] = {
     "skae, denoising": {
         **_VINCENT,
         "corruption": Masking(fill_value="low"),
-        "corruption_level": 0.3,
+        "corruption_level": 0.5,
     },
     "skae, no corruption": _VINCENT,
 }
@@ -750,7 +754,7 @@ def draw_plane(run: Run, X: np.ndarray, labels: np.ndarray, folder: Path) -> Non
 
 
 def save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
     say(f"The picture is in {path}")
 
 

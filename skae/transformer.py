@@ -70,7 +70,7 @@ class AutoencoderTransformer(
         z(x) = \arg\min_z \sum_j (\hat x_j(z) - x_j)^2,
 
     which is the projection index of principal curves [5]_. Held-out rows are
-    judged in the same way. On five tables of 400 to 1,500 rows this removes 55 % of
+    judged in the same way, in three steps at most. On five tables of 400 to 1,500 rows this removes 55 % of
     PCA's error on new rows on average, while the encoder's codes remove 39 %.
 
     The rest of the family are settings, which combine: ``corruption`` makes the
@@ -152,7 +152,7 @@ class AutoencoderTransformer(
         sigmoid, which can reach the data only in their own units.
     max_epochs : int or "auto", default="auto"
         Most passes over the training rows, >= 1. ``"auto"`` means as many as
-        make 1500 steps from the PCA, or 4000 from a random start, but 12 at least and
+        make 2500 steps from the PCA, or 4000 from a random start, but 12 at least and
         500 at most.
     batch_size : int or "auto", default="auto"
         Rows in a step, >= 1. ``"auto"`` means a sixteenth of the training rows,
