@@ -29,7 +29,7 @@ same on a busy machine. From the repository root, with the package and PyOD inst
 
 where DIR holds mnist.npz (arrays X_train, y_train, X_test and y_test; images in uint8)
 and adbench/*.npz (arrays X and y) [1]_; without them it goes on with the tables of
-scikit-learn. That takes about two hours, and can go on where it was interrupted::
+scikit-learn. That takes about three hours, and can go on where it was interrupted::
 
     python benchmarks/reduction.py --data DIR --csv cells.csv
 

@@ -176,9 +176,9 @@ print(f"\nThe figure is in {out}")
 # %%
 # No line can be laid around a circle: the perceptron's code climbs and falls in pieces,
 # each of which ends where the turn goes on, and gives up the three small ranges between
-# them. There it shows other views of the four, and its error is up to 2.5 times that of
+# them. There it shows other views of the four, and its error is up to 2.6 times that of
 # the mean picture (the dotted line). The own network's code is the true angle, counted
 # from a place of its own; the jump from π to -π is none for the decoder, for which both
 # are the same point of the circle. Its error nowhere exceeds 6% of the variance and is
-# a sixth of the perceptron's on average, 3.5% instead of 21%. A perceptron with two
+# a quarter of the perceptron's on average, 3.5% instead of 14%. A perceptron with two
 # components does as well, but spends two numbers on one angle.

@@ -131,7 +131,7 @@ print(f"\nThe figure is in {out}")
 # As in the paper, PCA's picture of MNIST is one cloud, in which only zeros and ones
 # keep to themselves, and the autoencoder's is a star: each digit has a ray of its own
 # or shares it with those that it resembles, 3 with 5 and 8, 4 and 7 with 9. Two numbers
-# then explain 43% of the variance of new images instead of 16%, and tell the digit of
-# 74% instead of 42%, though no digit was named in the training. Near the centre, where
+# then explain 46% of the variance of new images instead of 16%, and tell the digit of
+# 77% instead of 42%, though no digit was named in the training. Near the centre, where
 # the rays meet, digits are still mistaken for each other; the paper's network had twice
 # the width, three times as many images and many more passes over them.

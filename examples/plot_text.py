@@ -153,7 +153,7 @@ print(f"\nThe figure is in {out}")
 # algebra, images and much of statistics have fields of their own, and the heap in the
 # middle is taken apart: masked arrays, metrics and optimization lie side by side. The
 # neighbours tell the subpackage of 85% of new docstrings instead of 65%, at five
-# components of 92% instead of 83%. At ten, PCA has caught up, with 91% for both.
+# components of 91% instead of 83%. At ten, PCA has caught up, with 91% against 92%.
 # :class:`~sklearn.decomposition.TruncatedSVD`, the usual choice for sparse text, is
 # below both throughout: unlike them it does not take the mean of all docstrings away
 # first. (Other versions of the packages have other docstrings, and other shares.)
