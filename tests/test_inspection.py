@@ -1,0 +1,306 @@
+"""Displays: what they compute, what they draw, and what they refuse."""
+
+import subprocess
+import sys
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import load_wine
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae.inspection import (
+    ComponentTraversalDisplay,
+    FeatureContributionDisplay,
+    LatentSpaceDisplay,
+    LossCurveDisplay,
+    OutlierScoreDisplay,
+    ReconstructionDisplay,
+)
+
+matplotlib.use("Agg")
+
+BRIEF = {"hidden_layer_sizes": (16,), "max_epochs": 3, "random_state": 0}
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def images(digits):
+    ae = AutoencoderTransformer(4, input_shape=(8, 8), early_stopping=True, **BRIEF)
+    return ae.fit(digits[:300])
+
+
+@pytest.fixture(scope="module")
+def wine():
+    return load_wine(as_frame=True).data
+
+
+@pytest.fixture(scope="module")
+def pipeline(wine):
+    ae = AutoencoderTransformer(2, **BRIEF)
+    return make_pipeline(StandardScaler(), ae).fit(wine)
+
+
+@pytest.fixture(scope="module")
+def detector(wine):
+    return AutoencoderOutlierDetector(max_epochs=3, random_state=0).fit(wine)
+
+
+def with_gaps(X):
+    X = X.copy()
+    X.iloc[::3, 1] = np.nan
+    return X
+
+
+def test_matplotlib_is_imported_only_to_draw():
+    code = "import sys, skae.inspection; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_without_matplotlib_the_error_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"LossCurveDisplay.plot requires matplotlib"):
+        LossCurveDisplay([1.0, 0.5]).plot()
+
+
+# Whatever holds the autoencoder
+
+
+def test_search_and_pipeline_are_opened(wine, pipeline):
+    search = GridSearchCV(pipeline, {"autoencodertransformer__n_components": [2]}, cv=2)
+    search.fit(wine)
+    scaled = StandardScaler().fit_transform(wine)
+    points = LatentSpaceDisplay.from_estimator(search, wine).Z
+    assert_allclose(points, search.best_estimator_[-1].transform(scaled))
+    display = ReconstructionDisplay.from_estimator(pipeline, wine, n_samples=200)
+    assert_allclose(display.X, scaled)
+    assert_allclose(display.X_hat, pipeline[-1].reconstruct(scaled))
+    ticks = [t.get_text() for t in display.axes_[-1, 0].get_xticklabels()]
+    assert ticks == list(wine.columns)
+
+
+@pytest.mark.parametrize(
+    ("display", "kind"),
+    [
+        (ReconstructionDisplay, "autoencoder of skae"),
+        (LatentSpaceDisplay, "AutoencoderTransformer"),
+        (ComponentTraversalDisplay, "AutoencoderTransformer"),
+        (OutlierScoreDisplay, "AutoencoderOutlierDetector"),
+        (FeatureContributionDisplay, "AutoencoderOutlierDetector"),
+    ],
+)
+def test_other_estimators_are_refused(display, kind, digits):
+    with pytest.raises(TypeError, match=rf"must be a fitted {kind}.*PCA"):
+        display.from_estimator(PCA(2).fit(digits), digits)
+    assert plt.get_fignums() == []
+
+
+def test_an_estimator_that_is_not_fitted_is_refused():
+    with pytest.raises(ValueError, match="not fitted yet"):
+        LossCurveDisplay.from_estimator(AutoencoderTransformer())
+
+
+@pytest.mark.parametrize("given", ["subplots", "add_axes"])
+def test_all_draw_into_given_axes(given, images, detector, wine, digits):
+    for draw in (
+        lambda ax: LossCurveDisplay.from_estimator(images, ax=ax),
+        lambda ax: ReconstructionDisplay.from_estimator(images, digits, ax=ax),
+        lambda ax: LatentSpaceDisplay.from_estimator(images, digits, ax=ax),
+        lambda ax: ComponentTraversalDisplay.from_estimator(images, digits, ax=ax),
+        lambda ax: OutlierScoreDisplay.from_estimator(detector, wine, ax=ax),
+        lambda ax: FeatureContributionDisplay.from_estimator(detector, wine, ax=ax),
+    ):
+        figure = plt.figure()
+        ax = figure.subplots() if given == "subplots" else figure.add_axes((0, 0, 1, 1))
+        display = draw(ax)
+        assert display.ax_ is ax
+        assert display.figure_ is figure
+        assert len(plt.get_fignums()) == 1
+        figure.canvas.draw()
+        plt.close(figure)
+
+
+# One by one
+
+
+def test_loss_curves_and_the_best_epoch_are_marked(images):
+    display = LossCurveDisplay.from_estimator(images)
+    training, validation = display.lines_
+    assert_allclose(training.get_ydata(), images.loss_curve_)
+    assert_allclose(validation.get_ydata(), images.validation_loss_curve_)
+    assert_array_equal(training.get_xdata(), [1, 2, 3])
+    assert display.best_line_.get_xdata() == [images.net_.best_epoch_] * 2
+    assert display.ax_.get_title() == "AutoencoderTransformer"
+
+
+def test_without_held_out_rows_there_is_one_curve(detector):
+    display = LossCurveDisplay.from_estimator(detector, name="mine", color="k")
+    assert len(display.lines_) == 1
+    assert display.lines_[0].get_color() == "k"
+    assert display.ax_.get_title() == "mine"
+
+
+def test_images_stand_above_their_reconstructions(images, digits):
+    display = ReconstructionDisplay.from_estimator(images, digits, n_samples=5)
+    assert display.axes_.shape == (2, 5)
+    shown = [[ax.get_images()[0].get_array() for ax in row] for row in display.axes_]
+    assert_allclose(np.reshape(shown[0], (5, 64)), display.X)
+    assert_allclose(np.reshape(shown[1], (5, 64)), images.reconstruct(display.X))
+
+
+def test_which_rows_are_drawn_depends_on_random_state(images, digits):
+    def rows(random_state):
+        display = ReconstructionDisplay.from_estimator(
+            images, digits, random_state=random_state
+        )
+        return display.X
+
+    assert_array_equal(rows(0), rows(0))
+    assert not np.array_equal(rows(0), rows(1))
+
+
+def test_three_channels_are_colours():
+    X = np.random.default_rng(0).uniform(2, 5, size=(4, 3 * 16))
+    display = ReconstructionDisplay(X, X, input_shape=(3, 4, 4)).plot()
+    shown = display.axes_[0, 0].get_images()[0].get_array()
+    expected = (X[0] - X.min()) / np.ptp(X)
+    assert_allclose(shown, expected.reshape(3, 4, 4).transpose(1, 2, 0))
+
+
+def test_missing_entries_are_gaps(pipeline, wine):
+    display = ReconstructionDisplay.from_estimator(pipeline, with_gaps(wine))
+    display.figure_.canvas.draw()
+    drawn = np.array([ax.lines[0].get_ydata() for ax in display.axes_[:, 0]])
+    assert np.isnan(drawn).any()
+    assert np.isfinite([ax.lines[1].get_ydata() for ax in display.axes_[:, 0]]).all()
+
+
+def test_wide_codes_are_drawn_on_their_principal_axes(images, digits):
+    display = LatentSpaceDisplay.from_estimator(images, digits[:50])
+    Z = PCA(2, svd_solver="full").fit_transform(images.transform(digits[:50]))
+    assert_allclose(display.ax_.collections[0].get_offsets(), Z)
+    assert "principal axis" in display.ax_.get_xlabel()
+
+
+def test_classes_have_colours_and_missing_ones_are_grey(pipeline, wine):
+    y = load_wine().target.astype(float)
+    y[:10] = np.nan
+    display = LatentSpaceDisplay.from_estimator(pipeline, wine, y)
+    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert labels == ["missing", "0.0", "1.0", "2.0"]
+    sizes = [len(points.get_offsets()) for points in display.ax_.collections]
+    assert sum(sizes) == len(wine)
+    assert sizes[0] == 10
+
+
+def test_numbers_are_coloured_by_their_size(pipeline, wine):
+    y = wine["proline"].to_numpy()
+    display = LatentSpaceDisplay.from_estimator(pipeline, wine, y)
+    assert_array_equal(display.ax_.collections[0].get_array(), y)
+    assert len(display.figure_.axes) == 2  # with a bar of the colours
+
+
+def test_many_points_of_one_colour_become_a_density():
+    Z = np.random.default_rng(0).standard_normal((6_000, 2))
+    assert LatentSpaceDisplay(Z).plot().ax_.collections[0].get_array().sum() == 6_000
+    coloured = LatentSpaceDisplay(Z, np.arange(6_000) % 3).plot()
+    assert len(coloured.ax_.collections) == 3
+
+
+def test_one_component_is_a_distribution():
+    z = np.random.default_rng(0).standard_normal((500, 1))
+    display = LatentSpaceDisplay(z, np.arange(500) % 2).plot()
+    assert sum(bar.get_height() for bar in display.ax_.patches) == 500
+
+
+def test_labels_must_suit_the_rows(pipeline, wine):
+    with pytest.raises(ValueError, match="for each of the 178 rows, got 3"):
+        LatentSpaceDisplay.from_estimator(pipeline, wine, [1, 2, 3])
+
+
+def test_scores_threshold_and_roc_auc(detector, wine):
+    y = np.where(np.arange(len(wine)) % 5 == 0, -1, 1)
+    display = OutlierScoreDisplay.from_estimator(detector, wine, y)
+    expected = roc_auc_score(y, detector.score_samples(wine))
+    assert_allclose(display.roc_auc, expected)
+    assert f"{expected:.3f}" in display.ax_.get_title()
+    assert display.ax_.lines[0].get_xdata() == [detector.offset_] * 2
+    other = OutlierScoreDisplay.from_estimator(
+        detector, wine, (y == -1).astype(int), outlier_label=1
+    )
+    assert other.roc_auc == display.roc_auc
+
+
+def test_all_scores_are_counted_without_labels(detector, wine):
+    display = OutlierScoreDisplay.from_estimator(detector, with_gaps(wine))
+    assert display.roc_auc is None
+    assert sum(bar.get_height() for bar in display.ax_.patches) == len(wine)
+
+
+def test_one_kind_alone_has_no_roc_auc(detector, wine):
+    y = np.full(len(wine), -1)
+    display = OutlierScoreDisplay.from_estimator(detector, wine, y)
+    assert display.roc_auc is None
+
+
+@pytest.mark.parametrize("y", [[0, 1] * 89, np.arange(178) % 3 - 1])
+def test_labels_that_do_not_say_what_an_outlier_is_are_refused(y, detector, wine):
+    with pytest.raises(ValueError, match=r"two labels, one of them outlier_label=-1"):
+        OutlierScoreDisplay.from_estimator(detector, wine, y)
+
+
+def test_largest_contributions_come_first(detector, wine):
+    display = FeatureContributionDisplay.from_estimator(
+        detector, wine, 7, max_features=4
+    )
+    expected = np.sort(detector.feature_contributions(wine)[7])[::-1]
+    assert_allclose([bar.get_width() for bar in display.bars_], expected[:4])
+    top = detector.feature_contributions(wine)[7].argmax()
+    label = display.ax_.get_yticklabels()[0].get_text()
+    assert label.startswith(f"{wine.columns[top]} = {wine.iloc[7, top]:.3g} instead of")
+
+
+def test_a_missing_entry_contributes_nothing_and_is_called_missing(detector, wine):
+    X = wine.copy()
+    X.iloc[0, 1] = np.nan
+    display = FeatureContributionDisplay.from_estimator(detector, X, max_features=13)
+    labels = [t.get_text() for t in display.ax_.get_yticklabels()]
+    assert "malic_acid missing" in labels
+    assert display.contributions[1] == 0
+
+
+def test_a_row_that_is_not_there_is_refused(detector, wine):
+    with pytest.raises(ValueError, match="one of the 178 rows of X, got 178"):
+        FeatureContributionDisplay.from_estimator(detector, wine, 178)
+
+
+def test_traversal_moves_one_component_of_the_median_code(images, digits):
+    display = ComponentTraversalDisplay.from_estimator(
+        images, digits, n_steps=3, percentiles=(10, 90), max_components=2
+    )
+    assert display.axes_.shape == (2, 3)
+    Z = images.transform(digits)
+    code = np.median(Z, axis=0)
+    code[1] = np.percentile(Z[:, 1], 90)
+    assert_allclose(display.steps[1, 2], code[1])
+    assert_allclose(display.X_hat[1, 2], images.inverse_transform(code[None])[0])
+
+
+def test_traversal_of_a_table_names_its_features(pipeline, wine):
+    display = ComponentTraversalDisplay.from_estimator(pipeline, with_gaps(wine))
+    assert display.axes_.shape == (2, 1)
+    ticks = [t.get_text() for t in display.axes_[-1, 0].get_xticklabels()]
+    assert ticks == list(wine.columns)
+    assert len(display.axes_[0, 0].lines) == 7
