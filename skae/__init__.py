@@ -1,7 +1,8 @@
 """Autoencoders as scikit-learn estimators."""
 
 from skae.outlier import AutoencoderOutlierDetector
+from skae.persistence import load, save
 from skae.transformer import AutoencoderTransformer
 
-__all__ = ["AutoencoderOutlierDetector", "AutoencoderTransformer"]
+__all__ = ["AutoencoderOutlierDetector", "AutoencoderTransformer", "load", "save"]
 __version__ = "0.1.0.dev0"

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, LRScheduler
+from skorch.history import History
 from torch import Tensor, nn
 
 from skae._batches import BLOCK_ENTRIES, Batch, Batches, Feed, Rows
@@ -238,6 +239,64 @@ class AutoencoderNet(NeuralNet):
         self.best_epoch_ = 0
         self.judgement_: Judgement | None = None
         self._as_float64: tuple[list, Autoencoder] | None = None
+
+    @classmethod
+    def restored(
+        cls,
+        module: Autoencoder,
+        history: list[dict],
+        best_epoch: int,
+        settings: dict[str, Any],
+    ) -> AutoencoderNet:
+        """A net that was trained elsewhere, as `trim_for_prediction` leaves it.
+
+        Parameters
+        ----------
+        module : Autoencoder
+        history : list of dict
+            The losses of each epoch.
+        best_epoch : int
+            Epoch whose weights the module has.
+        settings : dict
+            Those of `Plan` that a skorch net shows, see `settings`.
+        """
+        plan = Plan(
+            **settings,
+            schedule=None,
+            early_stopping=False,
+            keep_start=False,
+            n_iter_no_change=1,
+            tol=0.0,
+        )
+        net = cls(
+            module,
+            objective=Objective(),
+            plan=plan,
+            seed=0,
+            callbacks=[],
+            device="cpu",
+        )
+        net.__setstate__(
+            {
+                "history_": History(history),
+                "module_": module.eval(),
+                "criterion_": Objective(),
+                "initialized_": True,
+                "best_epoch_": best_epoch,
+            }
+        )
+        net.trim_for_prediction()
+        return net
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Numbers of the plan, which outlive the training."""
+        return {
+            "max_epochs": self.max_epochs,
+            "batch_size": self.batch_size,
+            "learning_rate": self.lr,
+            "weight_decay": self.optimizer__weight_decay,
+        }
 
     # What the net is made of
 
