@@ -7,8 +7,8 @@ left of a row, where rows lie in the code, how scores are distributed, which fea
 make a row strange, and what each component stands for. They take a pipeline as well as
 the autoencoder itself.
 
-``python plot_displays.py --out DIR`` saves the figures in DIR, by default in ``figures``
-below the current directory.
+``python plot_displays.py --out DIR`` saves the figures in DIR, by default in
+``figures`` below the current directory.
 """
 
 # %%
@@ -55,8 +55,8 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
 ae = AutoencoderTransformer(4, input_shape=(8, 8), random_state=0).fit(X_train)
 
 # %%
-# How far it trained, and which epoch was kept: the one with the lowest loss on rows that
-# were held out.
+# How far it trained, and which epoch was kept: the one with the lowest loss on rows
+# that were held out.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
 LossCurveDisplay.from_estimator(ae, ax=left)
