@@ -15,10 +15,11 @@ import importlib
 import json
 import math
 import os
+import secrets
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -28,7 +29,7 @@ import numpy as np
 import sklearn
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -113,7 +114,7 @@ def save(estimator: BaseAutoencoder, path: str | os.PathLike) -> None:
     }
     text = json.dumps(description, allow_nan=False)
     metadata = {ENTRY: f"{_digest(text, writer.tensors)}\n{text}"}
-    _replace(Path(path), lambda other: save_file(writer.tensors, other, metadata))
+    _replace(Path(path), serialized(writer.tensors, metadata))
 
 
 def load(
@@ -172,18 +173,28 @@ def load(
     digest, _, text = metadata[ENTRY].partition("\n")
     if digest != _digest(text, tensors):
         raise ValueError(f"{str(path)!r} has been altered since it was saved.")
-    description = json.loads(text)
-    if description["format"] > FORMAT:
+    with _sense_expected(path):
+        description = json.loads(text)
+        is_newer = description["format"] > FORMAT
+        release = description["versions"]["skae"]
+    if is_newer:
         warnings.warn(
-            f"{str(path)!r} was written by skae {description['versions']['skae']}, in "
-            "a format that this version does not know; what it gives may be wrong.",
+            f"{str(path)!r} was written by skae {release}, in a format that this "
+            "version does not know; what it gives may be wrong.",
             stacklevel=2,
         )
-    try:
+    with _sense_expected(path):
         return _Reader(tensors, trusted).estimator(description)
+
+
+@contextmanager
+def _sense_expected(path: Path) -> Iterator[None]:
+    """Tell whatever a description without sense leads to as one error."""
+    try:
+        yield
     except _NotTrustedError:
         raise
-    except Exception as error:  # whatever a description without sense leads to
+    except Exception as error:
         raise ValueError(
             f"{str(path)!r} describes no estimator that this version of skae can make: "
             f"{error!r}."
@@ -200,22 +211,17 @@ def _digest(text: str, tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _replace(path: Path, write: Callable[[str], None]) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """Write beside the file, and take its place only when all is written."""
-    descriptor, other = tempfile.mkstemp(
-        prefix=path.name, suffix=".part", dir=path.parent
-    )
-    os.close(descriptor)
+    other = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        write(other)
-        with open(other, "rb+") as file:
+        with other.open("xb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(other, 0o666 & ~mask)  # as any new file; mkstemp's are private
-        os.replace(other, path)
+        other.replace(path)
     except BaseException:
-        Path(other).unlink(missing_ok=True)
+        other.unlink(missing_ok=True)
         raise
 
 

@@ -301,6 +301,16 @@ def test_a_description_that_makes_no_sense_is_refused(kind, fitted, path):
         skae.load(path)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '{"format": "1"}', "[" * 100_000], ids=range(5)
+)
+def test_what_is_no_description_is_refused(text, path):
+    metadata = {persistence.ENTRY: f"{persistence._digest(text, {})}\n{text}"}
+    save_file({}, path, metadata)
+    with pytest.raises(ValueError, match="describes no estimator"):
+        skae.load(path)
+
+
 def test_weights_that_do_not_fit_are_refused(fitted, path):
     skae.save(fitted, path)
     rewritten(path, lambda d: d["state"].update(n_features_in_=9))
@@ -315,16 +325,19 @@ def test_an_interrupted_save_leaves_the_old_file(monkeypatch, X, fitted, path):
     skae.save(fitted, path)
     before = path.read_bytes()
 
-    def fail(tensors, other, metadata):
-        with open(other, "wb") as file:
-            file.write(b"half")
+    def interrupt(descriptor):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(persistence, "save_file", fail)
+    monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         skae.save(AutoencoderTransformer(1, max_epochs=1).fit(X), path)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_folder_that_is_not_there_is_an_error_of_the_system(fitted, tmp_path):
+    with pytest.raises(OSError, match="No such file or directory"):
+        skae.save(fitted, tmp_path / "nowhere" / "model")
 
 
 def test_equal_estimators_give_equal_files(fitted, path, tmp_path):
