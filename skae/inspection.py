@@ -278,16 +278,11 @@ class ReconstructionDisplay:
         """
         X, X_hat = np.asarray(self.X, float), np.asarray(self.X_hat, float)
         if _is_image(self.input_shape):
-            size = (0.9 * len(X) + 1, 2.2)
-            self.ax_, self.figure_ = _axes(self, ax, size)
-            self.axes_ = _panels(self.ax_, 2, len(X))
-            limits = _limits(X)
-            for line, values in zip(self.axes_, (X, X_hat), strict=True):
-                for panel, image in zip(line, values, strict=True):
-                    _draw_image(panel, image, self.input_shape, limits)
-            labels = ("original", "reconstruction")
-            for panel, label in zip(self.axes_[:, 0], labels, strict=True):
-                panel.set_ylabel(label, rotation=0, ha="right", va="center")
+            self.ax_, self.figure_ = _axes(self, ax, (0.9 * len(X) + 1, 2.2))
+            labels = ["original", "reconstruction"]
+            self.axes_ = _image_panels(
+                self.ax_, np.stack([X, X_hat]), labels, self.input_shape, _limits(X)
+            )
             return self
         self.ax_, self.figure_ = _axes(self, ax, (7, 1 + 0.9 * len(X)))
         self.axes_ = _panels(self.ax_, len(X), 1)
@@ -838,13 +833,10 @@ class ComponentTraversalDisplay:
         if _is_image(self.input_shape):
             size = (0.9 * n_steps + 1, 0.9 * n_components + 0.4)
             self.ax_, self.figure_ = _axes(self, ax, size)
-            self.axes_ = _panels(self.ax_, n_components, n_steps)
-            limits = _limits(X_hat)
-            for i in range(n_components):
-                for panel, image in zip(self.axes_[i], X_hat[i], strict=True):
-                    _draw_image(panel, image, self.input_shape, limits)
-                label = f"component {i}"
-                self.axes_[i, 0].set_ylabel(label, rotation=0, ha="right", va="center")
+            labels = [f"component {i}" for i in range(n_components)]
+            self.axes_ = _image_panels(
+                self.ax_, X_hat, labels, self.input_shape, _limits(X_hat)
+            )
             return self
         self.ax_, self.figure_ = _axes(self, ax, (7, 1 + 1.3 * n_components))
         self.axes_ = _panels(self.ax_, n_components, 1)
@@ -971,6 +963,23 @@ def _limits(X: np.ndarray) -> tuple[float, float]:
     """What is black and what is white: the range of the finite values."""
     finite = X[np.isfinite(X)]
     return (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
+
+
+def _image_panels(
+    ax: Axes,
+    images: np.ndarray,
+    labels: Sequence[str],
+    input_shape: Sequence[int] | None,
+    limits: tuple[float, float],
+) -> np.ndarray:
+    """Labelled rows of panels, with images of shape (n_rows, n_columns, n_features)."""
+    n_rows, n_columns, _ = images.shape
+    panels = _panels(ax, n_rows, n_columns)
+    for line, values, label in zip(panels, images, labels, strict=True):
+        for panel, image in zip(line, values, strict=True):
+            _draw_image(panel, image, input_shape, limits)
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    return panels
 
 
 def _draw_image(

@@ -309,9 +309,9 @@ class _Writer:
         return self._names[id(value)]
 
     def _describe_object(self, value: Any, where: str) -> Any:
-        state = dict(vars(value)) if hasattr(value, "__dict__") else None
-        if state is None:
+        if not hasattr(value, "__dict__"):
             raise TypeError(f"{where} is {value!r}, which cannot be saved.")
+        state = vars(value)
         if isinstance(value, nn.Module):
             empty = vars(nn.Module())
             hooks = [name for name in empty if "hook" in name]

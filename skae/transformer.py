@@ -70,9 +70,9 @@ class AutoencoderTransformer(
         z(x) = \arg\min_z \sum_j (\hat x_j(z) - x_j)^2,
 
     which is the projection index of principal curves [5]_. Held-out rows are
-    judged in the same way, in three steps at most. On 26 tables,
-    with one, two and five components, this removes 49 % of PCA's error on new rows on
-    average, while the encoder's codes remove 38 %.
+    judged in the same way, in three steps at most. On 26 tables, with one, two and
+    five components, this removes 49 % of PCA's error on new rows on average, while
+    the encoder's codes remove 38 %.
 
     The rest of the family are settings, which combine: ``corruption`` makes the
     autoencoder a denoising one, ``penalty`` a sparse or a contractive one,
