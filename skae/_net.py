@@ -22,6 +22,7 @@ from skae._batches import BLOCK_ENTRIES, Batch, Batches, Feed, Rows
 from skae._defaults import DIVISOR, MAX_DIVISIONS
 from skae._module import Autoencoder, Propagation
 from skae._step import Step
+from skae.networks import Frozen
 
 # The methods of a callback that are called at every batch, if it has its own.
 PER_BATCH = ("on_batch_begin", "on_batch_end", "on_grad_computed")
@@ -258,7 +259,7 @@ class AutoencoderNet(NeuralNet):
         best_epoch : int
             Epoch whose weights the module has.
         settings : dict
-            Those of `Plan` that a skorch net shows, see `settings`.
+            Those of `Plan` that a skorch net shows.
         """
         plan = Plan(
             **settings,
@@ -276,26 +277,29 @@ class AutoencoderNet(NeuralNet):
             callbacks=[],
             device="cpu",
         )
-        net.__setstate__(
-            {
-                "history_": History(history),
-                "module_": module.eval(),
-                "criterion_": Objective(),
-                "initialized_": True,
-                "best_epoch_": best_epoch,
-            }
+        net.__dict__.update(
+            history_=History(history),
+            module_=module.eval(),
+            criterion_=Objective(),
+            initialized_=True,
+            best_epoch_=best_epoch,
         )
         net.trim_for_prediction()
         return net
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """Numbers of the plan, which outlive the training."""
+    def essentials(self) -> dict[str, Any]:
+        """What outlives the training, as `restored` takes it."""
         return {
-            "max_epochs": self.max_epochs,
-            "batch_size": self.batch_size,
-            "learning_rate": self.lr,
-            "weight_decay": self.optimizer__weight_decay,
+            "module": self.module_,
+            "history": list(self.history),
+            "best_epoch": self.best_epoch_,
+            "settings": {
+                "max_epochs": self.max_epochs,
+                "batch_size": self.batch_size,
+                "learning_rate": self.lr,
+                "weight_decay": self.optimizer__weight_decay,
+            },
         }
 
     # What the net is made of
@@ -691,33 +695,19 @@ class AutoencoderNet(NeuralNet):
 
     def trim_for_prediction(self) -> None:
         """Drop all that only training needs: optimizer, callbacks, generators."""
-        self.__dict__.update(self._trimmed())
-
-    def _trimmed(self) -> dict[str, Any]:
-        training_only = {
-            name: None
-            for name in vars(self)
-            if name in _TRAINING_ONLY or name.startswith("_held_out")
-        }
-        return {
-            **training_only,
-            "callbacks": [],
-            "callbacks_": [],
-            "_trimmed_for_prediction": True,
-        }
+        for name in list(vars(self)):
+            if name in _TRAINING_ONLY or name.startswith("_held_out"):
+                self.__dict__[name] = None
+        self.__dict__.update(callbacks=[], callbacks_=[], _trimmed_for_prediction=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        # skorch would pickle the module a second time, apart from the rest, to
-        # find it again on another device; on the CPU any machine can load it.
-        state = {**vars(self), **self._trimmed(), "_as_float64": None}
-        if next(self.module_.buffers()).device.type != "cpu":
-            state["module_"] = copy.deepcopy(self.module_).cpu()
-            state["criterion_"] = copy.deepcopy(self.criterion_).cpu()
-        return state
+        # The weights go as arrays, which load without the device they were on, are
+        # mapped by joblib, and are all that `skops` can write.
+        return {**self.essentials, "module": Frozen(self.module_)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.device = "cpu"
+        module = state["module"].thaw()
+        self.__dict__.update(vars(self.restored(**{**state, "module": module})))
 
 
 _TRAINING_ONLY = {

@@ -389,7 +389,8 @@ class LatentSpaceDisplay:
             )
         groups, values = _colours(y, len(Z))
         if Z.shape[1] == 1:
-            self._draw_line(Z[:, 0], groups, kwargs)
+            # Numbers have no bars of their own.
+            self._draw_line(Z[:, 0], groups if values is None else [], kwargs)
             return self
         labels = ["first component", "second component"]
         if Z.shape[1] > 2:

@@ -568,29 +568,27 @@ class Custom(Network):
         # tensors, and scikit-learn compares parameters by the hash of their
         # pickle (check_estimators_overwrite_params).
         return {
-            name: _Frozen(value) if isinstance(value, nn.Module) else value
+            name: Frozen(value) if isinstance(value, nn.Module) else value
             for name, value in vars(self).items()
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
-            setattr(self, name, value.thaw() if isinstance(value, _Frozen) else value)
+            setattr(self, name, value.thaw() if isinstance(value, Frozen) else value)
 
 
-class _Frozen:
+class Frozen:
     """A module whose parameters and buffers are kept beside it, as arrays."""
 
     def __init__(self, module: nn.Module):
-        self.structure = copy.deepcopy(module)
         self.arrays: list[tuple[np.ndarray, bool | None]] = []
         # (submodule, "_parameters" or "_buffers", name, position in arrays);
         # a tensor shared by several places has one position.
         self.places: list[tuple[str, str, str, int]] = []
         positions: dict[int, int] = {}
-        for path, part in self.structure.named_modules():
+        for path, part in module.named_modules():
             for kind in ("_parameters", "_buffers"):
-                tensors = getattr(part, kind)
-                for name, tensor in tensors.items():
+                for name, tensor in getattr(part, kind).items():
                     if tensor is None:
                         continue
                     if id(tensor) not in positions:
@@ -600,8 +598,8 @@ class _Frozen:
                         )
                         self.arrays.append((tensor.detach().cpu().numpy(), trainable))
                     self.places.append((path, kind, name, positions[id(tensor)]))
-        for path, kind, name, _ in self.places:
-            getattr(self.structure.get_submodule(path), kind)[name] = None
+        # In the copy nothing stands where the tensors were.
+        self.structure = copy.deepcopy(module, dict.fromkeys(positions))
 
     def thaw(self) -> nn.Module:
         module = copy.deepcopy(self.structure)

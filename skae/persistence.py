@@ -336,17 +336,13 @@ def _check_findable(thing: Any, where: str) -> None:
 
 
 def _net_state(net: AutoencoderNet) -> dict[str, Any]:
-    """What is kept of a net: the module, and how it came about."""
+    """What is kept of a net: all but the batches of its history."""
+    essentials = net.essentials
     history = [
         {name: value for name, value in epoch.items() if name != "batches"}
-        for epoch in net.history
+        for epoch in essentials["history"]
     ]
-    return {
-        "module": net.module_,
-        "history": history,
-        "best_epoch": net.best_epoch_,
-        "settings": net.settings,
-    }
+    return {**essentials, "history": history}
 
 
 class _NotTrustedError(TypeError):

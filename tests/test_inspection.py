@@ -194,6 +194,14 @@ def test_wide_codes_are_drawn_on_their_principal_axes(images, digits):
     assert "principal axis" in display.ax_.get_xlabel()
 
 
+def test_one_component_with_numbers_some_missing_shows_all_rows():
+    z = np.linspace(-1, 1, 30)[:, None]
+    y = np.arange(30.0)
+    y[:4] = np.nan
+    bars = LatentSpaceDisplay(z, y=y).plot().ax_.patches
+    assert sum(bar.get_height() for bar in bars) == 30
+
+
 def test_classes_have_colours_and_missing_ones_are_grey(pipeline, wine):
     y = load_wine().target.astype(float)
     y[:10] = np.nan

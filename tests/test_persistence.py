@@ -1,14 +1,18 @@
 """Files: what comes back from them, and what is refused."""
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+import skops.io
 import torch
 from numpy.testing import assert_array_equal
 from safetensors import safe_open
@@ -16,13 +20,19 @@ from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 from torch import nn
 from variants import decoder_factory, encoder_factory, variants
 
 import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer, persistence
-from skae.networks import MLP, Custom
+from skae.bottlenecks import BOTTLENECKS
+from skae.corruptions import CORRUPTIONS
+from skae.losses import LOSSES
+from skae.networks import ACTIVATIONS, MLP, NETWORKS, Custom
+from skae.penalties import PENALTIES
 
 METHODS = (
     "transform",
@@ -75,15 +85,60 @@ def assert_same_predictions(a, b, X):
             assert_array_equal(getattr(a, name)(X), getattr(b, name)(X))
 
 
-@pytest.mark.parametrize("variant", list(variants()), ids=repr)
+@pytest.fixture(scope="module", params=list(variants()), ids=repr)
+def variant(request, X):
+    """Each variant of both estimators, fitted."""
+    return clone(request.param).set_params(max_epochs=2, random_state=0).fit(X)
+
+
 def test_every_variant_predicts_the_same_to_the_bit(variant, X, path):
-    variant = clone(variant).set_params(max_epochs=2, random_state=0).fit(X)
     again = there_and_back(variant, path, trusted=[encoder_factory, decoder_factory])
     assert type(again) is type(variant)
     assert vars(again).keys() == vars(variant).keys()
     assert repr(again.get_params()) == repr(variant.get_params())
     for rows in (X, X.astype(np.float32)):
         assert_same_predictions(variant, again, rows)
+
+
+def test_every_variant_goes_through_skops(variant, X):
+    written = skops.io.dumps(variant)
+    own = [encoder_factory, decoder_factory]
+    untrusted = set(skops.io.get_untrusted_types(data=written))
+    untrusted -= {f"{made.__module__}.{made.__name__}" for made in own}
+    assert untrusted <= documented_types()
+    again = skops.io.loads(written, trusted=[*documented_types(), *own])
+    assert repr(again.get_params()) == repr(variant.get_params())
+    for rows in (X, X.astype(np.float32)):
+        assert_same_predictions(variant, again, rows)
+
+
+def documented_types():
+    """The types that the documentation tells users of skops to trust."""
+    text = (Path(__file__).parents[1] / "docs" / "files.rst").read_text()
+    return set(re.findall(r"^   ((?:skae|torch)\.[\w.]+)$", text, re.MULTILINE))
+
+
+def test_every_setting_is_documented():
+    named = (ACTIVATIONS, NETWORKS, BOTTLENECKS, CORRUPTIONS, PENALTIES, LOSSES)
+    kinds = {kind for names in named for kind in names.values()}
+    assert {f"{kind.__module__}.{kind.__name__}" for kind in kinds} <= (
+        documented_types()
+    )
+
+
+def test_no_type_of_skae_or_torch_is_documented_in_vain():
+    for path in documented_types():
+        module, _, name = path.rpartition(".")
+        assert isinstance(getattr(importlib.import_module(module), name), type)
+
+
+def test_a_pipeline_goes_through_skops(X):
+    pipeline = make_pipeline(StandardScaler(), AutoencoderTransformer(2, max_epochs=2))
+    pipeline.fit(X)
+    again = skops.io.loads(skops.io.dumps(pipeline), trusted=list(documented_types()))
+    assert_array_equal(again.transform(X), pipeline.transform(X))
+    again[-1].partial_fit(X)
+    assert again[-1].n_iter_ == pipeline[-1].n_iter_ + 1
 
 
 def test_attributes_come_back(path):
