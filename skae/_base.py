@@ -21,7 +21,9 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from sklearn.utils.validation import (
+    _check_feature_names_in,
     _check_sample_weight,
     check_is_fitted,
     validate_data,
@@ -48,12 +50,12 @@ from skae._net import (
     Plan,
     Split,
 )
-from skae._pca import Moments, moments, principal_axes, value_range
+from skae._pca import Moments, are_binary, moments, principal_axes, value_range
 from skae._processor import flushed_denormals, precision_of, threads_for
 from skae._progress import Progress
 from skae.bottlenecks import BOTTLENECKS, Bottleneck, Deterministic
 from skae.corruptions import CORRUPTIONS, Corruption, Spread
-from skae.losses import LOSSES, Loss
+from skae.losses import LOSSES, BinarySigmoid, Loss, Mixed
 from skae.networks import NETWORKS, Custom, Network, Shape, are_sizes
 from skae.penalties import PENALTIES, Penalty
 
@@ -114,6 +116,15 @@ class Parts(NamedTuple):
         if self.penalty is None or not self.bottleneck.suits_code_activation:
             return "identity"
         return self.penalty.code_activation
+
+    def can_be_scaled(self, n_features: int) -> np.ndarray:
+        """Which columns need not keep their own units, of shape (n_features,)."""
+        is_free = isinstance(self.output, nn.Identity | BinarySigmoid)
+        columns = np.full(n_features, is_free)
+        if self.loss.bounds is not None:
+            bounded = self.loss.binary if isinstance(self.loss, Mixed) else slice(None)
+            columns[bounded] = False
+        return columns
 
 
 class Job(NamedTuple):
@@ -285,7 +296,7 @@ class BaseAutoencoder(BaseEstimator, ABC):
         """
         return self._fit(X, sample_weight, resume=self._is_fitted(), one_epoch=True)
 
-    def reconstruct(self, X: MatrixLike) -> np.ndarray:
+    def reconstruct(self, X: MatrixLike) -> MatrixLike:
         """Send rows through the code and back.
 
         Parameters
@@ -295,11 +306,11 @@ class BaseAutoencoder(BaseEstimator, ABC):
 
         Returns
         -------
-        X_hat : ndarray of shape (n_samples, n_features)
-            Reconstructions in the units of X, at the missing entries too.
+        X_hat : ndarray or data frame of shape (n_samples, n_features)
+            Reconstructions in the units of X, at the missing entries too. A data
+            frame, with the columns and the index of X, if `set_output` asks for one.
         """
-        X = self._check_X(X)
-        return self._evaluate("forward", X)
+        return self._like_X(self._evaluate("forward", self._check_X(X)), X)
 
     def score_samples(self, X: MatrixLike) -> np.ndarray:
         """Minus the reconstruction error of each row: higher is more normal.
@@ -372,7 +383,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
         parts = self._check_parameters(resume)
         X = self._check_X(X, reset=not resume)
         self._check_width(X.shape[1])
-        rows = self._check_rows(X, sample_weight, parts)
+        rows = canonical_rows(X, self._check_weight(sample_weight, X))
+        parts = self._settle_columns(parts, rows, resume)
+        self._check_bounds(X, parts.loss)
         with threads_for(len(rows) * rows.n_features, self.n_threads):
             spread = moments(rows)
         if not (resume and one_epoch):  # a piece of the data may be odd
@@ -433,15 +446,18 @@ class BaseAutoencoder(BaseEstimator, ABC):
     def _check_combination(self, parts: Parts) -> None:
         """Raise where two valid parameters make no sense together."""
         activation = parts.network.output_activation
+        allowed = ["auto"]
+        if not isinstance(parts.loss, Mixed):
+            allowed.append(parts.loss.output_activation)
         if (
             parts.loss.bounds is not None
-            and activation not in ("auto", parts.loss.output_activation)
+            and activation not in allowed
             and not isinstance(parts.network, Custom)
         ):
             raise ValueError(
                 f"loss={self.loss!r} needs output_activation="
-                f"{parts.loss.output_activation!r}, which is what 'auto' gives; "
-                f"network={self.network!r} has output_activation={activation!r}."
+                f"{' or '.join(map(repr, allowed))}, but network={self.network!r} has "
+                f"output_activation={activation!r}."
             )
         if parts.corruption is not None:
             parts.corruption.check_level(self.corruption_level)
@@ -500,12 +516,19 @@ class BaseAutoencoder(BaseEstimator, ABC):
             check_is_fitted(self)
         return validate_data(self, X, reset=reset, **_CHECK_X)
 
-    def _check_rows(
-        self, X: Table, sample_weight: ArrayLike | None, parts: Parts
-    ) -> Rows:
-        """The rows that count, in canonical form."""
-        self._check_bounds(X, parts.loss)
-        return canonical_rows(X, self._check_weight(sample_weight, X))
+    def _settle_columns(self, parts: Parts, rows: Rows, resume: bool) -> Parts:
+        """The parts with a loss that knows which columns it treats in which way."""
+        if resume:
+            module = self.module_
+            return parts._replace(loss=module.loss, output=module.output)
+        if not isinstance(parts.loss, Mixed):
+            return parts
+        names = getattr(self, "feature_names_in_", None)
+        loss = parts.loss.settled(are_binary(rows), names)
+        output = parts.output
+        if isinstance(loss, Mixed) and parts.network.output_activation == "auto":
+            output = loss.build_output(rows.n_features)
+        return parts._replace(loss=loss, output=output)
 
     def _check_width(self, n_features: int) -> None:
         """Raise unless the parameters suit rows of this width."""
@@ -536,11 +559,16 @@ class BaseAutoencoder(BaseEstimator, ABC):
         if loss.bounds is None:
             return
         low, high = loss.bounds
+        where = "all of X"
+        if isinstance(loss, Mixed):
+            names = getattr(self, "feature_names_in_", np.arange(X.shape[1]))
+            X = X[:, loss.binary]
+            where = f"column(s) {_listed(names[loss.binary])}"
         values = X.data if sparse.issparse(X) else X
         least, most = np.nanmin(values, initial=high), np.nanmax(values, initial=low)
         if least < low or most > high:
             raise ValueError(
-                f"loss={self.loss!r} needs all of X in [{low:g}, {high:g}], got values "
+                f"loss={self.loss!r} needs {where} in [{low:g}, {high:g}], got values "
                 f"between {least:g} and {most:g}. sklearn.preprocessing.MinMaxScaler"
                 "(clip=True) brings them there."
             )
@@ -803,14 +831,14 @@ class BaseAutoencoder(BaseEstimator, ABC):
         if len(missing):
             raise ValueError(
                 "X has no observed value, among rows with a positive weight, in "
-                f"{len(missing)} feature(s): {', '.join(map(str, names[missing[:5]]))}"
-                f"{', ...' if len(missing) > 5 else ''}. Drop what is always missing."
+                f"{len(missing)} feature(s): {_listed(names[missing])}. Drop what is "
+                "always missing."
             )
         large = np.flatnonzero(~np.isfinite(spread.variance))
         if len(large):
             raise ValueError(
                 "X has values too large for their variance to be computed, in "
-                f"feature(s) {', '.join(map(str, names[large[:5]]))}."
+                f"feature(s) {_listed(names[large])}."
             )
 
     def _starts_at_pca(self, parts: Parts) -> bool:
@@ -820,16 +848,17 @@ class BaseAutoencoder(BaseEstimator, ABC):
         self, spread: Moments, parts: Parts, at_pca: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Shift and factor of each feature for the internal affine map."""
-        factor = np.ones_like(spread.mean)
+        shift, factor = np.zeros_like(spread.mean), np.ones_like(spread.mean)
         # A bounded output reaches the data only in their own units.
-        scale = self.scale if isinstance(parts.output, nn.Identity) else None
-        if scale is None:
-            return (spread.mean if at_pca else np.zeros_like(spread.mean)), factor
-        if scale == "feature":
-            factor = spread.deviation
-        elif (total := spread.variance.mean()) > 0:
-            factor = factor * math.sqrt(total)
-        return spread.mean, factor
+        where = parts.can_be_scaled(len(shift))
+        if at_pca or self.scale is not None:
+            shift[where] = spread.mean[where]
+        if self.scale == "feature":
+            factor[where] = spread.deviation[where]
+        elif self.scale is not None and where.any():
+            total = spread.variance[where].mean()
+            factor[where] = math.sqrt(total) if total > 0 else 1
+        return shift, factor
 
     def _plan(self, job: Job, split: Split) -> Plan:
         """How to train: what `"auto"` means for these rows, and when to stop."""
@@ -978,6 +1007,14 @@ class BaseAutoencoder(BaseEstimator, ABC):
                 own = torch.from_numpy(np.require(block, requirements=["C", "W"]))
                 yield where, run(own.to(device)).cpu().numpy()
 
+    def _like_X(self, values: np.ndarray, X: MatrixLike) -> MatrixLike:
+        """Values for each entry of X, in the container that `set_output` asks for."""
+        container = _get_output_config("transform", self)["dense"]
+        if container == "default":
+            return values
+        adapter = ADAPTERS_MANAGER.adapters[container]
+        return adapter.create_container(values, X, _check_feature_names_in(self))
+
     def _is_fitted(self) -> bool:
         return hasattr(self, "net_")
 
@@ -1036,9 +1073,16 @@ def _pca_hindrance(parts: Parts) -> str | None:
         return "bottleneck"
     if parts.network.code_activation == "auto" and parts.code_activation != "identity":
         return "penalty"
+    if isinstance(parts.loss, Mixed):
+        return "loss"
     if not isinstance(parts.output, nn.Identity):
         return "loss" if parts.network.output_activation == "auto" else "network"
     return None
+
+
+def _listed(names: np.ndarray) -> str:
+    """The first of these names, for an error."""
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def _check_callbacks(callbacks: list | tuple | None) -> None:

@@ -78,6 +78,23 @@ def value_range(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     return low.astype(np.float64), high.astype(np.float64)
 
 
+def are_binary(rows: Rows) -> np.ndarray:
+    """Which features have both 0 and 1 and nothing else, missing entries aside."""
+    is_odd = np.zeros(rows.n_features, dtype=bool)
+    if sparse.issparse(rows.X):
+        stored = rows.stored()
+        is_odd[stored.indices[_is_odd(stored.data)]] = True
+    else:
+        for _, block in rows.blocks():
+            is_odd |= _is_odd(block).any(axis=0)
+    low, high = value_range(rows)
+    return ~is_odd & (low == 0) & (high == 1)
+
+
+def _is_odd(values: np.ndarray) -> np.ndarray:
+    return (values != 0) & (values != 1) & ~np.isnan(values)
+
+
 def principal_axes(
     rows: Rows,
     n_components: int,

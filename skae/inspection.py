@@ -258,7 +258,7 @@ class ReconstructionDisplay:
         rows = _safe_indexing(X, _some_rows(X.shape[0], n_samples, random_state))
         display = cls(
             _as_array(rows),
-            last.reconstruct(rows),
+            _as_array(last.reconstruct(rows)),
             input_shape=input_shape or last.input_shape,
             feature_names=names,
         )
@@ -666,7 +666,7 @@ class FeatureContributionDisplay:
         display = cls(
             _as_array(last.feature_contributions(x))[0],
             x=_as_array(x)[0],
-            x_hat=last.reconstruct(x)[0],
+            x_hat=_as_array(last.reconstruct(x))[0],
             feature_names=names,
         )
         return display.plot(ax, max_features=max_features, **kwargs)

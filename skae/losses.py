@@ -8,13 +8,16 @@ estimator; derive from :class:`Loss` to bring your own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval
-from torch import Tensor
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor, nn
 from torch.nn import functional
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "Huber",
     "LogError",
     "Loss",
+    "Mixed",
     "SquaredError",
 ]
 
@@ -77,9 +81,7 @@ class Loss(BaseEstimator, ABC):
             Non-negative.
         """
 
-    def elementwise_from_raw(
-        self, X: Tensor, raw: Tensor, output: torch.nn.Module
-    ) -> Tensor:
+    def elementwise_from_raw(self, X: Tensor, raw: Tensor, output: nn.Module) -> Tensor:
         """Loss of each entry, from the decoder's values before their activation.
 
         A loss overrides this where going through ``output(raw)`` would lose
@@ -237,12 +239,150 @@ class BinaryCrossEntropy(Loss):
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
         return functional.binary_cross_entropy(X_hat, X, reduction="none")
 
-    def elementwise_from_raw(
-        self, X: Tensor, raw: Tensor, output: torch.nn.Module
-    ) -> Tensor:
-        if isinstance(output, torch.nn.Sigmoid):
+    def elementwise_from_raw(self, X: Tensor, raw: Tensor, output: nn.Module) -> Tensor:
+        if isinstance(output, nn.Sigmoid):
             return functional.binary_cross_entropy_with_logits(raw, X, reduction="none")
         return self.elementwise(X, output(raw))
+
+
+class Mixed(Loss):
+    """Cross-entropy for binary columns, the squared error for all others.
+
+    .. math::
+
+        \\ell(x_j, \\hat x_j) = \\begin{cases}
+            -x_j \\log \\hat x_j - (1 - x_j) \\log(1 - \\hat x_j) & j \\in B \\\\
+            (x_j - \\hat x_j)^2 & j \\notin B
+        \\end{cases}
+
+    A table of numbers and one-hot columns is then reconstructed as numbers and
+    probabilities [1]_. The decoder's values in the columns B go through a sigmoid, and
+    these columns are not scaled; without any, this is the squared error.
+
+    Parameters
+    ----------
+    binary : "auto" or array-like, default="auto"
+        The columns B: their positions, their names, or a bool for each column.
+        ``"auto"`` takes those in which the training rows have both 0 and 1, and
+        nothing else but missing entries.
+
+    References
+    ----------
+    .. [1] Udell, M., Horn, C., Zadeh, R., & Boyd, S. (2016). Generalized low rank
+       models. Foundations and Trends in Machine Learning, 9(1), 1-118.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skae.losses import Mixed
+    >>> X = torch.tensor([[0.0, 3.0], [1.0, 5.0]])
+    >>> X_hat = torch.tensor([[0.5, 1.0], [0.5, 5.0]])
+    >>> Mixed(binary=[0]).elementwise(X, X_hat)
+    tensor([[0.6931, 4.0000],
+            [0.6931, 0.0000]])
+    """
+
+    bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+    _parameter_constraints: ClassVar[dict] = {
+        "binary": [StrOptions({"auto"}), "array-like"]
+    }
+
+    def __init__(self, binary: str | ArrayLike = "auto"):
+        self.binary: Any = binary
+
+    def settled(self, is_binary: np.ndarray, names: Sequence[str] | None) -> Loss:
+        """The loss of a table, with its columns by their positions.
+
+        Parameters
+        ----------
+        is_binary : ndarray of bool of shape (n_features,)
+            Which columns have both 0 and 1, and nothing else.
+        names : sequence of str of length n_features or None
+            The columns' names, if they have any.
+
+        Returns
+        -------
+        loss : Loss
+
+        Raises
+        ------
+        ValueError
+            If `binary` is no choice of this table's columns.
+        """
+        if not isinstance(self.binary, str):
+            is_binary = self._chosen(len(is_binary), names)
+        if not is_binary.any():
+            return SquaredError()
+        return Mixed(np.flatnonzero(is_binary).tolist())
+
+    def _chosen(self, n_features: int, names: Sequence[str] | None) -> np.ndarray:
+        """Which columns `binary` lists."""
+        binary = np.asarray(self.binary)
+        is_binary = np.zeros(n_features, dtype=bool)
+        if binary.size == 0:
+            return is_binary
+        if binary.dtype == bool and binary.shape == (n_features,):
+            return binary
+        if binary.ndim == 1 and binary.dtype.kind in "OU":  # names
+            known = {} if names is None else {name: i for i, name in enumerate(names)}
+            unknown = [name for name in binary.tolist() if name not in known]
+            if unknown:
+                raise ValueError(
+                    f"binary={self.binary!r} names columns that X does not have: "
+                    f"{unknown}."
+                )
+            binary = np.array([known[name] for name in binary.tolist()])
+        is_position = binary.dtype.kind in "iu" and binary.ndim == 1
+        if not is_position or binary.min() < 0 or binary.max() >= n_features:
+            raise ValueError(
+                f"binary={self.binary!r} must be positions from 0 to {n_features - 1}, "
+                f"names, or one bool for each of the {n_features} columns; or 'auto'."
+            )
+        is_binary[binary] = True
+        return is_binary
+
+    def build_output(self, n_features: int) -> nn.Module:
+        """The sigmoid behind the binary columns, once they are settled."""
+        return BinarySigmoid(self._chosen(n_features, None))
+
+    def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
+        if isinstance(self.binary, str):  # not settled: judged by these rows
+            rows = X.flatten(end_dim=-2)
+            is_binary = ((rows == 0) | (rows == 1)).all(dim=0)
+            is_binary &= rows.amin(dim=0) < rows.amax(dim=0)
+        else:
+            is_binary = torch.from_numpy(self._chosen(X.shape[-1], None)).to(X.device)
+        # Only what lies in [0, 1] has a cross-entropy.
+        entropy = BinaryCrossEntropy().elementwise(
+            torch.where(is_binary, X, 0), torch.where(is_binary, X_hat, 0)
+        )
+        return torch.where(is_binary, entropy, SquaredError().elementwise(X, X_hat))
+
+    def elementwise_from_raw(self, X: Tensor, raw: Tensor, output: nn.Module) -> Tensor:
+        if not isinstance(output, BinarySigmoid):
+            return self.elementwise(X, output(raw))
+        entropy = functional.binary_cross_entropy_with_logits(raw, X, reduction="none")
+        squares = functional.mse_loss(raw, X, reduction="none")
+        return torch.where(output.is_binary, entropy, squares)
+
+
+class BinarySigmoid(nn.Module):
+    """Sigmoid behind some columns, nothing behind the others.
+
+    Parameters
+    ----------
+    is_binary : ndarray of bool of shape (n_features,)
+        The columns with a sigmoid.
+    """
+
+    is_binary: Tensor
+
+    def __init__(self, is_binary: np.ndarray):
+        super().__init__()
+        self.register_buffer("is_binary", torch.from_numpy(is_binary))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return torch.where(self.is_binary, raw.sigmoid(), raw)
 
 
 def observed_share(loss: Tensor, observed: Tensor | None) -> Tensor:
@@ -290,4 +430,5 @@ LOSSES: dict[str, type[Loss]] = {
     "huber": Huber,
     "log_error": LogError,
     "binary_cross_entropy": BinaryCrossEntropy,
+    "mixed": Mixed,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import cycle, islice
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -117,9 +117,11 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     penalty_weight : float, default=1e-3
         Weight of the penalty, >= 0.
     loss : {"squared_error", "absolute_error", "huber", "log_error", \
-            "binary_cross_entropy"} or Loss object, default="log_error"
-        Reconstruction loss, see :mod:`skae.losses`. The last one is for data in
-        [0, 1] and puts a sigmoid behind the decoder.
+            "binary_cross_entropy", "mixed"} or Loss object, default="log_error"
+        Reconstruction loss, see :mod:`skae.losses`. The cross-entropy is for data in
+        [0, 1] and puts a sigmoid behind the decoder. ``"mixed"`` does so for columns
+        of 0 and 1 only, and takes the squared error for the others:
+        ``Mixed(binary=["a", "b"])`` names them.
     init : {"auto", "pca", "random"}, default="random"
         Where training starts: at the PCA of the training rows or at random
         weights; the axes of a PCA would follow the outliers. ``"auto"`` means
@@ -129,7 +131,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         Internal scaling, undone on the way out: one factor each feature, so
         that all count alike in the score, or one for all, or none. ``"auto"``
         means ``"global"``. Nothing is scaled under an output activation such as
-        the sigmoid, which can reach the data only in their own units.
+        the sigmoid, which can reach the data only in their own units; under
+        ``loss="mixed"`` these are the binary columns.
     max_epochs : int or "auto", default="auto"
         Most passes over the training rows, >= 1. ``"auto"`` means as many as
         make 600 steps, but 150 at most.
@@ -415,7 +418,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     @available_if(_has_plain_score)
-    def feature_contributions(self, X: MatrixLike) -> np.ndarray:
+    def feature_contributions(self, X: MatrixLike) -> MatrixLike:
         """Share of each feature in the reconstruction error of each row.
 
         Absent where the score counts more than this error, as that of
@@ -428,15 +431,38 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
 
         Returns
         -------
-        contributions : ndarray of shape (n_samples, n_features), float64
+        contributions : ndarray or data frame of shape (n_samples, n_features), float64
             Non-negative; each row sums to ``-score_samples``; 0 at missing
-            entries.
+            entries. A data frame, with the columns and the index of X, if
+            `set_output` asks for one.
         """
-        X = self._check_X(X)
-        self._check_bounds(X, self.module_.loss)
-        contributions = self._evaluate("contributions", X).astype(np.float64)
+        rows = self._check_X(X)
+        self._check_bounds(rows, self.module_.loss)
+        contributions = self._evaluate("contributions", rows).astype(np.float64)
         # NaN is what overflow in the network leaves, as in `score_samples`.
-        return np.where(np.isnan(contributions), np.inf, contributions)
+        contributions[np.isnan(contributions)] = np.inf
+        return self._like_X(contributions, X)
+
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Choose the container of what has a value for each entry of X.
+
+        These are `feature_contributions` and `reconstruct`. The parameter has the
+        name that it has in scikit-learn's transformers, and
+        ``sklearn.set_config(transform_output=...)`` does the same for all estimators.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"}, default=None
+            ``"default"`` is an array; None leaves it as it is.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+        """
+        if transform is not None:
+            self._sklearn_output_config = {"transform": transform}
+        return self
 
     # What "auto" means, and what is checked once the data are known
 

@@ -139,9 +139,11 @@ class AutoencoderTransformer(
     penalty_weight : float, default=1e-3
         Weight of the penalty, >= 0.
     loss : {"squared_error", "absolute_error", "huber", "log_error", \
-            "binary_cross_entropy"} or Loss object, default="squared_error"
-        Reconstruction loss, see :mod:`skae.losses`. The last one is for data in
-        [0, 1] and puts a sigmoid behind the decoder.
+            "binary_cross_entropy", "mixed"} or Loss object, default="squared_error"
+        Reconstruction loss, see :mod:`skae.losses`. The cross-entropy is for data in
+        [0, 1] and puts a sigmoid behind the decoder. ``"mixed"`` does so for columns
+        of 0 and 1 only, and takes the squared error for the others:
+        ``Mixed(binary=["a", "b"])`` names them.
     init : {"auto", "pca", "random"}, default="auto"
         Where training starts: at the PCA of the training rows or at random
         weights. ``"auto"`` means the PCA wherever network, bottleneck and loss
@@ -150,7 +152,8 @@ class AutoencoderTransformer(
         Internal scaling, undone on the way out: one factor for all features,
         which is PCA's view of the data, or one each, or none. ``"auto"`` means
         ``"global"``. Nothing is scaled under an output activation such as the
-        sigmoid, which can reach the data only in their own units.
+        sigmoid, which can reach the data only in their own units; under
+        ``loss="mixed"`` these are the binary columns.
     max_epochs : int or "auto", default="auto"
         Most passes over the training rows, >= 1. ``"auto"`` means as many as
         make 2500 steps from the PCA, or 4000 from a random start, but 12 at least and

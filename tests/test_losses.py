@@ -18,6 +18,7 @@ from skae.losses import (
     Huber,
     LogError,
     Loss,
+    Mixed,
     SquaredError,
     observed_mean,
     observed_share,
@@ -156,12 +157,42 @@ def test_loss_keeps_the_type(unit_pair, name, dtype):
     assert LOSSES[name]().elementwise(X, X_hat).dtype == dtype
 
 
-def test_only_binary_cross_entropy_is_bounded_with_a_sigmoid():
+def test_only_binary_cross_entropy_is_bounded_with_a_sigmoid_everywhere():
     implied = {
         name: (loss.output_activation, loss.bounds) for name, loss in LOSSES.items()
     }
     assert implied.pop("binary_cross_entropy") == ("sigmoid", (0, 1))
+    assert implied.pop("mixed") == ("identity", (0, 1))  # in some columns
     assert set(implied.values()) == {("identity", None)}
+
+
+def test_mixed_is_the_cross_entropy_of_binary_columns_and_the_square_of_others(
+    pair, unit_pair
+):
+    (X, raw), (p, _) = pair, unit_pair
+    X[:, [0, 3]] = (X[:, [0, 3]] > 0).double()
+    mixed = Mixed([0, 3])
+    told = torch.where(torch.tensor([True, False, False, True]), p, raw)
+    entropy = BinaryCrossEntropy().elementwise(X[:, [0, 3]], p[:, [0, 3]])
+    for loss in (mixed, Mixed(), Mixed(np.array([True, False, False, True]))):
+        result = loss.elementwise(X, told)
+        torch.testing.assert_close(result[:, [0, 3]], entropy)
+        torch.testing.assert_close(
+            result[:, 1:3], SquaredError().elementwise(X, raw)[:, 1:3]
+        )
+    output = mixed.build_output(4)
+    torch.testing.assert_close(
+        mixed.elementwise_from_raw(X, raw, output), mixed.elementwise(X, output(raw))
+    )
+
+
+def test_mixed_keeps_value_and_gradient_where_its_sigmoid_saturates():
+    mixed = Mixed([0])
+    raw = torch.tensor([[-200.0, 1e6]], requires_grad=True)
+    loss = mixed.elementwise_from_raw(torch.ones(1, 2), raw, mixed.build_output(2))
+    loss[:, 0].sum().backward()
+    assert loss[0, 0] == 200
+    assert raw.grad.tolist() == [[-1.0, 0.0]]
 
 
 def test_loss_without_an_elementwise_is_abstract():

@@ -141,6 +141,19 @@ def test_a_pipeline_goes_through_skops(X):
     assert again[-1].n_iter_ == pipeline[-1].n_iter_ + 1
 
 
+@pytest.mark.parametrize("how", ["save", "skops"])
+def test_a_mixed_loss_knows_its_columns_again(how, X, path):
+    X = np.column_stack([X, X > 0.5])
+    detector = AutoencoderOutlierDetector(loss="mixed", max_epochs=2).fit(X)
+    if how == "save":
+        again = there_and_back(detector, path)
+    else:
+        written = skops.io.dumps(detector)
+        again = skops.io.loads(written, trusted=list(documented_types()))
+    assert again.module_.loss.binary == [6, 7, 8, 9, 10, 11]
+    assert_same_predictions(detector, again, X)
+
+
 def test_attributes_come_back(path):
     X = load_iris(as_frame=True).data
     detector = AutoencoderOutlierDetector(max_epochs=3, random_state=0).fit(X)

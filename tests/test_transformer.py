@@ -8,9 +8,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 from skae import AutoencoderTransformer
-from skae.networks import MLP
+from skae.networks import MLP, Custom
 
 BRIEF = {"hidden_layer_sizes": (16,), "max_epochs": 5, "random_state": 0}
 
@@ -256,3 +257,14 @@ def test_binary_cross_entropy_needs_probabilities(curve):
     )
     with pytest.raises(ValueError, match=r"loss='binary_cross_entropy'.*network=MLP"):
         ae.fit(np.abs(curve))
+
+
+def test_a_decoder_of_your_own_may_give_probabilities_itself():
+    X = np.random.default_rng(0).uniform(size=(60, 4))
+    decoder = nn.Sequential(nn.Linear(2, 4), nn.Sigmoid())
+    network = Custom(nn.Linear(4, 2), decoder, output_activation="identity")
+    ae = AutoencoderTransformer(2, loss="binary_cross_entropy", network=network)
+    ae.set_params(max_epochs=5).fit(X)
+    p = ae.reconstruct(X)
+    entropy = -X * np.log(p) - (1 - X) * np.log1p(-p)
+    np.testing.assert_allclose(ae.score_samples(X), -entropy.mean(axis=1))

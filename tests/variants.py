@@ -33,6 +33,7 @@ SETTINGS = [
     {"loss": "huber"},
     {"loss": "log_error"},
     {"loss": Huber(delta=0.5)},
+    {"loss": "mixed"},
     {"scale": None},
     {"scale": "global"},
     {"scale": "feature"},
