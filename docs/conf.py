@@ -37,7 +37,7 @@ html_title = "skae"
 html_static_path = ["_static"]
 html_css_files = ["skae.css"]
 html_show_sourcelink = False
-html_sidebars = {"index": [], "outliers": [], "performance": []}
+html_sidebars = {"index": [], "dropin": [], "outliers": [], "performance": []}
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": False,

@@ -91,7 +91,7 @@ for ax, (method, title) in zip(axes, titles.items(), strict=True):
             label=name,
         )
     ax.set(title=title, aspect="equal", xticks=[], yticks=[])
-axes[0].legend(loc="lower right")
+axes[0].legend(loc="upper left")
 figure.colorbar(display.surface_, ax=axes[1], label="negative: outlier")
 
 figure.savefig(out / "dropin_isolation.png", dpi=100)
