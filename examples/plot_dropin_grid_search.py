@@ -3,8 +3,8 @@ Dropping in: how many components?
 =================================
 
 A classifier of handwritten digits sees nothing but a few components of the images. How
-many it needs is found by cross-validation, in a pipeline that learns the components
-anew from the training part of each split.
+many it needs is found by a grid search over a pipeline, which learns the components
+from one part of the training images and judges them by the other.
 
 Import scikit-learn's ``PCA`` instead and give its name to the class below: nothing
 else changes.
@@ -23,7 +23,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.model_selection import (
+    GridSearchCV,
+    StratifiedShuffleSplit,
+    train_test_split,
+)
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -39,8 +43,8 @@ out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# The search sees 1100 of the images, in two parts, each of which is judged by what was
-# learnt from the other.
+# The search sees 1100 of the images and holds back a third of them. ``cv=5`` would
+# judge more surely, and take five times as long.
 
 X, y = load_digits(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(
@@ -54,7 +58,8 @@ pipeline = Pipeline(
     ]
 )
 widths = [2, 4, 8]
-search = GridSearchCV(pipeline, {"reduce__n_components": widths}, cv=2)
+split = StratifiedShuffleSplit(n_splits=1, test_size=1 / 3, random_state=0)
+search = GridSearchCV(pipeline, {"reduce__n_components": widths}, cv=split)
 search.fit(X_train, y_train)
 print(f"parameters found: {search.best_params_}")
 accuracy = search.score(X_test, y_test)
@@ -71,7 +76,7 @@ print(f"from all pixels: {from_pixels:.1%}")
 # with new images.
 
 figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
-ax.plot(widths, search.cv_results_["mean_test_score"], "o-", label="cross-validation")
+ax.plot(widths, search.cv_results_["mean_test_score"], "o-", label="images held back")
 chosen = search.best_estimator_["reduce"].n_components_
 ax.plot(chosen, accuracy, "*", color="C3", markersize=14, label="chosen, new images")
 ax.axhline(from_pixels, color="0.5", linestyle="--", label="all pixels, new images")
