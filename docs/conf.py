@@ -37,7 +37,10 @@ html_title = "skae"
 html_static_path = ["_static"]
 html_css_files = ["skae.css"]
 html_show_sourcelink = False
-html_sidebars = {"index": [], "dropin": [], "outliers": [], "performance": []}
+# Only the reference has pages below it, which a sidebar can list.
+html_sidebars = {
+    page.stem: [] for page in (ROOT / "docs").glob("*.rst") if page.stem != "api"
+}
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": False,
