@@ -39,6 +39,7 @@ from skae._batches import (
     canonical_rows,
     count_batches,
 )
+from skae._callbacks import CallbackSupportMixin, Task, with_callbacks
 from skae._members import CodeWidths, Ensemble, stack, stack_squeezes
 from skae._module import Autoencoder, Scaler, start_at_map
 from skae._net import (
@@ -161,7 +162,7 @@ class Job(NamedTuple):
     is_settled: bool
 
 
-class BaseAutoencoder(BaseEstimator, ABC):
+class BaseAutoencoder(CallbackSupportMixin, BaseEstimator, ABC):
     """Fit and use an autoencoder; what it is used for is left to subclasses."""
 
     # How the last fit that ran to its end is told from another, see `_fingerprint`.
@@ -263,7 +264,8 @@ class BaseAutoencoder(BaseEstimator, ABC):
         KeyboardInterrupt
             On Ctrl-C, after the best epoch so far has become the fitted model.
         """
-        return self._fit(X, sample_weight, resume=self.warm_start and self._is_fitted())
+        resume = self.warm_start and self._is_fitted()
+        return self._fit(X, y, sample_weight, resume=resume)
 
     def partial_fit(
         self, X: MatrixLike, y: Any = None, sample_weight: ArrayLike | None = None
@@ -294,7 +296,8 @@ class BaseAutoencoder(BaseEstimator, ABC):
         ValueError, KeyboardInterrupt
             As in `fit`.
         """
-        return self._fit(X, sample_weight, resume=self._is_fitted(), one_epoch=True)
+        resume = self._is_fitted()
+        return self._fit(X, y, sample_weight, resume=resume, one_epoch=True)
 
     def reconstruct(self, X: MatrixLike) -> MatrixLike:
         """Send rows through the code and back.
@@ -348,27 +351,46 @@ class BaseAutoencoder(BaseEstimator, ABC):
     def _fit(
         self,
         X: MatrixLike,
+        y: Any,
         sample_weight: ArrayLike | None,
         *,
         resume: bool,
         one_epoch: bool = False,
     ) -> Self:
         with self._all_or_nothing(), Interruption() as interruption:
-            with interruption.allowed():
-                job = self._validate(X, sample_weight, resume, one_epoch)
-            if job.is_settled:
-                net = self.net_
-                history: list[dict] = []
-            else:
-                with isolated(job.parts.network.draws_globally, job.seed):
-                    net, history = self._learn(job, interruption)
-                # A fit that ran to its end has no more to learn from these rows.
-                ran_to_its_end = not (one_epoch or interruption.seen)
-                self._settled = job.fingerprint if ran_to_its_end else None
-            self._finish(job, net, history)
+            self._fit_watched(X, y, sample_weight, resume, one_epoch, interruption)
         if interruption.seen:
             raise KeyboardInterrupt
         return self
+
+    # Its context is an attribute; so callbacks are taken down before any is taken back.
+    @with_callbacks
+    def _fit_watched(
+        self,
+        X: MatrixLike,
+        y: Any,
+        sample_weight: ArrayLike | None,
+        resume: bool,
+        one_epoch: bool,
+        interruption: Interruption,
+    ) -> None:
+        """Fit, and let scikit-learn's callbacks watch it."""
+        with interruption.allowed():
+            job = self._validate(X, sample_weight, resume, one_epoch)
+        name = "partial-fit" if one_epoch else "fit"
+        task = Task.of_fit(self, name, self._max_parts(job), X, y, sample_weight)
+        if job.is_settled:
+            net = self.net_
+            history: list[dict] = []
+        else:
+            with isolated(job.parts.network.draws_globally, job.seed):
+                net, history = self._learn(job, task, interruption)
+            # A fit that ran to its end has no more to learn from these rows.
+            ran_to_its_end = not (one_epoch or interruption.seen)
+            self._settled = job.fingerprint if ran_to_its_end else None
+        self._finish(job, net, history)
+        if not interruption.seen:
+            task.end(dict)  # nothing is missing
 
     # Validate
 
@@ -617,8 +639,16 @@ class BaseAutoencoder(BaseEstimator, ABC):
 
     # Learn
 
+    def _max_parts(self, job: Job) -> int:
+        """Most parts that callbacks will be told of, see `Task`."""
+        if job.is_settled:
+            return 0
+        if len(job.splits) > 1:
+            return len(job.splits) + 1
+        return self._plan(job, job.splits[0]).max_epochs
+
     def _learn(
-        self, job: Job, interruption: Interruption
+        self, job: Job, task: Task, interruption: Interruption
     ) -> tuple[AutoencoderNet, list[dict]]:
         """A trained net, and what is to be told of its epochs.
 
@@ -626,16 +656,27 @@ class BaseAutoencoder(BaseEstimator, ABC):
         rows, for as many epochs as were best on average; if the gains of all held-out
         rows together are not significant, it stays at a start worth keeping.
         """
+        n_splits = len(job.splits)
+        if n_splits == 1:
+            plan = self._plan(job, job.splits[0])
+            return self._learn_from(job.splits[0], plan, job, task, interruption)
         histories = []
         judgements = []
-        n_splits = len(job.splits)
         for i, split in enumerate(job.splits, start=1):
-            part = f"fold {i} of {n_splits}" if n_splits > 1 else ""
-            net, history = self._learn_from(split, job, interruption, part)
-            if n_splits == 1 or interruption.seen:
+            plan = self._plan(job, split)
+            fold = task.part("fold", plan.max_epochs)
+            net, history = self._learn_from(
+                split, plan, job, fold, interruption, f"fold {i} of {n_splits}"
+            )
+            is_enough = not interruption.seen and fold.end(
+                partial(self._as_fitted, job, net)
+            )
+            if interruption.seen:
                 return net, history
             histories.append(history)
             judgements.append(net.judgement_)
+            if is_enough:
+                break
         gains, weights, n_epochs = zip(*judgements, strict=True)
         judgement = Judgement(
             np.concatenate(gains), np.concatenate(weights), float(np.mean(n_epochs))
@@ -645,27 +686,36 @@ class BaseAutoencoder(BaseEstimator, ABC):
             net.best_epoch_ = 0
         else:
             everything = Split(job.rows.normalised(), None)
-            n_epochs = max(1, round(judgement.n_epochs))
-            net, _ = self._learn_from(
-                everything, job, interruption, "all rows", n_epochs
+            plan = self._plan(job, everything)._replace(
+                max_epochs=max(1, round(judgement.n_epochs))
             )
+            last = task.part("all-rows", plan.max_epochs)
+            net, _ = self._learn_from(
+                everything, plan, job, last, interruption, "all rows"
+            )
+            if not interruption.seen:
+                last.end(partial(self._as_fitted, job, net))
         return net, _mean_history(histories)
 
     def _learn_from(
         self,
         split: Split,
+        plan: Plan,
         job: Job,
+        task: Task,
         interruption: Interruption,
         part: str = "",
-        n_epochs: int | None = None,
     ) -> tuple[AutoencoderNet, list[dict]]:
         """A net that was trained on one split, and its epochs."""
         with interruption.allowed():
-            plan = self._plan(job, split)
-            if n_epochs is not None:
-                plan = plan._replace(max_epochs=n_epochs)
             net = self._build_net(job, plan, part)
-        return net, self._train(net, split, job.one_epoch, interruption)
+        return net, self._train(net, split, job, task, interruption)
+
+    def _as_fitted(self, job: Job, net: AutoencoderNet) -> dict[str, Any]:
+        """The attributes of an estimator that is fitted with the net as it is now."""
+        fitted = copy.copy(self)
+        fitted._finish(job, net.snapshot(), net.epochs_of_training)
+        return dict(vars(fitted))
 
     # Build
 
@@ -902,7 +952,8 @@ class BaseAutoencoder(BaseEstimator, ABC):
         self,
         net: AutoencoderNet,
         split: Split,
-        one_epoch: bool,
+        job: Job,
+        task: Task,
         interruption: Interruption,
     ) -> list[dict]:
         """Run the epochs; only `partial_fit` keeps what would run more of them."""
@@ -911,8 +962,9 @@ class BaseAutoencoder(BaseEstimator, ABC):
             flushed_denormals(),
             precision_of(self.precision),
         ):
-            history = net.train(split, interruption)
-        if not one_epoch:
+            observer = task.epochs(partial(self._as_fitted, job))
+            history = net.train(split, interruption, observer)
+        if not job.one_epoch:
             net.trim_for_prediction()
         return history
 
@@ -1090,9 +1142,11 @@ def _check_callbacks(callbacks: list | tuple | None) -> None:
         callback = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
         is_class = isinstance(callback, type) and issubclass(callback, Callback)
         if not (is_class or isinstance(callback, Callback)):
+            of_sklearn = hasattr(callback, "on_fit_task_begin")
             raise TypeError(
                 "callbacks must hold skorch callbacks, their classes, or pairs of a "
                 f"name and one of these, got {entry!r}."
+                f"{' Use set_callbacks for those of scikit-learn.' * of_sklearn}"
             )
 
 

@@ -404,7 +404,12 @@ class AutoencoderNet(NeuralNet):
 
     # Epochs
 
-    def train(self, split: Split, interruption: Interruption) -> list[dict]:
+    def train(
+        self,
+        split: Split,
+        interruption: Interruption,
+        observer: Callback | None = None,
+    ) -> list[dict]:
         """Train for `max_epochs` epochs, or until something ends it earlier.
 
         Parameters
@@ -412,6 +417,8 @@ class AutoencoderNet(NeuralNet):
         split : Split
         interruption : Interruption
             Tells the user's Ctrl-C from a callback's wish to stop.
+        observer : skorch.callbacks.Callback, default=None
+            One more callback, called before the others, in this training only.
 
         Returns
         -------
@@ -428,7 +435,10 @@ class AutoencoderNet(NeuralNet):
         self.interruption = interruption
         self._first_epoch = len(self.history)
         self._in_callback = False
-        with _noise_from(self.generator_, self.module_, self.criterion_):
+        with (
+            _noise_from(self.generator_, self.module_, self.criterion_),
+            self._observed_by(observer),
+        ):
             self._start_judging(split.held_out)
             try:
                 with interruption.allowed():
@@ -445,7 +455,19 @@ class AutoencoderNet(NeuralNet):
             # Predictions need it: back to the CPU, with the exact scale.
             self.module_.cpu().scaler = self._exact_scaler.pop()
             self.trim_for_prediction()
-        return self.history[self._first_epoch :]
+        return self.epochs_of_training
+
+    @contextmanager
+    def _observed_by(self, observer: Callback | None) -> Iterator[None]:
+        """While it lasts, there is one more callback, before the others."""
+        if observer is None:
+            yield
+            return
+        self.callbacks_.insert(0, ("observer", observer))
+        try:
+            yield
+        finally:
+            self.callbacks_.pop(0)
 
     def fit_loop(
         self, X: Split, y: None = None, epochs: int | None = None, **fit_params: Any
@@ -676,7 +698,30 @@ class AutoencoderNet(NeuralNet):
     def _copy_weights(self) -> dict[str, Tensor]:
         return {name: t.clone() for name, t in self.module_.state_dict().items()}
 
-    # After training
+    # After training, or in its course
+
+    @property
+    def epochs_of_training(self) -> list[dict]:
+        """The rows of the history for the finished epochs of the last training."""
+        return [row for row in self.history[self._first_epoch :] if "train_loss" in row]
+
+    def snapshot(self) -> AutoencoderNet:
+        """A net to predict with, which has the present weights and keeps them."""
+        own = self.generator_  # a part that draws refers to it, and is not to copy it
+        module = copy.deepcopy(self.module_, {id(own): own})
+        for part in _drawing_parts(module):
+            part.generator = None
+        if self._lacks_float64 and self._exact_scaler:
+            module.cpu().scaler = copy.deepcopy(self._exact_scaler[0])
+        history = [dict(row) for row in self.history if "train_loss" in row]
+        net = AutoencoderNet.restored(
+            module,
+            history,
+            self.best_epoch_ if self.is_trimmed else len(history),
+            self.settings,
+        )
+        net.device = self.device
+        return net
 
     def module_in(self, dtype: np.dtype) -> Autoencoder:
         """The module with weights of this type, kept until it changes."""
@@ -791,15 +836,20 @@ def _check_finite(loss: float, epoch: int, what: str, learning_rate: float) -> N
         )
 
 
-@contextmanager
-def _noise_from(generator: torch.Generator, *modules: nn.Module) -> Iterator[None]:
-    """While it lasts, every part of `modules` that draws, draws from `generator`."""
-    parts: list[Any] = [
+def _drawing_parts(*modules: nn.Module) -> list[Any]:
+    """The parts of `modules` that draw from a generator."""
+    return [
         part
         for module in modules
         for part in module.modules()
         if hasattr(part, "generator")
     ]
+
+
+@contextmanager
+def _noise_from(generator: torch.Generator, *modules: nn.Module) -> Iterator[None]:
+    """While it lasts, every part of `modules` that draws, draws from `generator`."""
+    parts = _drawing_parts(*modules)
     for part in parts:
         part.generator = generator
     try:

@@ -417,9 +417,9 @@ def count_trainings(monkeypatch):
     splits = []
     train = AutoencoderNet.train
 
-    def spy(net, split, interruption):
+    def spy(net, split, *args):
         splits.append(split)
-        return train(net, split, interruption)
+        return train(net, split, *args)
 
     monkeypatch.setattr(AutoencoderNet, "train", spy)
     return splits
