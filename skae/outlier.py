@@ -205,7 +205,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         skorch callbacks: objects, classes, or pairs of a name and one of these.
         They are copied at each fit. A learning rate scheduler among them
         replaces the one described above. Callbacks that cannot be pickled are
-        left out when a fitted estimator is pickled.
+        left out when a fitted estimator is pickled. Those of scikit-learn are set
+        by `set_callbacks`, see Notes.
     compile : "auto" or bool, default="auto"
         How a training step is computed. False: as PyTorch computes it. ``"auto"``:
         the same, but without the bookkeeping; on a CPU a step is recorded and
@@ -265,8 +266,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
 
     Notes
     -----
-    Weighted, repeated, shuffled and missing entries are treated as in
-    :class:`AutoencoderTransformer`.
+    Weighted, repeated, shuffled and missing entries, and the callbacks of
+    scikit-learn, are treated as in :class:`AutoencoderTransformer`.
 
     References
     ----------

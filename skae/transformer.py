@@ -205,7 +205,8 @@ class AutoencoderTransformer(
         skorch callbacks: objects, classes, or pairs of a name and one of these.
         They are copied at each fit. A learning rate scheduler among them
         replaces the one described above. Callbacks that cannot be pickled are
-        left out when a fitted estimator is pickled.
+        left out when a fitted estimator is pickled. Those of scikit-learn are set
+        by `set_callbacks`, see Notes.
     compile : "auto" or bool, default="auto"
         How a training step is computed. False: as PyTorch computes it. ``"auto"``:
         the same, but without the bookkeeping; on a CPU a step is recorded and
@@ -278,6 +279,11 @@ class AutoencoderTransformer(
 
     Training runs in float32. Rows in float64 are encoded and decoded in
     float64, so that a row's code does not depend on the other rows beside it.
+
+    From scikit-learn 1.9 on, `set_callbacks` takes those of :mod:`sklearn.callback`.
+    The tasks of a fit are its epochs, or folds that have epochs. Where rows are held
+    out five times, a last task learns from all rows. A callback may ask for an
+    estimator after each epoch, which has that epoch's weights.
 
     References
     ----------
