@@ -1142,11 +1142,12 @@ def _check_callbacks(callbacks: list | tuple | None) -> None:
         callback = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
         is_class = isinstance(callback, type) and issubclass(callback, Callback)
         if not (is_class or isinstance(callback, Callback)):
-            of_sklearn = hasattr(callback, "on_fit_task_begin")
+            hint = ""
+            if hasattr(callback, "on_fit_task_begin"):
+                hint = " Use set_callbacks for those of scikit-learn."
             raise TypeError(
                 "callbacks must hold skorch callbacks, their classes, or pairs of a "
-                f"name and one of these, got {entry!r}."
-                f"{' Use set_callbacks for those of scikit-learn.' * of_sklearn}"
+                f"name and one of these, got {entry!r}." + hint
             )
 
 

@@ -714,11 +714,14 @@ class AutoencoderNet(NeuralNet):
         if self._lacks_float64 and self._exact_scaler:
             module.cpu().scaler = copy.deepcopy(self._exact_scaler[0])
         history = [dict(row) for row in self.history if "train_loss" in row]
+        best = self.best_epoch_ if self.is_trimmed else len(history)
         net = AutoencoderNet.restored(
-            module,
-            history,
-            self.best_epoch_ if self.is_trimmed else len(history),
-            self.settings,
+            **{
+                **self.essentials,
+                "module": module,
+                "history": history,
+                "best_epoch": best,
+            }
         )
         net.device = self.device
         return net
