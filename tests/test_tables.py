@@ -16,6 +16,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import nn
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae.bottlenecks import Gaussian
 from skae.losses import Mixed
 from skae.networks import MLP, Custom
 
@@ -221,6 +222,27 @@ def test_missing_entries_are_filled_in_with_probabilities(mixed):
     assert ae.module_.loss.binary == [1, 2, 3]
     filled = ae.reconstruct(X)[:, 1:]
     assert ((filled > 0) & (filled < 1)).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"network": "conv", "bottleneck": Gaussian(score="elbo")},
+        {"n_estimators": 2, "penalty": "contractive", "error": "loss"},
+        {"bottleneck": "quantized", "corruption": "masking", "scale": None},
+        {"penalty": "l1", "early_stopping": "auto", "scale": "global"},
+    ],
+)
+def test_mixed_goes_with_every_other_part(settings, mixed, encoder):
+    X = encoder.fit_transform(mixed).to_numpy()
+    X[::7, 4] = np.nan
+    detector = AutoencoderOutlierDetector(3, loss="mixed", **{**BRIEF, **settings})
+    detector.fit(X)
+    p = detector.reconstruct(X)[:, 2:]
+    assert ((p > 0) & (p < 1)).all()
+    scores = detector.score_samples(X)
+    assert np.isfinite(scores).all()
+    assert_allclose(detector.score_samples(X[:1]), scores[:1])
 
 
 @pytest.mark.parametrize(
