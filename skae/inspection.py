@@ -23,12 +23,23 @@ from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from skae._base import BaseAutoencoder, MatrixLike
+from skae.model_selection import (
+    _best_of_each,
+    _means,
+    _one_standard_error,
+    _parameter,
+    _settings,
+    _standard_errors,
+    elbow,
+    explained_variance,
+)
 from skae.outlier import AutoencoderOutlierDetector
 from skae.transformer import AutoencoderTransformer
 
@@ -36,6 +47,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
+    "ComponentSelectionDisplay",
     "ComponentTraversalDisplay",
     "FeatureContributionDisplay",
     "LatentSpaceDisplay",
@@ -854,6 +866,281 @@ class ComponentTraversalDisplay:
             panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         _name_features(self.axes_[-1, 0], self.feature_names, n_features)
         return self
+
+
+class ComponentSelectionDisplay:
+    """Scores against the number of components, and which numbers rules choose.
+
+    The marks are the number with the best mean score, the least within one standard
+    error of it (see :func:`~skae.model_selection.one_standard_error`; the dotted line
+    is that far below the best), and the :func:`~skae.model_selection.elbow`.
+
+    Parameters
+    ----------
+    n_components : array-like of shape (n_values,)
+        Different numbers, ascending.
+    scores : array-like of shape (n_values, n_splits)
+        Higher is better.
+    score_name : str, default=None
+        What the scores are; None means "score".
+    estimator_name : str, default=None
+        Name of the curve.
+
+    Attributes
+    ----------
+    best, one_standard_error, elbow : int or None
+        What the rules choose; None where one does not apply: the second to a single
+        split, the third to a curve without a bend.
+    ax_ : matplotlib.axes.Axes
+    figure_ : matplotlib.figure.Figure
+    curve_ : matplotlib.container.ErrorbarContainer
+        Means and standard errors.
+    marks_ : list of matplotlib.lines.Line2D
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.decomposition import PCA
+    >>> from skae.inspection import ComponentSelectionDisplay
+    >>> from skae.model_selection import explained_variance
+    >>> display = ComponentSelectionDisplay.from_estimator(
+    ...     PCA(random_state=0),
+    ...     load_digits().data,
+    ...     n_components=[1, 5, 10, 20, 40, 60],
+    ...     scoring=explained_variance,
+    ... )
+    >>> display.best, display.one_standard_error, display.elbow
+    (60, 60, 20)
+    """
+
+    def __init__(
+        self,
+        n_components: ArrayLike,
+        scores: ArrayLike,
+        *,
+        score_name: str | None = None,
+        estimator_name: str | None = None,
+    ):
+        self.n_components = n_components
+        self.scores = scores
+        self.score_name = score_name
+        self.estimator_name = estimator_name
+
+    @property
+    def best(self) -> Any:
+        """The number with the highest mean score."""
+        means = _means(np.asarray(self.scores, float))
+        return np.asarray(self.n_components)[np.argmax(means)].item()
+
+    @property
+    def one_standard_error(self) -> Any:
+        """The least number within one standard error of the best."""
+        values, scores = np.asarray(self.n_components), np.asarray(self.scores, float)
+        if scores.shape[1] < 2:
+            return None
+        return values[_one_standard_error(values, scores)].item()
+
+    @property
+    def elbow(self) -> Any:
+        """Where the curve of the means bends most."""
+        means = np.asarray(self.scores, float).mean(axis=1)
+        known = np.isfinite(means)
+        return elbow(np.asarray(self.n_components)[known], means[known])
+
+    @classmethod
+    def from_search(
+        cls,
+        search: Any,
+        *,
+        param: str | None = None,
+        metric: str = "score",
+        score_name: str | None = None,
+        name: str | None = None,
+        ax: Axes | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Draw what a search has found.
+
+        Where other parameters vary along, the best setting of each number counts.
+
+        Parameters
+        ----------
+        search : GridSearchCV or RandomizedSearchCV
+            Fitted.
+        param : str, default=None
+            The parameter on the horizontal axis; None means the one named
+            ``"n_components"`` or ending in ``"__n_components"``.
+        metric : str, default="score"
+            Which score, if there are several.
+        score_name : str, default=None
+            What it is; None means "explained variance" if so, else `metric`.
+        name : str, default=None
+            Name of the curve.
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw; None makes a figure.
+        **kwargs : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        display : ComponentSelectionDisplay
+        """
+        check_is_fitted(search)
+        if not hasattr(search, "cv_results_"):
+            raise TypeError(
+                f"search must be a fitted search, such as GridSearchCV, got {search!r}."
+            )
+        values, scores = _best_of_each(_settings(search.cv_results_, param, metric))
+        if score_name is None:
+            score_name = _score_name(search, metric)
+        display = cls(values, scores, score_name=score_name, estimator_name=name)
+        return display.plot(ax, **kwargs)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: MatrixLike,
+        y: ArrayLike | None = None,
+        *,
+        n_components: ArrayLike,
+        param: str | None = None,
+        cv: Any = None,
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        score_name: str | None = None,
+        name: str | None = None,
+        ax: Axes | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Cross-validate an estimator with several numbers of components.
+
+        Parameters
+        ----------
+        estimator : estimator
+            With a parameter `n_components`, or a `Pipeline` with such a step. It is
+            cloned.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,), default=None
+        n_components : array-like of int of shape (n_values,)
+            Numbers to try.
+        param : str, default=None
+            Name of the parameter; None means the one named ``"n_components"`` or
+            ending in ``"__n_components"``.
+        cv : int, splitter or iterable, default=None
+            As in `GridSearchCV`.
+        scoring : str or callable, default=None
+            As in `GridSearchCV`; None means the estimator's `score`.
+        n_jobs : int, default=None
+            As in `GridSearchCV`.
+        score_name : str, default=None
+            What the scores are; None means "explained variance" if so, else "score".
+        name : str, default=None
+            Name of the curve; None means the name of the class with the parameter.
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw; None makes a figure.
+        **kwargs : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        display : ComponentSelectionDisplay
+        """
+        params = estimator.get_params()
+        param = _parameter(params, param, "the estimator")
+        owner = params[param.rpartition("__")[0]] if "__" in param else estimator
+        search = GridSearchCV(
+            estimator,
+            {param: np.asarray(n_components).tolist()},
+            scoring=scoring,
+            cv=cv,
+            n_jobs=n_jobs,
+            refit=False,
+            error_score="raise",
+        ).fit(X, y)
+        return cls.from_search(
+            search,
+            score_name=score_name,
+            name=name or type(owner).__name__,
+            ax=ax,
+            **kwargs,
+        )
+
+    def plot(
+        self, ax: Axes | None = None, *, marks: bool = True, **kwargs: Any
+    ) -> Self:
+        """Draw the curve.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw; None makes a figure.
+        marks : bool, default=True
+            Whether to mark what the rules choose; False for a second curve.
+        **kwargs : dict
+            Passed to `matplotlib.axes.Axes.errorbar`.
+
+        Returns
+        -------
+        self : ComponentSelectionDisplay
+        """
+        self.ax_, self.figure_ = _axes(self, ax)
+        values, scores = np.asarray(self.n_components), np.asarray(self.scores, float)
+        means = scores.mean(axis=1)
+        errors = _standard_errors(scores) if scores.shape[1] > 1 else None
+        style = {
+            "marker": ".",
+            "capsize": 3,
+            "label": self.estimator_name or "mean and standard error",
+            **kwargs,
+        }
+        self.curve_ = self.ax_.errorbar(values, means, errors, **style)
+        self.marks_: list[Any] = []
+        if marks:
+            self._mark(values, means, errors)
+        from matplotlib.ticker import MaxNLocator
+
+        self.ax_.xaxis.set_major_locator(MaxNLocator(integer=True))
+        self.ax_.set(xlabel="n_components", ylabel=self.score_name or "score")
+        self.ax_.legend()
+        return self
+
+    def _mark(
+        self, values: np.ndarray, means: np.ndarray, errors: np.ndarray | None
+    ) -> None:
+        """A vertical line for each number that is chosen, named by its rules."""
+        chosen: dict[Any, list[str]] = {}
+        rules = {
+            "best": self.best,
+            "one standard error": self.one_standard_error,
+            "elbow": self.elbow,
+        }
+        for rule, value in rules.items():
+            if value is not None:
+                chosen.setdefault(value, []).append(rule)
+        style: dict[str, Any] = {"linewidth": 1, "zorder": 0}
+        for i, (value, names) in enumerate(chosen.items()):
+            label = f"{', '.join(names)}: {value}"
+            line = self.ax_.axvline(
+                value, color=f"C{i + 2}", linestyle="--", label=label, **style
+            )
+            self.marks_.append(line)
+        if errors is not None:
+            best = np.flatnonzero(values == self.best)[0]
+            level = means[best] - errors[best]
+            self.ax_.axhline(level, color="0.6", linestyle=":", **style)
+
+
+def _score_name(search: Any, metric: str) -> str:
+    """What the scores of a search are."""
+    scorer = getattr(search, "scorer_", None)
+    scorer = scorer.get(metric) if isinstance(scorer, dict) else scorer
+    estimator = search.estimator
+    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    is_own = search.scoring is None and isinstance(last, AutoencoderTransformer)
+    if is_own or scorer is explained_variance:
+        return "explained variance"
+    return metric
 
 
 # Estimators
