@@ -31,14 +31,14 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from skae._base import BaseAutoencoder, MatrixLike
 from skae.model_selection import (
-    _best_of_each,
-    _means,
-    _one_standard_error,
-    _parameter,
-    _settings,
-    _standard_errors,
+    best_of_each,
     elbow,
     explained_variance,
+    find_parameter,
+    least_near_best,
+    mean_scores,
+    standard_errors,
+    tried_settings,
 )
 from skae.outlier import AutoencoderOutlierDetector
 from skae.transformer import AutoencoderTransformer
@@ -929,7 +929,7 @@ class ComponentSelectionDisplay:
     @property
     def best(self) -> Any:
         """The number with the highest mean score."""
-        means = _means(np.asarray(self.scores, float))
+        means = mean_scores(np.asarray(self.scores, float))
         return np.asarray(self.n_components)[np.argmax(means)].item()
 
     @property
@@ -938,7 +938,7 @@ class ComponentSelectionDisplay:
         values, scores = np.asarray(self.n_components), np.asarray(self.scores, float)
         if scores.shape[1] < 2:
             return None
-        return values[_one_standard_error(values, scores)].item()
+        return values[least_near_best(values, scores)].item()
 
     @property
     def elbow(self) -> Any:
@@ -990,7 +990,7 @@ class ComponentSelectionDisplay:
             raise TypeError(
                 f"search must be a fitted search, such as GridSearchCV, got {search!r}."
             )
-        values, scores = _best_of_each(_settings(search.cv_results_, param, metric))
+        values, scores = best_of_each(tried_settings(search.cv_results_, param, metric))
         if score_name is None:
             score_name = _score_name(search, metric)
         display = cls(values, scores, score_name=score_name, estimator_name=name)
@@ -1047,7 +1047,7 @@ class ComponentSelectionDisplay:
         display : ComponentSelectionDisplay
         """
         params = estimator.get_params()
-        param = _parameter(params, param, "the estimator")
+        param = find_parameter(params, param, "the estimator")
         owner = params[param.rpartition("__")[0]] if "__" in param else estimator
         search = GridSearchCV(
             estimator,
@@ -1087,7 +1087,7 @@ class ComponentSelectionDisplay:
         self.ax_, self.figure_ = _axes(self, ax)
         values, scores = np.asarray(self.n_components), np.asarray(self.scores, float)
         means = scores.mean(axis=1)
-        errors = _standard_errors(scores) if scores.shape[1] > 1 else None
+        errors = standard_errors(scores) if scores.shape[1] > 1 else None
         style = {
             "marker": ".",
             "capsize": 3,

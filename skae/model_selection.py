@@ -462,10 +462,10 @@ def one_standard_error(
     >>> search.best_params_
     {'pca__n_components': 2}
     """
-    values, scores = _settings(cv_results, param, metric)
+    values, scores = tried_settings(cv_results, param, metric)
     if scores.shape[1] < 2:
         raise ValueError("one_standard_error needs at least two splits, got 1.")
-    return _one_standard_error(values, scores)
+    return least_near_best(values, scores)
 
 
 def elbow(n_components: ArrayLike, scores: ArrayLike) -> Any:
@@ -547,12 +547,14 @@ class Settings(NamedTuple):
     scores: np.ndarray
 
 
-def _settings(
+def tried_settings(
     cv_results: Mapping[str, Any], param: str | None, metric: str
 ) -> Settings:
     tried = [key.removeprefix("param_") for key in cv_results if key[:6] == "param_"]
-    param = _parameter(tried, param, "the search")
-    values = np.ma.asarray(cv_results[f"param_{param}"], dtype=object)
+    param = find_parameter(tried, param, "the search")
+    values: np.ma.MaskedArray = np.ma.asarray(
+        cv_results[f"param_{param}"], dtype=object
+    )
     if np.ma.getmaskarray(values).any():
         raise ValueError(f"{param} must be set in all settings of the search.")
     for value in values:
@@ -577,7 +579,7 @@ def _splits(cv_results: Mapping[str, Any], metric: str) -> Iterator[np.ndarray]:
         i += 1
 
 
-def _parameter(names: Iterable[str], param: str | None, where: str) -> str:
+def find_parameter(names: Iterable[str], param: str | None, where: str) -> str:
     """`param` if it is among the names, or the only n_components that is."""
     names = sorted(names)
     if param is not None:
@@ -593,28 +595,28 @@ def _parameter(names: Iterable[str], param: str | None, where: str) -> str:
     return found[0]
 
 
-def _means(scores: np.ndarray) -> np.ndarray:
+def mean_scores(scores: np.ndarray) -> np.ndarray:
     """Mean of each setting, minus infinity where it is not finite."""
     means = scores.mean(axis=1)
     return np.where(np.isfinite(means), means, -np.inf)
 
 
-def _standard_errors(scores: np.ndarray) -> np.ndarray:
+def standard_errors(scores: np.ndarray) -> np.ndarray:
     """Of the mean scores, of shape (n_settings,)."""
     return scores.std(axis=1, ddof=1) / np.sqrt(scores.shape[1])
 
 
-def _one_standard_error(values: np.ndarray, scores: np.ndarray) -> int:
-    means = _means(scores)
+def least_near_best(values: np.ndarray, scores: np.ndarray) -> int:
+    means = mean_scores(scores)
     best = np.argmax(means)
-    near = np.flatnonzero(means >= means[best] - _standard_errors(scores)[best])
+    near = np.flatnonzero(means >= means[best] - standard_errors(scores)[best])
     # The last key is the first to sort by.
     return int(near[np.lexsort((-means[near], values[near]))[0]])
 
 
-def _best_of_each(settings: Settings) -> Settings:
+def best_of_each(settings: Settings) -> Settings:
     """For each value, ascending, the setting with the highest mean score."""
-    order = np.lexsort((-_means(settings.scores), settings.values))
+    order = np.lexsort((-mean_scores(settings.scores), settings.values))
     values, scores = settings.values[order], settings.scores[order]
     is_first = np.append(True, np.diff(values) > 0)
     return Settings(values[is_first], scores[is_first])

@@ -12,11 +12,12 @@ from sklearn.datasets import load_wine
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae.inspection import (
+    ComponentSelectionDisplay,
     ComponentTraversalDisplay,
     FeatureContributionDisplay,
     LatentSpaceDisplay,
@@ -24,6 +25,7 @@ from skae.inspection import (
     OutlierScoreDisplay,
     ReconstructionDisplay,
 )
+from skae.model_selection import explained_variance, one_standard_error
 
 matplotlib.use("Agg")
 
@@ -312,3 +314,122 @@ def test_traversal_of_a_table_names_its_features(pipeline, wine):
     ticks = [t.get_text() for t in display.axes_[-1, 0].get_xticklabels()]
     assert ticks == list(wine.columns)
     assert len(display.axes_[0, 0].lines) == 7
+
+
+# How many components
+
+
+@pytest.fixture(scope="module")
+def search(digits):
+    """A number of components and something else vary."""
+    return GridSearchCV(
+        make_pipeline(StandardScaler(with_std=False), PCA(random_state=0)),
+        {"pca__n_components": [20, 1, 5, 10], "pca__whiten": [True, False]},
+        scoring=explained_variance,
+        refit=one_standard_error,
+        cv=4,
+    ).fit(digits[:400])
+
+
+def test_curve_of_a_search_with_its_standard_errors(search):
+    display = ComponentSelectionDisplay.from_search(search)
+    line, _, bars = display.curve_
+    assert_array_equal(line.get_xdata(), [1, 5, 10, 20])
+    means = search.cv_results_["mean_test_score"].reshape(4, 2).max(axis=1)
+    assert_allclose(line.get_ydata(), means[[1, 2, 3, 0]])
+    ends = np.array([bar[:, 1] for bar in bars[0].get_segments()])
+    errors = display.scores.std(axis=1, ddof=1) / 2  # four splits
+    assert_allclose(np.diff(ends)[:, 0], 2 * errors)
+    assert display.ax_.get_ylabel() == "explained variance"
+
+
+def test_marks_are_what_the_rules_choose(search):
+    display = ComponentSelectionDisplay.from_search(search)
+    chosen = search.best_params_["pca__n_components"]
+    assert (display.best, display.one_standard_error) == (20, chosen)
+    labels = [line.get_label() for line in display.marks_]
+    assert labels == ["best, one standard error: 20", "elbow: 5"]
+    assert [line.get_xdata()[0] for line in display.marks_] == [20, 5]
+
+
+def test_rules_that_choose_differently_have_marks_of_their_own():
+    scores = [[0.1, 0.1], [0.6, 0.6], [0.7, 0.7], [0.69, 0.79]]
+    display = ComponentSelectionDisplay([1, 2, 3, 4], scores).plot()
+    assert (display.best, display.one_standard_error, display.elbow) == (4, 3, 2)
+    assert len({line.get_color() for line in display.marks_}) == 3
+    assert display.ax_.lines[-1].get_ydata() == pytest.approx([0.69] * 2)
+
+
+def test_from_estimator_is_a_search(digits):
+    pipeline = make_pipeline(StandardScaler(with_std=False), PCA(random_state=0))
+    display = ComponentSelectionDisplay.from_estimator(
+        pipeline, digits[:100], n_components=np.array([2, 1]), cv=2
+    )
+    search = GridSearchCV(pipeline, {"pca__n_components": [1, 2]}, cv=2)
+    scores = search.fit(digits[:100]).cv_results_
+    assert_allclose(display.scores[:, 1], scores["split1_test_score"])
+    assert display.ax_.get_ylabel() == "score"  # a log-likelihood
+    assert display.curve_.get_label() == "PCA"
+
+
+def test_scores_of_the_transformer_are_called_explained_variance(wine):
+    display = ComponentSelectionDisplay.from_estimator(
+        make_pipeline(StandardScaler(), AutoencoderTransformer(**BRIEF)),
+        wine[:30],
+        n_components=[1],
+        cv=2,
+    )
+    assert display.ax_.get_ylabel() == "explained variance"
+    assert display.elbow is None
+
+
+def test_a_second_curve_has_no_marks(search, digits):
+    display = ComponentSelectionDisplay.from_search(search)
+    other = ComponentSelectionDisplay.from_search(
+        search, ax=display.ax_, marks=False, name="again", color="k"
+    )
+    assert other.marks_ == []
+    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert labels.count("again") == 1
+    assert len(labels) == 4
+
+
+def test_a_single_split_has_no_standard_error():
+    display = ComponentSelectionDisplay([1, 2, 3], [[0.1], [0.5], [0.6]]).plot()
+    assert display.one_standard_error is None
+    assert [line.get_label() for line in display.marks_] == ["best: 3", "elbow: 2"]
+
+
+def test_of_several_scores_one_is_named(digits):
+    search = GridSearchCV(
+        PCA(random_state=0),
+        {"n_components": [1, 2]},
+        scoring={
+            "kept": explained_variance,
+            "minus": lambda pca, X, y=None: -pca.n_components_,
+        },
+        refit=False,
+        cv=2,
+    ).fit(digits[:50])
+    display = ComponentSelectionDisplay.from_search(search, metric="kept")
+    assert display.ax_.get_ylabel() == "explained variance"
+    display = ComponentSelectionDisplay.from_search(search, metric="minus")
+    assert display.ax_.get_ylabel() == "minus"
+    with pytest.raises(ValueError, match=r"metric must be one of \['kept', 'minus'\]"):
+        ComponentSelectionDisplay.from_search(search)
+
+
+def test_what_is_no_search_is_refused(digits):
+    with pytest.raises(TypeError, match=r"must be a fitted search.*PCA"):
+        ComponentSelectionDisplay.from_search(PCA(2).fit(digits))
+    with pytest.raises(ValueError, match="not fitted yet"):
+        ComponentSelectionDisplay.from_search(GridSearchCV(PCA(), {}))
+    with pytest.raises(ValueError, match="has no parameters n_components"):
+        ComponentSelectionDisplay.from_estimator(
+            StandardScaler(), digits, n_components=[1]
+        )
+    with pytest.raises(ValueError, match=r"2 parameters .*'a__n_components'.*by param"):
+        ComponentSelectionDisplay.from_estimator(
+            Pipeline([("a", PCA()), ("b", PCA())]), digits, n_components=[1]
+        )
+    assert plt.get_fignums() == []
