@@ -13,7 +13,8 @@ For each detector and a handful of its settings, the mean ROC AUC on test rows o
 In the section contaminated the outliers stay among the training rows. In the section
 clean, detectors are fitted to inliers alone, and the known outliers only judge them.
 
-At most 1,000 rows of a table are drawn, of which half are test rows. Settings are
+At most 1,000 rows of a table are drawn, of which half are test rows; a draw that has
+fewer than three outliers among the training rows is left out. Settings are
 compared by stratified 3-fold cross-validation, and the chosen one is fitted to all
 training rows. Figures are means over the seeds, then over the tables; standard errors
 are those of the paired differences over the tables. The autoencoder is measured on the
@@ -161,7 +162,8 @@ def main() -> None:
                             print(*key, file=sys.stderr, flush=True)
                             known[key] = measure(key, X, y)
                             append(arguments.csv, Cell._fields, known[key])
-                        cells.append(known[key])
+                        if known[key]:
+                            cells.append(known[key])
                 print_case(section, name, cells)
 
 
@@ -186,7 +188,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def measure(key: tuple[str, str, str, int], X: np.ndarray, y: np.ndarray) -> list[Cell]:
-    """All settings on one table."""
+    """All settings on one table; nothing if a fold would have no known outlier."""
     section, name, _, seed = key
     rng = np.random.default_rng(seed)
     if len(X) > MAX_ROWS:
@@ -198,6 +200,8 @@ def measure(key: tuple[str, str, str, int], X: np.ndarray, y: np.ndarray) -> lis
     labels = np.zeros(len(X), dtype=int)
     labels[rng.permutation(np.flatnonzero(y == 1))[:N_OUTLIERS]] = -1
     labels[rng.permutation(np.flatnonzero(y == 0))[:N_INLIERS]] = 1
+    if np.sum(labels == -1) < N_SPLITS:
+        return []
     is_clean = section == "clean"
     if is_clean:
         keep = (y == 0) | (labels == -1)

@@ -1084,8 +1084,13 @@ class ComponentSelectionDisplay:
         -------
         self : ComponentSelectionDisplay
         """
-        self.ax_, self.figure_ = _axes(self, ax)
         values, scores = np.asarray(self.n_components), np.asarray(self.scores, float)
+        if scores.ndim != 2 or len(scores) != len(values):
+            raise ValueError(
+                f"scores must have the shape ({len(values)}, n_splits), a line for "
+                f"each of n_components, got {scores.shape}."
+            )
+        self.ax_, self.figure_ = _axes(self, ax)
         means = scores.mean(axis=1)
         errors = standard_errors(scores) if scores.shape[1] > 1 else None
         style = {

@@ -7,7 +7,7 @@ All of them take any estimator of scikit-learn's, alone or at the end of a `Pipe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,8 +128,9 @@ def labelled_score(
     if not n_outliers or not n_inliers:
         raise ValueError(
             f"Of the {len(y)} rows to be scored, {n_outliers} are labelled -1 (outlier)"
-            f" and {n_inliers} are labelled 1 (inlier); both are needed. Split by "
-            "StratifiedKFold, into no more folds than there are known outliers."
+            f" and {n_inliers} are labelled 1 (inlier); both are needed, and 0 is no "
+            "label. Split by StratifiedKFold, into no more folds than there are known "
+            "outliers."
         )
     known = y != 0
     is_outlier, response = y[known] == -1, np.asarray(y_pred)[known]
@@ -222,11 +223,13 @@ class ArtificialOutlierScorer(BaseEstimator):
         score : float in [0, 1]
         """
         n_samples = _num_samples(X) if self.n_samples is None else self.n_samples
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be None or >= 1, got {n_samples}.")
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(
+                f"n_samples must be None or an integer >= 1, got {n_samples!r}."
+            )
         scores = _scores(estimator, X)
         rng = check_random_state(self.random_state)
-        artificial = _scores(estimator, _columns_apart(X, n_samples, rng))
+        artificial = _scores(estimator, _columns_apart(X, int(n_samples), rng))
         is_row = np.repeat([1, 0], [len(scores), len(artificial)])
         return float(roc_auc_score(is_row, np.concatenate([scores, artificial])))
 

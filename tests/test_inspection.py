@@ -400,6 +400,13 @@ def test_a_single_split_has_no_standard_error():
     assert [line.get_label() for line in display.marks_] == ["best: 3", "elbow: 2"]
 
 
+@pytest.mark.parametrize("scores", [[0.1, 0.2, 0.3], [[0.1, 0.2, 0.3]]])
+def test_scores_have_a_line_for_each_number(scores):
+    with pytest.raises(ValueError, match=r"shape \(3, n_splits\).* got "):
+        ComponentSelectionDisplay([1, 2, 3], scores).plot()
+    assert plt.get_fignums() == []
+
+
 def test_of_several_scores_one_is_named(digits):
     search = GridSearchCV(
         PCA(random_state=0),

@@ -1,0 +1,177 @@
+"""
+Tuning: how many components, and which detector
+===============================================
+
+How wide should a code be? And which settings of an outlier detector, when few rows have
+a label or none? :mod:`skae.model_selection` has what scikit-learn's ``GridSearchCV``
+needs to answer, and a picture for the first question.
+
+``python plot_tuning.py --out DIR`` saves the figures in DIR, by default in
+``figures`` below the current directory.
+"""
+
+# %%
+# The script draws on the screen only in an interactive session.
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_breast_cancer
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split
+from sklearn.neighbors import LocalOutlierFactor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skae import AutoencoderTransformer
+from skae.inspection import ComponentSelectionDisplay
+from skae.model_selection import (
+    AgreementScorer,
+    explained_variance,
+    one_standard_error,
+    outlier_scorer,
+)
+
+if not hasattr(sys, "ps1"):
+    plt.switch_backend("Agg")
+
+parser = argparse.ArgumentParser(description="Tuning", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
+# A gallery or a notebook has arguments of its own.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+
+# %%
+# How many components
+# -------------------
+# The breast cancer data: 569 samples of 30 measurements. Explained variance on held-out
+# rows hardly ever falls as components are added, so the best number is the last one
+# tried. The elbow, where the curve bends most, says how many carry the bulk of it. PCA
+# stands beside the autoencoder; its own score is a likelihood, so it is judged by
+# `explained_variance`.
+
+cancer = load_breast_cancer()
+X = StandardScaler().fit_transform(cancer.data)
+ae = AutoencoderTransformer(max_epochs=20, early_stopping=False, random_state=0)
+numbers = [1, 2, 3, 4, 6, 8, 10, 12]
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+display = ComponentSelectionDisplay.from_estimator(
+    ae, X, n_components=numbers, cv=3, ax=left
+)
+ComponentSelectionDisplay.from_estimator(
+    PCA(random_state=0),
+    X,
+    n_components=numbers,
+    cv=3,
+    scoring=explained_variance,
+    marks=False,
+    ax=left,
+)
+print(f"explained variance: best {display.best}, elbow {display.elbow}")
+
+# %%
+# Where the codes serve a purpose, its score decides. The accuracy of a classifier is,
+# but for chance, the same for many numbers, and the rule of one standard error takes
+# the least of them: `one_standard_error` is what ``refit`` calls to choose.
+
+classifier = make_pipeline(StandardScaler(), ae, LogisticRegression())
+search = GridSearchCV(
+    classifier,
+    {"autoencodertransformer__n_components": numbers},
+    cv=3,
+    refit=one_standard_error,
+).fit(cancer.data, cancer.target)
+display = ComponentSelectionDisplay.from_search(
+    search, score_name="accuracy", name="classifier of codes", ax=right
+)
+print(f"accuracy: best {display.best}, one standard error {display.one_standard_error}")
+figure.savefig(out / "tuning_components.png", dpi=120)
+
+# %%
+# A detector, with a few labels
+# -----------------------------
+# The 357 benign samples and 40 of the malignant ones, which are to be found among them.
+# Half of the rows are set aside to see what a choice was worth. Of the others 10
+# outliers and 50 inliers have a label; the rest have 0, which means unknown. They train
+# the detector but do not judge it.
+
+is_malignant = cancer.target == 0
+rows = np.append(np.flatnonzero(~is_malignant), np.flatnonzero(is_malignant)[:40])
+X_train, X_test, was_malignant, is_malignant = train_test_split(
+    cancer.data[rows],
+    is_malignant[rows],
+    test_size=0.5,
+    stratify=is_malignant[rows],
+    random_state=0,
+)
+y_train = np.zeros(len(X_train), dtype=int)
+y_train[np.flatnonzero(was_malignant)[:10]] = -1
+y_train[np.flatnonzero(~was_malignant)[:50]] = 1
+
+# %%
+# The local outlier factor compares a row with its neighbours, and how many they are
+# matters. `StratifiedKFold` gives each fold its share of the labels.
+
+pipeline = make_pipeline(StandardScaler(), LocalOutlierFactor(novelty=True))
+neighbors = [2, 5, 10, 20, 50, 100]
+search = GridSearchCV(
+    pipeline,
+    {"localoutlierfactor__n_neighbors": neighbors},
+    scoring={"labels": outlier_scorer("roc_auc"), "agreement": AgreementScorer()},
+    refit="labels",
+    cv=StratifiedKFold(5),
+).fit(X_train, y_train)
+
+# %%
+# Without labels
+# --------------
+# `AgreementScorer` asks how far a detector agrees with an isolation forest. It looks at
+# no label. What both said of each setting, beside the truth on the test rows:
+
+truth = [
+    roc_auc_score(
+        ~is_malignant,
+        pipeline.set_params(localoutlierfactor__n_neighbors=k)
+        .fit(X_train)
+        .decision_function(X_test),
+    )
+    for k in neighbors
+]
+judged = {
+    "10 + 50 labels: ROC AUC in cross-validation": "labels",
+    "no labels: rank correlation with a forest": "agreement",
+}
+figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+for ax, (title, name) in zip(axes, judged.items(), strict=True):
+    scores = search.cv_results_[f"mean_test_{name}"]
+    best = scores.argmax()
+    ax.plot(neighbors, truth, "o-", color="0.6", label="ROC AUC on test rows")
+    ax.plot(neighbors, scores, "s-", color="C0", label="what the scorer says")
+    ax.axvline(
+        neighbors[best],
+        color="C3",
+        linestyle="--",
+        label=f"chosen: {neighbors[best]}, {truth[best]:.3f} on test rows",
+    )
+    ax.set(xscale="log", xlabel="n_neighbors", title=title)
+    ax.set_xticks(neighbors, neighbors)
+    ax.minorticks_off()
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    print(f"{name}: n_neighbors={neighbors[best]}, ROC AUC {truth[best]:.3f}")
+default = truth[neighbors.index(20)]
+print(f"default: n_neighbors=20, ROC AUC {default:.3f}; best: {max(truth):.3f}")
+figure.savefig(out / "tuning_detector.png", dpi=120)
+print(f"The figures are in {out}")
+
+# %%
+# Here both choices are good, and better than the default. That is the local outlier
+# factor, whose default suits few tables; the defaults of
+# :class:`~skae.AutoencoderOutlierDetector` are hard to improve without labels, as the
+# page on tuning tells with figures.
