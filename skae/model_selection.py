@@ -158,8 +158,8 @@ class ArtificialOutlierScorer(BaseEstimator):
 
     ties counting one half, of the detector's scores s. Ranking data above a reference
     distribution amounts to estimating the density level sets [2]_. That helps only
-    where the held-out rows are clean: with outliers among them it rewards a detector
-    for learning what they are like.
+    where the rows are clean: with outliers among them it rewards a detector for
+    learning what they are like, and chose no better than chance, or worse.
 
     Parameters
     ----------
@@ -246,9 +246,9 @@ class AgreementScorer(BaseEstimator):
         \rho = \operatorname{corr}(\operatorname{rank} s(x_i),
             \operatorname{rank} s'(x_i)).
 
-    What is chosen is at best a little better than the reference. It serves to avoid
-    settings that fail, among rows that hold outliers; where they are clean,
-    `ArtificialOutlierScorer` chooses better.
+    It is meant for rows with outliers among them. There it chose somewhat better than
+    chance, but no better than the defaults of the detectors that were measured; where
+    the rows are clean, `ArtificialOutlierScorer` is better.
 
     Parameters
     ----------
