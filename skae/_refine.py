@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,33 +68,61 @@ def refine(
         R = generate(Z) - target
         return R if observed is None else R.where(observed, 0)
 
-    R = residuals(Z)
-    error = R.square().sum(dim=1)
-    J = _differences(residuals, Z, R)
-    damping = torch.full_like(error, DAMPING)
-    eps, tiny = torch.finfo(Z.dtype).eps, torch.finfo(Z.dtype).tiny
+    descent = begin_descent(residuals, Z)
     for _ in range(max_iter):
-        curvature = J.mT @ J  # (n_samples, k, k)
-        diagonal = curvature.diagonal(dim1=1, dim2=2)
-        floor = eps * diagonal.mean(dim=1, keepdim=True) + tiny
-        damped = curvature + torch.diag_embed(damping[:, None] * diagonal + floor)
-        # Where it cannot be solved the step is not finite, and thus not taken.
-        step, _ = torch.linalg.solve_ex(damped, -(J.mT @ R[:, :, None]))
-        step = step[:, :, 0]
-        R_new = residuals(Z + step)
-        error_new = R_new.square().sum(dim=1)
-        missed = R_new - R - (J @ step[:, :, None])[:, :, 0]
-        length = step.square().sum(dim=1).clamp(min=_narrowest(Z.dtype) ** 2)
-        J = J + missed[:, :, None] * (step / length[:, None])[:, None, :]
-        is_taken = error_new <= error * (1 + ROUNDING * eps)
-        Z = torch.where(is_taken[:, None], Z + step, Z)
-        R = torch.where(is_taken[:, None], R_new, R)
-        error = torch.where(is_taken, error_new, error)
-        damping = damping * torch.where(is_taken, TAKEN, REFUSED)
-    return Z
+        descent = descend(residuals, descent)
+    return descent.Z
 
 
-def _narrowest(dtype: torch.dtype) -> float:
+class Descent(NamedTuple):
+    """Where the codes are between two steps.
+
+    Attributes
+    ----------
+    Z : Tensor of shape (n_samples, k)
+    R : Tensor of shape (n_samples, n_features)
+        Residuals g(z) - x, 0 where an entry does not count.
+    error : Tensor of shape (n_samples,)
+        Their squared lengths.
+    J : Tensor of shape (n_samples, n_features, k)
+    damping : Tensor of shape (n_samples,)
+        Lambda.
+    """
+
+    Z: Tensor
+    R: Tensor
+    error: Tensor
+    J: Tensor
+    damping: Tensor
+
+
+def descend(residuals: Callable[[Tensor], Tensor], descent: Descent) -> Descent:
+    """After one more step, which may have been refused."""
+    Z, R, error, J, damping = descent
+    eps, tiny = torch.finfo(Z.dtype).eps, torch.finfo(Z.dtype).tiny
+    curvature = J.mT @ J  # (n_samples, k, k)
+    diagonal = curvature.diagonal(dim1=1, dim2=2)
+    floor = eps * diagonal.mean(dim=1, keepdim=True) + tiny
+    damped = curvature + torch.diag_embed(damping[:, None] * diagonal + floor)
+    # Where it cannot be solved the step is not finite, and thus not taken.
+    step, _ = torch.linalg.solve_ex(damped, -(J.mT @ R[:, :, None]))
+    step = step[:, :, 0]
+    R_new = residuals(Z + step)
+    error_new = R_new.square().sum(dim=1)
+    missed = R_new - R - (J @ step[:, :, None])[:, :, 0]
+    length = step.square().sum(dim=1).clamp(min=narrowest(Z.dtype) ** 2)
+    J = J + missed[:, :, None] * (step / length[:, None])[:, None, :]
+    is_taken = error_new <= error * (1 + ROUNDING * eps)
+    return Descent(
+        torch.where(is_taken[:, None], Z + step, Z),
+        torch.where(is_taken[:, None], R_new, R),
+        torch.where(is_taken, error_new, error),
+        J,
+        damping * torch.where(is_taken, TAKEN, REFUSED),
+    )
+
+
+def narrowest(dtype: torch.dtype) -> float:
     """Difference of codes below which a difference of rows says little of J.
 
     Narrower, it would blow up the rows' rounding; so a row alone and the same row in
@@ -104,10 +133,22 @@ def _narrowest(dtype: torch.dtype) -> float:
 
 def _differences(residuals: Callable[[Tensor], Tensor], Z: Tensor, R: Tensor) -> Tensor:
     """Jacobian of the residuals by forward differences, (n_samples, n_features, k)."""
-    width = _narrowest(Z.dtype)
+    width = narrowest(Z.dtype)
     columns = []
     for j in range(Z.shape[1]):
         moved = Z.clone()
         moved[:, j] += width * moved[:, j].abs().clamp(min=1)
         columns.append((residuals(moved) - R) / (moved - Z)[:, j, None])
     return torch.stack(columns, dim=2)
+
+
+def begin_descent(
+    residuals: Callable[[Tensor], Tensor],
+    Z: Tensor,
+    differences: Callable[..., Tensor] = _differences,
+) -> Descent:
+    """Before the first step; `residuals` maps codes to residuals."""
+    R = residuals(Z)
+    error = R.square().sum(dim=1)
+    J = differences(residuals, Z, R)
+    return Descent(Z, R, error, J, torch.full_like(error, DAMPING))

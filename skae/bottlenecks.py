@@ -485,7 +485,9 @@ class _QuantizedSqueeze(Squeeze):
         """Groups of components, the last one filled with zeros, as (C, m, D)."""
         missing = self.n_groups * self.code_dim - self.n_components
         groups = nn.functional.pad(H, (0, missing))
-        groups = groups.reshape(len(H), self.n_groups, self.code_dim).transpose(0, 1)
+        # Not len(H), which a trace for any number of rows would take for a constant.
+        groups = groups.reshape(H.shape[0], self.n_groups, self.code_dim)
+        groups = groups.transpose(0, 1)  # (G, n_samples, D)
         return groups.reshape(len(self.codebooks), -1, self.code_dim)
 
     def _grouped(self, codes: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ import importlib
 import json
 import math
 import os
-import secrets
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +34,7 @@ from torch import Tensor, nn
 
 import skae
 from skae._base import BaseAutoencoder
+from skae._files import replace
 from skae._net import AutoencoderNet
 
 __all__ = ["load", "save"]
@@ -114,7 +114,7 @@ def save(estimator: BaseAutoencoder, path: str | os.PathLike) -> None:
     }
     text = json.dumps(description, allow_nan=False)
     metadata = {ENTRY: f"{_digest(text, writer.tensors)}\n{text}"}
-    _replace(Path(path), serialized(writer.tensors, metadata))
+    replace(Path(path), serialized(writer.tensors, metadata))
 
 
 def load(
@@ -209,20 +209,6 @@ def _digest(text: str, tensors: dict[str, Tensor]) -> str:
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside the file, and take its place only when all is written."""
-    other = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with other.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        other.replace(path)
-    except BaseException:
-        other.unlink(missing_ok=True)
-        raise
 
 
 def _path_of(thing: Any) -> str:
