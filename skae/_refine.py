@@ -102,7 +102,7 @@ def descend(residuals: Callable[[Tensor], Tensor], descent: Descent) -> Descent:
     eps, tiny = torch.finfo(Z.dtype).eps, torch.finfo(Z.dtype).tiny
     curvature = J.mT @ J  # (n_samples, k, k)
     diagonal = curvature.diagonal(dim1=1, dim2=2)
-    floor = eps * diagonal.mean(dim=1, keepdim=True) + tiny
+    floor = (eps * diagonal.mean(dim=1, keepdim=True)).clamp(min=tiny)
     damped = curvature + torch.diag_embed(damping[:, None] * diagonal + floor)
     # Where it cannot be solved the step is not finite, and thus not taken.
     step, _ = torch.linalg.solve_ex(damped, -(J.mT @ R[:, :, None]))
