@@ -19,12 +19,15 @@ from onnxscript import opset18 as op
 POINTS, END = 64, 6
 ERF = np.array([math.erf(i / POINTS) for i in range(END * POINTS + 1)])
 
-# Operators of one input for which onnxruntime has no kernel in float64: they are
-# computed in float32.
+# Operators for which onnxruntime has no kernel in float64; they run in float32.
 SINGLE = frozenset(
     {"Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan"}
     | {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool"}
+    | {"GRU", "InstanceNormalization", "LSTM", "RNN"}
 )
+
+# Position of the one input of theirs that holds integers, the lengths of sequences.
+INTEGER_INPUT = 4
 
 
 def translations() -> dict[Any, Callable[..., Any]]:

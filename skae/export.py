@@ -11,12 +11,13 @@ References
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -299,21 +300,28 @@ def _compute_in_float32(graph: Any) -> None:
     """Put casts around the operators that have no kernel in float64."""
     from onnx import TensorProto, helper
 
-    from skae._operators import SINGLE
+    from skae._operators import INTEGER_INPUT, SINGLE
 
-    for at in reversed(range(len(graph.node))):
-        node = graph.node[at]
-        if node.op_type in SINGLE:
-            (given,), (made,) = node.input, node.output
-            node.input[0], node.output[0] = f"{made}_before", f"{made}_single"
-            before = helper.make_node(
-                "Cast", [given], [node.input[0]], to=TensorProto.FLOAT
-            )
-            after = helper.make_node(
-                "Cast", [node.output[0]], [made], to=TensorProto.DOUBLE
-            )
-            graph.node.insert(at + 1, after)
-            graph.node.insert(at, before)
+    def cast(given: str, made: str, kind: int) -> Any:
+        return helper.make_node("Cast", [given], [made], to=kind)
+
+    nodes = []
+    for node in graph.node:
+        if node.op_type not in SINGLE:
+            nodes.append(node)
+            continue
+        after = []
+        for i, name in enumerate(node.input):
+            if name and i != INTEGER_INPUT:
+                node.input[i] = f"{node.output[0]}_single_{i}"
+                nodes.append(cast(name, node.input[i], TensorProto.FLOAT))
+        for i, name in enumerate(node.output):
+            if name:
+                node.output[i] = f"{name}_single"
+                after.append(cast(node.output[i], name, TensorProto.DOUBLE))
+        nodes.extend([node, *after])
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 class _Outputs(nn.Module):
@@ -504,15 +512,16 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep PyTorch from telling what it has no need of, and what will once change."""
+    """Keep PyTorch from telling what it traces, lacks, and will change one day."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    nowhere = io.StringIO()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
+        with warnings.catch_warnings(), redirect_stdout(nowhere):
+            warnings.simplefilter("ignore")
+            with redirect_stderr(nowhere):
+                yield
     finally:
         logger.setLevel(level)
 

@@ -68,7 +68,7 @@ def run(content, X, names=None):
 
 def assert_agrees(estimator, X, methods=None):
     """One graph with all outputs, on whole rows, with missing entries, and alone."""
-    methods = methods or [name for name in METHODS if hasattr(estimator, name)]
+    methods = [name for name in methods or METHODS if hasattr(estimator, name)]
     content = export.graph_of(estimator, methods, "float64").SerializeToString()
     with_missing = X.copy()
     with_missing[::3, 1] = with_missing[0] = np.nan
@@ -82,14 +82,13 @@ def assert_agrees(estimator, X, methods=None):
         assert values.shape == (0, *getattr(estimator, name)(X).shape[1:])
 
 
-CONV_1D = {"network": "conv"}
 CONV_2D = {"network": Conv((2, 4)), "input_shape": (2, 3)}
 CUSTOM = {"network": Custom(encoder_factory, decoder_factory)}
 
 
 @pytest.mark.parametrize("bottleneck", ["deterministic", "gaussian", "quantized"])
 @pytest.mark.parametrize(
-    "network", [{}, CONV_1D, CONV_2D, CUSTOM], ids=["mlp", "conv1d", "conv2d", "custom"]
+    "network", [{}, CONV_2D, CUSTOM], ids=["mlp", "conv", "custom"]
 )
 def test_every_network_with_every_bottleneck_agrees(network, bottleneck, X):
     settings = {"bottleneck": bottleneck, "transform_max_iter": 0, **network}
@@ -105,7 +104,7 @@ def test_every_network_with_every_bottleneck_agrees(network, bottleneck, X):
         {"loss": "binary_cross_entropy", "penalty": "l1"},
         {"loss": Huber(delta=0.5), "scale": "feature", "hidden_layer_sizes": ()},
         {"bottleneck": Gaussian(score="elbo"), "penalty": "kl", "loss": "log_error"},
-        {"bottleneck": Quantized(8, 1, shared=True), "penalty": "contractive"},
+        {"bottleneck": Quantized(8, 1, shared=True), "network": "conv"},
         {
             "network": Conv((2,), code="feature_map"),
             "n_components": "auto",
@@ -123,7 +122,6 @@ def test_settings_agree(settings, X):
     [
         {"n_components": 3},
         {"network": MLP((8,), activation="softplus"), "init": "random"},
-        {"network": CONV_1D["network"], "transform_max_iter": 3},
     ],
     ids=repr,
 )
@@ -140,7 +138,7 @@ def test_refined_codes_agree(settings, X):
         {},
         {"n_estimators": 1, "error": "loss", "contamination": 0.1},
         {"n_estimators": 2, "bottleneck": Gaussian(score="elbo")},
-        {"n_estimators": 2, "bottleneck": Quantized(4), **CONV_1D},
+        {"n_estimators": 2, "bottleneck": Quantized(4)},
     ],
     ids=repr,
 )
@@ -169,10 +167,26 @@ def layers(n_features, n_components):
     )
 
 
+class Recurrent(nn.Module):
+    """From codes to rows, one entry after another."""
+
+    def __init__(self, n_features, n_components):
+        super().__init__()
+        self.layer = nn.GRU(n_components, 1, batch_first=True)
+        self.n_features = n_features
+
+    def forward(self, Z):
+        return self.layer(Z[:, None].expand(-1, self.n_features, -1))[0][:, :, 0]
+
+
 def test_own_modules_and_losses_agree(X):
-    network = Custom(layers, decoder_factory)
+    network = Custom(layers, Recurrent)
     ae = small(network=network, loss=OwnLoss()).fit(X)
-    assert_agrees(ae, X, ["transform", "score_samples"])
+    methods = ["transform", "score_samples"]
+    model = export.graph_of(ae, methods, "float64")
+    # Without rows, onnxruntime would abort in the recurrent layer.
+    for name, found in run(model.SerializeToString(), X).items():
+        assert_allclose(found, getattr(ae, name)(X), atol=1e-6)
 
 
 def made_by(module, *values):
@@ -198,11 +212,10 @@ def test_the_error_function_is_exact():
     )
 
 
-@pytest.mark.parametrize("k", [1, 5])
-def test_linear_systems_are_solved(k):
-    J = torch.randn(7, 9, k, dtype=torch.float64, generator=torch.Generator())
+def test_linear_systems_are_solved():
+    J = torch.randn(7, 9, 5, dtype=torch.float64, generator=torch.Generator())
     J[:, :, 0] *= 1e5
-    A, b = J.mT @ J, torch.ones(7, k, 1, dtype=torch.float64)
+    A, b = J.mT @ J, torch.ones(7, 5, 1, dtype=torch.float64)
     found = made_by(Function(lambda A, b: torch.linalg.solve_ex(A, b)[0]), A, b)
     assert_allclose(found, torch.linalg.solve(A, b), rtol=1e-9)
 
@@ -237,16 +250,14 @@ def test_rows_of_float32_give_codes_of_float32(X, fitted, path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "output", "names"),
+    ("output", "names"),
     [
-        (AutoencoderTransformer, "codes", ["transform"]),
-        (AutoencoderOutlierDetector, "reconstruction", ["reconstruct"]),
-        (AutoencoderOutlierDetector, "scores", [*export.OUTPUTS["scores"]]),
+        ("reconstruction", ["reconstruct"]),
+        ("scores", ["score_samples", "decision_function", "predict"]),
     ],
 )
-def test_outputs_are_named_as_methods(kind, output, names, X, fitted, detector, path):
-    estimator = fitted if kind is AutoencoderTransformer else detector
-    skae.export_onnx(estimator, path, output)
+def test_outputs_are_named_as_methods(output, names, detector, path):
+    skae.export_onnx(detector, path, output)
     session = onnxruntime.InferenceSession(path)
     assert [given.name for given in session.get_inputs()] == ["X"]
     assert [made.name for made in session.get_outputs()] == names
@@ -266,11 +277,12 @@ def test_metadata_tell_version_class_and_features(tmp_path):
     assert os.listdir(tmp_path) == ["iris.onnx"]  # no weights beside it
 
 
-def test_exporting_changes_nothing(X, path):
-    ae = small(n_components=1, network=MLP((2,))).fit(X)
+def test_exporting_changes_and_prints_nothing(X, path, capfd):
+    ae = small(transform_max_iter=0).fit(X)
     before = clone(ae).fit(X)
     state = torch.get_rng_state()
     skae.export_onnx(ae, path)
+    assert capfd.readouterr() == ("", "")
     assert torch.equal(torch.get_rng_state(), state)
     assert type(ae.module_) is type(before.module_)
     assert type(ae.module_.scaler) is type(before.module_.scaler)
@@ -279,8 +291,7 @@ def test_exporting_changes_nothing(X, path):
 
 
 def test_an_interrupted_export_leaves_the_old_file(monkeypatch, fitted, path):
-    skae.export_onnx(fitted, path)
-    before = path.read_bytes()
+    path.write_bytes(b"old")
 
     def interrupt(descriptor):
         raise KeyboardInterrupt
@@ -288,13 +299,8 @@ def test_an_interrupted_export_leaves_the_old_file(monkeypatch, fitted, path):
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         skae.export_onnx(fitted, path, "reconstruction")
-    assert path.read_bytes() == before
+    assert path.read_bytes() == b"old"
     assert os.listdir(path.parent) == [path.name]
-
-
-def test_nothing_is_printed(fitted, path, capfd):
-    skae.export_onnx(fitted, path)
-    assert capfd.readouterr() == ("", "")
 
 
 # What is refused
@@ -348,6 +354,7 @@ def test_what_onnx_cannot_express_is_an_error(kind, cause, X, path, capfd):
     with pytest.raises(ValueError, match=rf"cannot write in ONNX.*{cause}"):
         skae.export_onnx(ae, path)
     assert not path.exists()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "skl2onnx"])
@@ -380,16 +387,13 @@ def as_graph(pipeline, X, **how):
     return skl2onnx.to_onnx(pipeline, X[:1], **how).SerializeToString()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_skl2onnx_writes_a_pipeline_with_a_transformer(dtype, X):
+def test_skl2onnx_writes_a_pipeline_with_a_transformer(X):
     ae = small(n_components=1, network=MLP((4,)))
     pipeline = make_pipeline(StandardScaler(), ae, MinMaxScaler()).fit(X)
-    rows = X.astype(dtype)
+    rows = X.astype(np.float32)
     found = run(as_graph(pipeline, rows), rows)["variable"]
-    assert found.dtype == dtype
-    # Between the steps, rows of float32 are rounded.
-    atol = 1e-5 if dtype == "float32" else 1e-7
-    assert_allclose(found, pipeline.transform(rows.astype(float)), atol=atol)
+    assert found.dtype == np.float32
+    assert_allclose(found, pipeline.transform(rows.astype(float)), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -410,10 +414,9 @@ def test_skl2onnx_writes_a_detector_as_an_isolation_forest(dtype, X):
 
 
 def test_two_autoencoders_go_into_one_pipeline(X):
-    pipeline = make_pipeline(
-        small(n_components=3, transform_max_iter=0),
-        small(n_components=2, transform_max_iter=0),
-    ).fit(X)
+    first = small(n_components=3, transform_max_iter=0)
+    second = small(n_components=1, transform_max_iter=0)
+    pipeline = make_pipeline(first, second).fit(X)
     found = run(as_graph(pipeline, X), X)["variable"]
     assert_allclose(found, pipeline.transform(X), atol=1e-6)
 
