@@ -24,7 +24,7 @@ from variants import decoder_factory, encoder_factory
 import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer, export
 from skae.bottlenecks import Gaussian, Quantized
-from skae.losses import Huber, Loss
+from skae.losses import Huber, Loss, Mixed
 from skae.networks import MLP, Conv, Custom
 
 METHODS = [name for names in export.OUTPUTS.values() for name in names]
@@ -102,6 +102,7 @@ def test_every_network_with_every_bottleneck_agrees(network, bottleneck, X):
     [
         {"loss": "absolute_error", "scale": None, "init": "random"},
         {"loss": "binary_cross_entropy", "penalty": "l1"},
+        {"loss": Mixed(binary=[0, 4])},
         {"loss": Huber(delta=0.5), "scale": "feature", "hidden_layer_sizes": ()},
         {"bottleneck": Gaussian(score="elbo"), "penalty": "kl", "loss": "log_error"},
         {"bottleneck": Quantized(8, 1, shared=True), "network": "conv"},
