@@ -120,7 +120,8 @@ def export_onnx(
     if not isinstance(estimator, BaseAutoencoder):
         raise TypeError(
             "estimator must be an AutoencoderTransformer or an "
-            f"AutoencoderOutlierDetector, got {estimator!r}."
+            f"AutoencoderOutlierDetector, got {estimator!r}. A Pipeline goes through "
+            "skl2onnx, see skae.export.register_skl2onnx."
         )
     check_is_fitted(estimator)
     methods = _methods(estimator, output)

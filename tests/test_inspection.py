@@ -7,6 +7,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_wine
 from sklearn.decomposition import PCA
@@ -194,6 +195,18 @@ def test_wide_codes_are_drawn_on_their_principal_axes(images, digits):
     Z = PCA(2, svd_solver="full").fit_transform(images.transform(digits[:50]))
     assert_allclose(display.ax_.collections[0].get_offsets(), Z)
     assert "principal axis" in display.ax_.get_xlabel()
+
+
+def test_frames_that_an_estimator_gives_are_drawn_as_arrays(detector, wine):
+    def drawn():
+        rows = ReconstructionDisplay.from_estimator(detector, wine, n_samples=3)
+        shares = FeatureContributionDisplay.from_estimator(detector, wine, row=4)
+        return rows.X_hat, shares.contributions
+
+    arrays = drawn()
+    with sklearn.config_context(transform_output="pandas"):
+        for array, from_frame in zip(arrays, drawn(), strict=True):
+            np.testing.assert_array_equal(array, from_frame)
 
 
 def test_one_component_with_numbers_some_missing_shows_all_rows():
