@@ -527,7 +527,8 @@ def elbow(n_components: ArrayLike, scores: ArrayLike) -> Any:
         return None
     chord = s[0] + (x - x[0]) / (x[-1] - x[0]) * (s[-1] - s[0])
     height = s - chord
-    rounding = 1e-9 * np.ptp(s)
+    # Of the scores, whose differences may be small beside them, and of the chord.
+    rounding = 8 * np.finfo(float).eps * np.abs(s).max() + 1e-9 * np.ptp(s)
     if height.max() <= rounding:
         return None
     return x[np.argmax(height >= height.max() - rounding)].item()
