@@ -195,6 +195,14 @@ def test_each_member_sees_its_own_features(max_features, n_seen):
     assert seen.tolist() == [n_seen] * 4
 
 
+@pytest.mark.parametrize(("n_features", "n_seen"), [(1, 1), (2, 2), (3, 2), (9, 4)])
+def test_each_member_sees_two_features_at_least(n_features, n_seen):
+    X = np.random.default_rng(0).normal(size=(40, n_features))
+    detector = AutoencoderOutlierDetector(max_epochs=1, random_state=0).fit(X)
+    visible = detector.module_.visible
+    assert visible.sum(dim=-1).flatten().tolist() == [n_seen] * 16
+
+
 def test_predictions_are_the_mean_of_the_members(table):
     detector = AutoencoderOutlierDetector(
         1,
