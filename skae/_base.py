@@ -650,28 +650,31 @@ class BaseAutoencoder(CallbackSupportMixin, BaseEstimator, ABC):
     def _learn(
         self, job: Job, task: Task, interruption: Interruption
     ) -> tuple[AutoencoderNet, list[dict]]:
-        """A trained net, and what is to be told of its epochs.
+        """A trained net, and what is to be told of its epochs."""
+        if len(job.splits) > 1:
+            return self._learn_by_folds(job, task, interruption)
+        (split,) = job.splits
+        return self._learn_from(split, self._plan(job, split), job, task, interruption)
 
-        With several splits a net is trained on each. Then one more learns from all
-        rows, for as many epochs as were best on average; if the gains of all held-out
-        rows together are not significant, it stays at a start worth keeping.
+    def _learn_by_folds(
+        self, job: Job, task: Task, interruption: Interruption
+    ) -> tuple[AutoencoderNet, list[dict]]:
+        """As `_learn`, with a net for each split, and one more.
+
+        It learns from all rows, for as many epochs as were best on average; if the
+        gains of all held-out rows together are not significant, it stays at a start
+        worth keeping.
         """
-        n_splits = len(job.splits)
-        if n_splits == 1:
-            plan = self._plan(job, job.splits[0])
-            return self._learn_from(job.splits[0], plan, job, task, interruption)
         histories = []
         judgements = []
         for i, split in enumerate(job.splits, start=1):
             plan = self._plan(job, split)
             fold = task.part("fold", plan.max_epochs)
-            net, history = self._learn_from(
-                split, plan, job, fold, interruption, f"fold {i} of {n_splits}"
-            )
-            is_enough = not interruption.seen and fold.end(
-                partial(self._as_fitted, job, net)
-            )
-            if interruption.seen:
+            part = f"fold {i} of {len(job.splits)}"
+            net, history = self._learn_from(split, plan, job, fold, interruption, part)
+            fitted = partial(self._as_fitted, job, net)
+            is_enough = not interruption.seen and fold.end(fitted)
+            if interruption.seen:  # in the training, or by a callback
                 return net, history
             histories.append(history)
             judgements.append(net.judgement_)
@@ -686,10 +689,9 @@ class BaseAutoencoder(CallbackSupportMixin, BaseEstimator, ABC):
             net.best_epoch_ = 0
         else:
             everything = Split(job.rows.normalised(), None)
-            plan = self._plan(job, everything)._replace(
-                max_epochs=max(1, round(judgement.n_epochs))
-            )
-            last = task.part("all-rows", plan.max_epochs)
+            n_epochs = max(1, round(judgement.n_epochs))
+            plan = self._plan(job, everything)._replace(max_epochs=n_epochs)
+            last = task.part("all-rows", n_epochs)
             net, _ = self._learn_from(
                 everything, plan, job, last, interruption, "all rows"
             )
