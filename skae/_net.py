@@ -715,14 +715,8 @@ class AutoencoderNet(NeuralNet):
             module.cpu().scaler = copy.deepcopy(self._exact_scaler[0])
         history = [dict(row) for row in self.history if "train_loss" in row]
         best = self.best_epoch_ if self.is_trimmed else len(history)
-        net = AutoencoderNet.restored(
-            **{
-                **self.essentials,
-                "module": module,
-                "history": history,
-                "best_epoch": best,
-            }
-        )
+        settings = self.essentials["settings"]
+        net = AutoencoderNet.restored(module, history, best, settings)
         net.device = self.device
         return net
 

@@ -111,7 +111,7 @@ def solve(
 
 def distances(x1: Any, x2: Any, p: float, compute_mode: int | None = None) -> Any:
     """Euclidean distances between the rows of two batches of matrices."""
-    if p != 2:
+    if p != 2:  # only a module of the user's has it; export_onnx tells it as its cause
         raise NotImplementedError(f"cdist with p={p}")
     apart = op.Sub(op.Unsqueeze(x1, _ints(-2)), op.Unsqueeze(x2, _ints(-3)))
     return op.Sqrt(op.ReduceSum(op.Mul(apart, apart), _ints(-1), keepdims=0))

@@ -554,6 +554,27 @@ class Settings(NamedTuple):
 def tried_settings(
     cv_results: Mapping[str, Any], param: str | None, metric: str
 ) -> Settings:
+    """What a search has tried of a parameter, and how it was scored.
+
+    Parameters
+    ----------
+    cv_results : dict
+        As in `GridSearchCV.cv_results_`.
+    param : str or None
+        The parameter; None means the only `n_components`.
+    metric : str
+        Name of the score.
+
+    Returns
+    -------
+    settings : Settings
+
+    Raises
+    ------
+    ValueError
+        If there is no such parameter or score, several parameters could be meant, a
+        value is no number, or no setting has a finite score.
+    """
     tried = [key.removeprefix("param_") for key in cv_results if key[:6] == "param_"]
     param = find_parameter(tried, param, "the search")
     values: np.ma.MaskedArray = np.ma.asarray(
@@ -611,6 +632,13 @@ def standard_errors(scores: np.ndarray) -> np.ndarray:
 
 
 def least_near_best(values: np.ndarray, scores: np.ndarray) -> int:
+    """Position of the least value within one standard error of the best.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_settings,)
+    scores : ndarray of shape (n_settings, n_splits)
+    """
     means = mean_scores(scores)
     best = np.argmax(means)
     near = np.flatnonzero(means >= means[best] - standard_errors(scores)[best])
