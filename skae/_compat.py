@@ -1,0 +1,329 @@
+"""Private names of scikit-learn, PyTorch and skorch that the package depends on.
+
+No other module of the package uses a private name of these libraries. Each entry
+states why no public name does the same. All were tried with scikit-learn 1.9.1,
+PyTorch 2.13.0 and skorch 1.4.0; entries that were tried with older versions as well
+name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import _safe_indexing as safe_indexing
+from sklearn.utils._optional_dependencies import check_matplotlib_support
+from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
+from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
+from sklearn.utils.validation import (
+    _check_feature_names_in as check_feature_names_in,
+)
+from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from skorch import NeuralNet
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn < 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Replacement for scikit-learn < 1.9, which has no callbacks."""
+
+    def with_callbacks(method: Callable) -> Callable:
+        """Return the method unchanged: scikit-learn < 1.9 has no callbacks."""
+        return method
+
+
+__all__ = [
+    "CALLBACKS_ATTRIBUTE",
+    "CDIST_FORWARD",
+    "FOREACH_ADD_SCALAR",
+    "FUNCTIONS",
+    "IN_PLACE_FUNCTIONS",
+    "METADATA_REQUESTS_MODULE",
+    "TO_COPY",
+    "CallbackSupportMixin",
+    "Interval",
+    "RealNotInt",
+    "SkorchNet",
+    "StrOptions",
+    "TorchDispatchMode",
+    "callback_context",
+    "check_feature_names_in",
+    "check_matplotlib_support",
+    "check_sample_weight",
+    "has_callbacks",
+    "has_hooks",
+    "has_kernel",
+    "own_tensors",
+    "raw_function",
+    "safe_indexing",
+    "schema",
+    "set_output_container",
+    "tensor_version",
+    "validate_parameters",
+    "with_callbacks",
+    "wrap_output",
+]
+
+# scikit-learn
+#
+# Imported above:
+# - Interval, RealNotInt, StrOptions: the constraints that BaseEstimator reads from
+#   `_parameter_constraints`. Own checks would word their errors differently.
+# - check_sample_weight: the validation of `sample_weight` in all of scikit-learn's
+#   estimators; there is no public function for it.
+# - check_feature_names_in: the names of the columns, generated where `X` had none;
+#   `get_feature_names_out` of a transformer names its outputs, not its inputs.
+# - safe_indexing: selects rows of arrays, frames and sparse matrices alike.
+#   `sklearn.utils` exports it, and third-party packages use it, but with an underscore.
+# - check_matplotlib_support: the error of scikit-learn's displays where Matplotlib is
+#   missing.
+
+# Where `set_callbacks` stores the callbacks; a saved model leaves them out.
+CALLBACKS_ATTRIBUTE = "_skl_callbacks"
+
+# Module of the objects that `set_fit_request` and its siblings store; persistence has
+# to recognize them by the name of their module.
+METADATA_REQUESTS_MODULE = "sklearn.utils._metadata_requests"
+
+
+def validate_parameters(estimator: Any) -> None:
+    """Check an estimator's parameters against its `_parameter_constraints`.
+
+    `BaseEstimator._validate_params` has no public counterpart: scikit-learn calls it
+    through the private decorator `_fit_context`.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+
+    Raises
+    ------
+    InvalidParameterError
+        If a parameter has a value that its constraints exclude.
+    """
+    estimator._validate_params()
+
+
+def set_output_container(estimator: Any, transform: str) -> None:
+    """Store the output container of an estimator without a `transform` method.
+
+    `set_output` of scikit-learn exists only where `transform` does.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+    transform : {"default", "pandas", "polars"}
+    """
+    estimator._sklearn_output_config = {"transform": transform}
+
+
+def wrap_output(estimator: Any, values: NDArray, X: Any) -> Any:
+    """Return values of the shape of X in the container chosen by `set_output`.
+
+    scikit-learn wraps only the methods `transform` and `fit_transform`, and names the
+    columns by `get_feature_names_out`.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        A fitted estimator; its input features name the columns.
+    values : ndarray of shape (n_samples, n_features)
+    X : array-like or data frame of shape (n_samples, n_features)
+        Gives a data frame its index.
+
+    Returns
+    -------
+    values : ndarray or data frame of shape (n_samples, n_features)
+    """
+    container = _get_output_config("transform", estimator)["dense"]
+    if container == "default":
+        return values
+    adapter = ADAPTERS_MANAGER.adapters[container]
+    return adapter.create_container(values, X, check_feature_names_in(estimator))
+
+
+def has_callbacks(estimator: Any) -> bool:
+    """Whether `set_callbacks` has given an estimator scikit-learn callbacks."""
+    return hasattr(estimator, CALLBACKS_ATTRIBUTE)
+
+
+def callback_context(estimator: Any, name: str, max_subtasks: int) -> Any:
+    """Create the root callback context of a fit.
+
+    scikit-learn's documentation tells developers of third-party estimators to call
+    `_init_callback_context`; it has no public name yet.
+
+    Parameters
+    ----------
+    estimator : CallbackSupportMixin
+        An estimator for which `has_callbacks` is true.
+    name : str
+        Name of the task.
+    max_subtasks : int
+        Upper bound on the number of subtasks.
+
+    Returns
+    -------
+    context : sklearn.callback.CallbackContext
+    """
+    return estimator._init_callback_context(name, max_subtasks=max_subtasks)
+
+
+# PyTorch
+#
+# Imported above: TorchDispatchMode, the documented way to see every operator that runs
+# (https://docs.pytorch.org/docs/stable/notes/extending.html), which PyTorch keeps in a
+# private module.
+
+# An operator, one of `torch.ops.aten`; PyTorch has no public name for its type.
+OpOverload: TypeAlias = Any
+
+# Operators without a public name; a recorded training step and an exported graph
+# contain them.
+TO_COPY: OpOverload = torch.ops.aten._to_copy.default
+CDIST_FORWARD: OpOverload = torch.ops.aten._cdist_forward.default
+FOREACH_ADD_SCALAR: OpOverload = torch.ops.aten._foreach_add_.Scalar
+
+# Functions by the name of their operator, which they run with less overhead. The public
+# `torch.nn.functional.gelu` and `mse_loss` do not accept `out`.
+FUNCTIONS: dict[str, Callable] = {
+    "gelu": torch._C._nn.gelu,
+    "mse_loss": torch._C._nn.mse_loss,
+}
+
+# In-place functions that the optimizers of PyTorch call; they have no public name.
+IN_PLACE_FUNCTIONS: dict[str, Callable] = {
+    "_foreach_add_": torch._foreach_add_,
+    "_fused_adam_": torch._fused_adam_,
+    "_fused_adamw_": torch._fused_adamw_,
+}
+
+
+def schema(operator: OpOverload) -> Any:
+    """Return the schema of an operator: its name, arguments and what it writes to.
+
+    PyTorch documents the schema only for operators that a user registers.
+
+    Parameters
+    ----------
+    operator : torch._ops.OpOverload
+
+    Returns
+    -------
+    schema : torch._C.FunctionSchema
+    """
+    return operator._schema
+
+
+def raw_function(operator: OpOverload) -> Callable:
+    """Return the C++ function of an operator, without the checks of its Python wrapper.
+
+    The wrapper's share of the time of an operation on a small tensor is considerable.
+
+    Parameters
+    ----------
+    operator : torch._ops.OpOverload
+
+    Returns
+    -------
+    function : callable
+    """
+    return operator._op
+
+
+def has_kernel(operator: OpOverload, device: str) -> bool:
+    """Whether an operator has a kernel of its own for a device.
+
+    PyTorch generates `out` variants for all operators; most of them have no kernel and
+    copy the result of the functional operator, which no public attribute tells.
+
+    Parameters
+    ----------
+    operator : torch._ops.OpOverload
+    device : {"CPU", "CUDA"}
+        A dispatch key.
+    """
+    return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), device)
+
+
+def tensor_version(tensor: Tensor) -> int:
+    """Return how many times a tensor has been changed in place.
+
+    There is no public way to see that the weights of a module have changed.
+    """
+    return tensor._version
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module itself, or one of its own parameters, has hooks.
+
+    Submodules are not visited. Hooks can be registered and removed by public methods,
+    but not listed.
+    """
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    ) or any(
+        parameter._backward_hooks for parameter in module.parameters(recurse=False)
+    )
+
+
+def own_tensors(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the tensors that a module itself stores, without its submodules'.
+
+    The public iterators leave out entries that are None, and a tensor that replaces one
+    of these has to be put into the dictionary.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    tensors : dict
+        With the keys ``"parameters"`` and ``"buffers"``, each a dictionary of names
+        and tensors that belongs to the module: changing it changes the module.
+    """
+    return {"parameters": module._parameters, "buffers": module._buffers}
+
+
+# skorch
+
+
+class SkorchNet(NeuralNet):
+    """A skorch net whose private hooks have public names.
+
+    skorch sets the mode of the modules at each batch, by `_set_training`, and remembers
+    in `_trimmed_for_prediction` that a net cannot be trained any more. Neither has a
+    public name; `trim_for_prediction` itself drops less than is not needed.
+    """
+
+    def set_training_mode(self, training: bool = True) -> None:
+        """Set the training mode of all modules; a subclass may override it.
+
+        Parameters
+        ----------
+        training : bool, default=True
+            False is evaluation mode.
+        """
+        super()._set_training(training)
+
+    def _set_training(self, training: bool = True) -> None:
+        self.set_training_mode(training)
+
+    @property
+    def is_trimmed(self) -> bool:
+        """Whether what only training needs has been dropped."""
+        return getattr(self, "_trimmed_for_prediction", False)
+
+    def mark_as_trimmed(self) -> None:
+        """Let skorch refuse to train this net from now on."""
+        # Not by assignment, which `NeuralNet.__setattr__` intercepts.
+        self.__dict__["_trimmed_for_prediction"] = True
