@@ -40,8 +40,9 @@ from skae._batches import (
     count_batches,
 )
 from skae._callbacks import CallbackSupportMixin, Task, with_callbacks
+from skae._layers import BinarySigmoid, make_activation, start_at_map
 from skae._members import CodeWidths, Ensemble, stack, stack_squeezes
-from skae._module import Autoencoder, Scaler, start_at_map
+from skae._module import Autoencoder, Scaler
 from skae._net import (
     AutoencoderNet,
     DivergenceError,
@@ -56,7 +57,7 @@ from skae._processor import flushed_denormals, precision_of, threads_for
 from skae._progress import Progress
 from skae.bottlenecks import BOTTLENECKS, Bottleneck, Deterministic
 from skae.corruptions import CORRUPTIONS, Corruption, Spread
-from skae.losses import LOSSES, BinarySigmoid, Loss, Mixed
+from skae.losses import LOSSES, Loss, Mixed
 from skae.networks import NETWORKS, Custom, Network, Shape, are_sizes
 from skae.penalties import PENALTIES, Penalty
 
@@ -452,7 +453,7 @@ class BaseAutoencoder(CallbackSupportMixin, BaseEstimator, ABC):
         for part in (network, bottleneck, corruption, penalty, loss):
             if isinstance(part, BaseEstimator):
                 part._validate_params()
-        output = network.build_output(loss.output_activation)
+        output = network.build_output(make_activation(loss.output_activation))
         parts = Parts(network, bottleneck, corruption, penalty, loss, output)
         self._check_combination(parts)
         if resume:
@@ -546,7 +547,7 @@ class BaseAutoencoder(CallbackSupportMixin, BaseEstimator, ABC):
         if not isinstance(parts.loss, Mixed):
             return parts
         names = getattr(self, "feature_names_in_", None)
-        loss = parts.loss.settled(are_binary(rows), names)
+        loss = parts.loss.bind(are_binary(rows), names)
         output = parts.output
         if isinstance(loss, Mixed) and parts.network.output_activation == "auto":
             output = loss.build_output(rows.n_features)
@@ -991,10 +992,10 @@ class BaseAutoencoder(CallbackSupportMixin, BaseEstimator, ABC):
         bottleneck = self._resolved_bottleneck()
         evaluate = partial(self._evaluate, X=rows)
         if self.module_.visible is None:
-            return bottleneck.learnt(evaluate, rows.weight)
+            return bottleneck.fitted_attributes(evaluate, rows.weight)
 
         def learnt_by(member: int) -> dict[str, Any]:
-            return bottleneck.learnt(
+            return bottleneck.fitted_attributes(
                 lambda method: evaluate(method)[:, member], rows.weight
             )
 

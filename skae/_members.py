@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from skae._layers import ELEMENTWISE, Residual, StackedLinear
 from skae.bottlenecks import Squeeze
-from skae.networks import ELEMENTWISE, Residual
 
 
 class Ensemble(NamedTuple):
@@ -117,31 +117,6 @@ class MemberSqueezes(Squeeze):
 
     def _pairs(self, values: Tensor) -> Iterator[tuple[Any, Tensor]]:
         return zip(self.members, values, strict=True)
-
-
-class StackedLinear(nn.Module):
-    """Linear layers of the same size, as one batched product.
-
-    Parameters
-    ----------
-    layers : sequence of torch.nn.Linear
-    """
-
-    def __init__(self, layers: Sequence[nn.Linear]):
-        super().__init__()
-        with torch.no_grad():
-            # (n_members, n_inputs, n_outputs) and (n_members, 1, n_outputs)
-            weight = torch.stack([layer.weight.mT for layer in layers]).contiguous()
-            bias = torch.stack([layer.bias for layer in layers])[:, None]
-        self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(bias)
-
-    def forward(self, X: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, X, self.weight)
-
-    def extra_repr(self) -> str:
-        n_members, n_inputs, n_outputs = self.weight.shape
-        return f"{n_members} x ({n_inputs}, {n_outputs})"
 
 
 class CodeWidths(nn.Module):

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from skae._batches import Batch
-from skae._members import StackedLinear
+from skae._layers import StackedLinear, forward_hooks
 from skae._refine import refine
 from skae.bottlenecks import Squeeze
 from skae.losses import Loss, count_observed, observed_mean, observed_share
-from skae.networks import Residual
 
 # Steps by which held-out codes are refined: three tell good epochs from bad ones as
 # well as ten, and training takes a seventh less time.
@@ -23,7 +22,8 @@ MAX_JUDGED = 3
 class Propagation(NamedTuple):
     """What one pass through the network gives, in the scaled space.
 
-    With several members, `seen`, `H`, `raw` and `term` have a first axis for them.
+    With several members, `encoder_input`, `H`, `raw` and `term` have a first axis of
+    length n_members.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Propagation(NamedTuple):
         Scaled rows, missing entries filled with the mean.
     observed : Tensor of bool of shape (n_samples, n_features) or None
         True where an entry is not missing; None if none is.
-    seen : Tensor of shape (n_samples, n_features)
+    encoder_input : Tensor of shape (n_samples, n_features)
         What the encoder saw: the target, or a corrupted version of it.
     H : Tensor of shape (n_samples, encoder_width)
         What it said.
@@ -43,7 +43,7 @@ class Propagation(NamedTuple):
 
     target: Tensor
     observed: Tensor | None
-    seen: Tensor
+    encoder_input: Tensor
     H: Tensor
     raw: Tensor
     term: Tensor | None
@@ -80,9 +80,10 @@ class Autoencoder(nn.Module):
 
     Attributes
     ----------
-    typical : Tensor of shape (n_features,) or (n_members, 1, n_features), or None
-        Size of a usual residual of each feature, in the scaled space, by which the
-        score measures others; None if the score is the loss.
+    residual_scale : Tensor or None
+        Mean absolute residual of each feature in the scaled space, by which the score
+        divides residuals, of shape (n_features,) or (n_members, 1, n_features); None
+        if the score is the loss.
     max_refinements : int
         Steps by which a code is moved nearer to its row, once the encoder has spoken,
         wherever nothing is trained.
@@ -95,7 +96,7 @@ class Autoencoder(nn.Module):
     bottleneck: Any
     code_factor: Tensor
     visible: Tensor | None
-    typical: Tensor | None
+    residual_scale: Tensor | None
 
     def __init__(
         self,
@@ -123,7 +124,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("code_factor", torch.from_numpy(code_factor))
         self.draws_globally = draws_globally
         self.register_buffer("visible", visible)
-        self.register_buffer("typical", None)
+        self.register_buffer("residual_scale", None)
         self.max_refinements = 0
         self.widest_layer, self.work = self._measure()
 
@@ -132,7 +133,7 @@ class Autoencoder(nn.Module):
         widths = [len(self.scaler.mean), self.bottleneck.n_values]
         work = []
 
-        def note(layer: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        def record(layer: Any, inputs: tuple[Any, ...], output: Any) -> None:
             if not isinstance(output, Tensor):
                 return
             widths.append(output.numel())
@@ -145,12 +146,9 @@ class Autoencoder(nn.Module):
                 work.append(weight.numel() * positions // len(weight))
 
         layers = [part for part in self.modules() if not list(part.children())]
-        hooks = [layer.register_forward_hook(note) for layer in layers]
         row = torch.zeros(1, len(self.scaler.mean), device=self.scaler.mean.device)
-        with torch.no_grad():
+        with torch.no_grad(), forward_hooks(layers, record):
             self.eval().propagate(row)
-        for hook in hooks:
-            hook.remove()
         self.train()
         return max(widths), sum(work)
 
@@ -192,10 +190,10 @@ class Autoencoder(nn.Module):
 
     def propagate(self, X: Tensor) -> Propagation:
         """A pass without any noise."""
-        target, observed, seen, H = self._encode(X)
+        target, observed, encoder_input, H = self._encode(X)
         Z = self.bottleneck(H)
         Z = self._refined(Z, target, observed, self.max_refinements)
-        return Propagation(target, observed, seen, H, self.decoder(Z), None)
+        return Propagation(target, observed, encoder_input, H, self.decoder(Z), None)
 
     def propagate_in_training(
         self, batch: Batch, done: Tensor, corruption: nn.Module | None
@@ -213,18 +211,18 @@ class Autoencoder(nn.Module):
             Corrupts observed entries in the scaled space.
         """
         target, observed, weight = batch
-        seen = target
+        encoder_input = target
         if corruption is not None:
-            seen = corruption(target)
+            encoder_input = corruption(target)
             if observed is not None:  # a missing entry is always read as the mean
-                seen = torch.where(observed, seen, target)
-        seen = self._visible_part(seen)
-        H = self.encoder(seen)
+                encoder_input = torch.where(observed, encoder_input, target)
+        encoder_input = self._visible_part(encoder_input)
+        H = self.encoder(encoder_input)
         Z, term = self.bottleneck.training_code(H, weight, done)
         if not self.training:
             max_iter = min(self.max_refinements, MAX_JUDGED)
             Z = self._refined(Z, target, observed, max_iter)
-        return Propagation(target, observed, seen, H, self.decoder(Z), term)
+        return Propagation(target, observed, encoder_input, H, self.decoder(Z), term)
 
     def contributions(self, X: Tensor) -> Tensor:
         """Each entry's share of its row's error, of shape (n_samples, n_features)."""
@@ -262,9 +260,9 @@ class Autoencoder(nn.Module):
 
     def _errors(self, propagation: Propagation) -> Tensor:
         """What the score counts of an entry: log(1 + |x - x_hat| / s), or its loss."""
-        if self.typical is None:
+        if self.residual_scale is None:
             return self._losses(propagation)
-        return (self._residual_sizes(propagation) / self.typical).log1p()
+        return (self._residual_sizes(propagation) / self.residual_scale).log1p()
 
     def _losses(self, propagation: Propagation) -> Tensor:
         """Each entry's loss, of shape (n_samples, n_features)."""
@@ -275,10 +273,10 @@ class Autoencoder(nn.Module):
         return (propagation.target - self.output(propagation.raw)).abs()
 
     def _encode(self, X: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """The first four of a `Propagation`: target, observed, seen and H."""
+        """The first four of a `Propagation`: target, observed, encoder_input and H."""
         target, observed = self.scaler(X)
-        seen = self._visible_part(target)
-        return target, observed, seen, self.encoder(seen)
+        encoder_input = self._visible_part(target)
+        return target, observed, encoder_input, self.encoder(encoder_input)
 
     def _refined(
         self, Z: Tensor, target: Tensor, observed: Tensor | None, max_iter: int
@@ -374,40 +372,3 @@ class Scaler(nn.Module):
     def unscale(self, X: Tensor) -> Tensor:
         """Map from the scaled space back to the units of the data."""
         return (X * self.factor + self.shift).to(X.dtype)
-
-
-def start_at_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:
-    """Make `network` start as a linear map, with all of it left to be trained.
-
-    A network without hidden layers takes the matrix as its weights. Any other
-    is put beside a linear layer that does, and its own last layer starts at
-    zero:
-
-    .. math:: x \\mapsto W x + f(x), \\quad f = 0 \\text{ at first.}
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        Ends in a linear layer or in a transposed convolution.
-    matrix : ndarray of shape (n_outputs, n_inputs)
-        W.
-
-    Returns
-    -------
-    started : torch.nn.Module
-    """
-    layers: list[Any] = [
-        part for part in network.modules() if getattr(part, "weight", None) is not None
-    ]
-    last = layers[-1]
-    if len(layers) == 1:
-        linear, started = last, network
-    else:
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        linear = nn.utils.skip_init(nn.Linear, matrix.shape[1], matrix.shape[0])
-        started = Residual(linear, network)
-    with torch.no_grad():
-        linear.weight.copy_(torch.from_numpy(matrix))
-        linear.bias.zero_()
-    return started

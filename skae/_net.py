@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from skae._batches import BLOCK_ENTRIES, Batch, Batches, Feed, Rows
 from skae._defaults import DIVISOR, MAX_DIVISIONS
+from skae._layers import FrozenModule, drawing_parts
 from skae._module import Autoencoder, Propagation
 from skae._step import Step
-from skae.networks import Frozen
 
 # The methods of a callback that are called at every batch, if it has its own.
 PER_BATCH = ("on_batch_begin", "on_batch_end", "on_grad_computed")
@@ -123,7 +123,7 @@ class Objective(nn.Module):
     ) -> Tensor:
         assert self.penalty is not None
         encoder: Any = autoencoder.encoder
-        seen = propagation.seen
+        seen = propagation.encoder_input
         Z = propagation.H[..., : autoencoder.n_components]
         if autoencoder.visible is None:
             return self.penalty(encoder, seen, Z, weight)
@@ -709,7 +709,7 @@ class AutoencoderNet(NeuralNet):
         """A net to predict with, which has the present weights and keeps them."""
         own = self.generator_  # a part that draws refers to it, and is not to copy it
         module = copy.deepcopy(self.module_, {id(own): own})
-        for part in _drawing_parts(module):
+        for part in drawing_parts(module):
             part.generator = None
         if self._lacks_float64 and self._exact_scaler:
             module.cpu().scaler = copy.deepcopy(self._exact_scaler[0])
@@ -745,7 +745,7 @@ class AutoencoderNet(NeuralNet):
     def __getstate__(self) -> dict[str, Any]:
         # The weights go as arrays, which load without the device they were on, are
         # mapped by joblib, and are all that `skops` can write.
-        return {**self.essentials, "module": Frozen(self.module_)}
+        return {**self.essentials, "module": FrozenModule(self.module_)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         module = state["module"].thaw()
@@ -833,20 +833,10 @@ def _check_finite(loss: float, epoch: int, what: str, learning_rate: float) -> N
         )
 
 
-def _drawing_parts(*modules: nn.Module) -> list[Any]:
-    """The parts of `modules` that draw from a generator."""
-    return [
-        part
-        for module in modules
-        for part in module.modules()
-        if hasattr(part, "generator")
-    ]
-
-
 @contextmanager
 def _noise_from(generator: torch.Generator, *modules: nn.Module) -> Iterator[None]:
     """While it lasts, every part of `modules` that draws, draws from `generator`."""
-    parts = _drawing_parts(*modules)
+    parts = drawing_parts(*modules)
     for part in parts:
         part.generator = generator
     try:

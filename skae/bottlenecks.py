@@ -19,6 +19,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
+from skae._layers import NoiseModule
+
 __all__ = ["Bottleneck", "Deterministic", "Gaussian", "Quantized", "Squeeze"]
 
 
@@ -81,11 +83,18 @@ class Bottleneck(BaseEstimator, ABC):
         Whether a penalty may put the activation that it implies on the code.
     has_plain_score : bool
         Whether a row's score is its loss alone, which sums over its features.
+    codes_may_be_refined : bool
+        Whether any code is allowed, so that codes may be moved after encoding.
+    members_stack : bool
+        Whether several networks with this bottleneck can be trained as one
+        network with stacked weights.
     """
 
     allows_pca: ClassVar[bool] = False
     suits_code_activation: ClassVar[bool] = True
     has_plain_score: bool = True
+    codes_may_be_refined: ClassVar[bool] = False
+    members_stack: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict] = {}
 
     def encoder_width(self, n_components: int) -> int:
@@ -113,7 +122,7 @@ class Bottleneck(BaseEstimator, ABC):
         module : Squeeze
         """
 
-    def learnt(
+    def fitted_attributes(
         self, evaluate: Callable[[str], np.ndarray], weight: np.ndarray
     ) -> dict[str, Any]:
         """Fitted attributes that only this bottleneck has, by their names.
@@ -142,6 +151,8 @@ class Deterministic(Bottleneck):
     """
 
     allows_pca: ClassVar[bool] = True
+    codes_may_be_refined: ClassVar[bool] = True
+    members_stack: ClassVar[bool] = True
 
     def build(
         self, n_components: int, n_channels: int, generator: torch.Generator
@@ -236,7 +247,7 @@ class Gaussian(Bottleneck):
         """Codes of shape (n_samples, n_components) from the standard normal."""
         return rng.standard_normal((n_samples, n_components))
 
-    def learnt(
+    def fitted_attributes(
         self, evaluate: Callable[[str], np.ndarray], weight: np.ndarray
     ) -> dict[str, Any]:
         mu = evaluate("encode").astype(np.float64)
@@ -341,7 +352,7 @@ class Quantized(Bottleneck):
             n_components, self.n_codes, code_dim, self.shared, self.decay
         )
 
-    def learnt(
+    def fitted_attributes(
         self, evaluate: Callable[[str], np.ndarray], weight: np.ndarray
     ) -> dict[str, Any]:
         codes = evaluate("quantize").astype(np.int64)
@@ -364,14 +375,13 @@ DEAD = 0.05
 LOG_VAR_BOUNDS = (-30.0, 20.0)
 
 
-class _GaussianSqueeze(Squeeze):
+class _GaussianSqueeze(Squeeze, NoiseModule):
     """Draws codes from their distribution in training, else gives the mean."""
 
     def __init__(self, warm_up: float, scores_elbo: bool):
         super().__init__()
         self.warm_up = warm_up
         self.scores_elbo = scores_elbo
-        self.generator: torch.Generator | None = None
 
     def forward(self, H: Tensor) -> Tensor:
         mu, _ = H.chunk(2, dim=1)
@@ -413,7 +423,7 @@ def divergence(mu: Tensor, log_var: Tensor) -> Tensor:
     return (mu.square() + log_var.exp() - 1 - log_var).sum(dim=1) / 2
 
 
-class _QuantizedSqueeze(Squeeze):
+class _QuantizedSqueeze(Squeeze, NoiseModule):
     """Replaces groups of components by entries of codebooks.
 
     Shapes: G groups share C codebooks, C = G or C = 1, of K entries of width D;
@@ -437,7 +447,6 @@ class _QuantizedSqueeze(Squeeze):
         self.n_groups = math.ceil(n_components / code_dim)
         self.code_dim = code_dim
         self.decay = decay
-        self.generator: torch.Generator | None = None
         self.n_values = self.n_groups * n_codes
         n_codebooks = 1 if shared else self.n_groups
         size = (n_codebooks, n_codes)

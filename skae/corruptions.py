@@ -19,6 +19,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor, nn
 
+from skae._layers import NoiseModule
+
 __all__ = [
     "Corruption",
     "GaussianNoise",
@@ -326,15 +328,12 @@ class SaltAndPepper(Corruption):
         return _SaltPepper(level, low=spread.low, high=spread.high)
 
 
-class _Corruptor(nn.Module):
+class _Corruptor(NoiseModule):
     """Base of the modules: a level, a generator, and what is kept of the spread."""
-
-    generator: torch.Generator | None
 
     def __init__(self, level: float, **kept: Tensor):
         super().__init__()
         self.level = level
-        self.generator = None
         for name, tensor in kept.items():
             self.register_buffer(name, tensor)
 

@@ -20,6 +20,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skae._layers import BinarySigmoid, make_activation
+
 __all__ = [
     "AbsoluteError",
     "BinaryCrossEntropy",
@@ -50,6 +52,15 @@ class Loss(BaseEstimator, ABC):
         of :data:`skae.networks.ACTIVATIONS`.
     bounds : tuple of two floats or None
         Closed range in which the data must lie, None for the real line.
+    needs_binary_columns : bool
+        Whether `bind` uses its argument `is_binary`.
+    output_activations : tuple of str
+        Values of a network's ``output_activation`` that this loss accepts if it
+        has bounds.
+    allows_pca : bool
+        Whether a network with this loss can start as a PCA.
+    codes_may_be_refined : bool
+        Whether codes that minimise the squared error minimise this loss.
 
     Examples
     --------
@@ -64,7 +75,62 @@ class Loss(BaseEstimator, ABC):
 
     output_activation: ClassVar[str] = "identity"
     bounds: ClassVar[tuple[float, float] | None] = None
+    needs_binary_columns: ClassVar[bool] = False
+    codes_may_be_refined: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict] = {}
+
+    @property
+    def output_activations(self) -> tuple[str, ...]:
+        return ("auto", self.output_activation)
+
+    @property
+    def allows_pca(self) -> bool:
+        return self.output_activation == "identity"
+
+    def bind(self, is_binary: np.ndarray, feature_names: Sequence[str] | None) -> Loss:
+        """Return the loss for the columns of one table.
+
+        Parameters
+        ----------
+        is_binary : ndarray of bool of shape (n_features,)
+            True for the columns that contain both 0 and 1, and no other values
+            except missing ones.
+        feature_names : sequence of str of length n_features or None
+            Names of the columns, if they have any.
+
+        Returns
+        -------
+        loss : Loss
+        """
+        return self
+
+    def bounded_columns(self, n_features: int) -> np.ndarray:
+        """Return which columns must lie in `bounds`.
+
+        Parameters
+        ----------
+        n_features : int
+            Number of columns.
+
+        Returns
+        -------
+        is_bounded : ndarray of bool of shape (n_features,)
+        """
+        return np.full(n_features, self.bounds is not None)
+
+    def build_output(self, n_features: int) -> nn.Module:
+        """Make the activation after the decoder that this loss implies.
+
+        Parameters
+        ----------
+        n_features : int
+            Number of columns.
+
+        Returns
+        -------
+        output : torch.nn.Module
+        """
+        return make_activation(self.output_activation)
 
     @abstractmethod
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
@@ -113,6 +179,8 @@ class SquaredError(Loss):
     >>> SquaredError().elementwise(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
     tensor([[4.]])
     """
+
+    codes_may_be_refined: ClassVar[bool] = True
 
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
         return functional.mse_loss(X_hat, X, reduction="none")
@@ -283,6 +351,7 @@ class Mixed(Loss):
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+    needs_binary_columns: ClassVar[bool] = True
     _parameter_constraints: ClassVar[dict] = {
         "binary": [StrOptions({"auto"}), "array-like"]
     }
@@ -290,33 +359,51 @@ class Mixed(Loss):
     def __init__(self, binary: str | ArrayLike = "auto"):
         self.binary: Any = binary
 
-    def settled(self, is_binary: np.ndarray, names: Sequence[str] | None) -> Loss:
-        """The loss of a table, with its columns by their positions.
+    @property
+    def output_activations(self) -> tuple[str, ...]:
+        return ("auto",)
+
+    @property
+    def allows_pca(self) -> bool:
+        return False
+
+    def bind(self, is_binary: np.ndarray, feature_names: Sequence[str] | None) -> Loss:
+        """Return the loss with the binary columns as positions.
 
         Parameters
         ----------
         is_binary : ndarray of bool of shape (n_features,)
-            Which columns have both 0 and 1, and nothing else.
-        names : sequence of str of length n_features or None
-            The columns' names, if they have any.
+            True for the columns that contain both 0 and 1, and no other values
+            except missing ones.
+        feature_names : sequence of str of length n_features or None
+            Names of the columns, if they have any.
 
         Returns
         -------
         loss : Loss
+            `SquaredError` if there are no binary columns.
 
         Raises
         ------
         ValueError
-            If `binary` is no choice of this table's columns.
+            If `binary` does not select columns of this table.
         """
         if not isinstance(self.binary, str):
-            is_binary = self._chosen(len(is_binary), names)
+            is_binary = self._is_binary(len(is_binary), feature_names)
         if not is_binary.any():
             return SquaredError()
         return Mixed(np.flatnonzero(is_binary).tolist())
 
-    def _chosen(self, n_features: int, names: Sequence[str] | None) -> np.ndarray:
-        """Which columns `binary` lists."""
+    def bounded_columns(self, n_features: int) -> np.ndarray:
+        return self._is_binary(n_features)
+
+    def build_output(self, n_features: int) -> nn.Module:
+        return BinarySigmoid(self._is_binary(n_features))
+
+    def _is_binary(
+        self, n_features: int, feature_names: Sequence[str] | None = None
+    ) -> np.ndarray:
+        """Return which columns the list `binary` selects."""
         binary = np.asarray(self.binary)
         is_binary = np.zeros(n_features, dtype=bool)
         if binary.size == 0:
@@ -324,14 +411,15 @@ class Mixed(Loss):
         if binary.dtype == bool and binary.shape == (n_features,):
             return binary
         if binary.ndim == 1 and binary.dtype.kind in "OU":  # names
-            known = {} if names is None else {name: i for i, name in enumerate(names)}
-            unknown = [name for name in binary.tolist() if name not in known]
+            names = () if feature_names is None else feature_names
+            positions = {name: i for i, name in enumerate(names)}
+            unknown = [name for name in binary.tolist() if name not in positions]
             if unknown:
                 raise ValueError(
                     f"binary={self.binary!r} names columns that X does not have: "
                     f"{unknown}."
                 )
-            binary = np.array([known[name] for name in binary.tolist()])
+            binary = np.array([positions[name] for name in binary.tolist()])
         is_position = binary.dtype.kind in "iu" and binary.ndim == 1
         if not is_position or binary.min() < 0 or binary.max() >= n_features:
             raise ValueError(
@@ -341,17 +429,13 @@ class Mixed(Loss):
         is_binary[binary] = True
         return is_binary
 
-    def build_output(self, n_features: int) -> nn.Module:
-        """The sigmoid behind the binary columns, once they are settled."""
-        return BinarySigmoid(self._chosen(n_features, None))
-
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
-        if isinstance(self.binary, str):  # not settled: judged by these rows
+        if isinstance(self.binary, str):  # not bound to a table: use these rows
             rows = X.flatten(end_dim=-2)
             is_binary = ((rows == 0) | (rows == 1)).all(dim=0)
             is_binary &= rows.amin(dim=0) < rows.amax(dim=0)
         else:
-            is_binary = torch.from_numpy(self._chosen(X.shape[-1], None)).to(X.device)
+            is_binary = torch.from_numpy(self._is_binary(X.shape[-1])).to(X.device)
         # Only what lies in [0, 1] has a cross-entropy.
         entropy = BinaryCrossEntropy().elementwise(
             torch.where(is_binary, X, 0), torch.where(is_binary, X_hat, 0)
@@ -364,25 +448,6 @@ class Mixed(Loss):
         entropy = functional.binary_cross_entropy_with_logits(raw, X, reduction="none")
         squares = functional.mse_loss(raw, X, reduction="none")
         return torch.where(output.is_binary, entropy, squares)
-
-
-class BinarySigmoid(nn.Module):
-    """Sigmoid behind some columns, nothing behind the others.
-
-    Parameters
-    ----------
-    is_binary : ndarray of bool of shape (n_features,)
-        The columns with a sigmoid.
-    """
-
-    is_binary: Tensor
-
-    def __init__(self, is_binary: np.ndarray):
-        super().__init__()
-        self.register_buffer("is_binary", torch.from_numpy(is_binary))
-
-    def forward(self, raw: Tensor) -> Tensor:
-        return torch.where(self.is_binary, raw.sigmoid(), raw)
 
 
 def observed_share(loss: Tensor, observed: Tensor | None) -> Tensor:

@@ -18,28 +18,25 @@ from numbers import Integral, Real
 from types import FunctionType
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
 from skae._defaults import auto_hidden_layer_sizes
+from skae._layers import (
+    ACTIVATIONS,
+    ChannelsFirst,
+    ChannelsLast,
+    CodeActivation,
+    Dropout,
+    FrozenModule,
+    initialize,
+    linear,
+    make_activation,
+)
 
 __all__ = ["ACTIVATIONS", "MLP", "Conv", "Custom", "Network", "Shape"]
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "identity": nn.Identity,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "leaky_relu": nn.LeakyReLU,
-    "relu": nn.ReLU,
-    "selu": nn.SELU,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "tanh": nn.Tanh,
-}
 
 _ACTIVATION = [StrOptions(set(ACTIVATIONS)), callable]
 _ACTIVATION_OR_AUTO = [StrOptions({"auto", *ACTIVATIONS}), callable]
@@ -90,14 +87,28 @@ class Network(ABC):
         Whether the network can start as a PCA: its encoder and its decoder end
         in a layer that is linear, if ``code_activation="auto"`` stands for the
         identity.
+    codes_may_be_refined : bool
+        Whether codes may be moved after encoding, because no activation bounds
+        them.
+    members_stack : bool
+        Whether several of these networks can be trained as one network with
+        stacked weights.
+    is_determined_by_parameters : bool
+        Whether equal parameters always build the same network.
+    decoder_may_end_in_activation : bool
+        Whether the decoder itself may end in an output activation.
     draws_globally : bool
         Whether its modules may draw from PyTorch's global random generator,
-        which is then set aside and restored around every call.
+        whose state is then saved and restored around every call.
     """
 
     output_activation: Any = "auto"
     code_activation: Any = "auto"
     allows_pca: bool = False
+    codes_may_be_refined: bool = False
+    members_stack: ClassVar[bool] = False
+    is_determined_by_parameters: ClassVar[bool] = True
+    decoder_may_end_in_activation: ClassVar[bool] = False
     draws_globally: ClassVar[bool] = False
 
     @abstractmethod
@@ -130,10 +141,22 @@ class Network(ABC):
         """
         return None
 
-    def build_output(self, implied: str) -> nn.Module:
-        """Make the activation behind the decoder, `implied` by the loss."""
-        name = self.output_activation
-        return make_activation(implied if name == "auto" else name)
+    def build_output(self, implied: nn.Module) -> nn.Module:
+        """Make the activation after the decoder.
+
+        Parameters
+        ----------
+        implied : torch.nn.Module
+            Activation that the loss implies, returned for
+            ``output_activation="auto"``.
+
+        Returns
+        -------
+        output : torch.nn.Module
+        """
+        if self.output_activation == "auto":
+            return implied
+        return make_activation(self.output_activation)
 
 
 class MLP(Network, BaseEstimator):
@@ -177,6 +200,7 @@ class MLP(Network, BaseEstimator):
     )
     """
 
+    members_stack: ClassVar[bool] = True
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": [StrOptions({"auto"}), tuple, list],
         "activation": _ACTIVATION,
@@ -202,6 +226,10 @@ class MLP(Network, BaseEstimator):
 
     @property
     def allows_pca(self) -> bool:  # type: ignore[override]
+        return self.code_activation in ("auto", "identity")
+
+    @property
+    def codes_may_be_refined(self) -> bool:  # type: ignore[override]
         return self.code_activation in ("auto", "identity")
 
     def build(
@@ -337,7 +365,11 @@ class Conv(Network, BaseEstimator):
 
     @property
     def allows_pca(self) -> bool:  # type: ignore[override]
-        return self.code == "dense" and self.code_activation in ("auto", "identity")
+        return self.code == "dense" and self.codes_may_be_refined
+
+    @property
+    def codes_may_be_refined(self) -> bool:  # type: ignore[override]
+        return self.code_activation in ("auto", "identity")
 
     def code_shape(self, input_shape: tuple[int, ...]) -> tuple[int, int] | None:
         if self.code == "dense":
@@ -450,7 +482,7 @@ class Conv(Network, BaseEstimator):
         for (n_inputs, *sizes), (n_outputs, *_) in pairwise(maps):
             kind = nn.Conv1d if len(sizes) == 1 else nn.Conv2d
             layer = nn.utils.skip_init(kind, n_inputs, n_outputs, k, s, p)
-            layers.append(_initialized(layer, n_inputs * k ** len(sizes), generator))
+            layers.append(initialize(layer, n_inputs * k ** len(sizes), generator))
         return _activated(layers, self.activation)
 
     def _transposed_convolutions(
@@ -465,7 +497,7 @@ class Conv(Network, BaseEstimator):
             layer = nn.utils.skip_init(kind, n_inputs, n_outputs, k, s, p, lost)
             # Kernels lie s apart: so many of them, at most, overlap at one output.
             n_overlaps = math.ceil(k / s) ** len(sizes)
-            layers.append(_initialized(layer, n_inputs * n_overlaps, generator))
+            layers.append(initialize(layer, n_inputs * n_overlaps, generator))
         return _activated(layers, self.activation)
 
 
@@ -514,6 +546,8 @@ class Custom(Network):
     (150, 2)
     """
 
+    is_determined_by_parameters: ClassVar[bool] = False  # a factory may vary
+    decoder_may_end_in_activation: ClassVar[bool] = True
     draws_globally: ClassVar[bool] = True
 
     def __init__(
@@ -568,172 +602,14 @@ class Custom(Network):
         # tensors, and scikit-learn compares parameters by the hash of their
         # pickle (check_estimators_overwrite_params).
         return {
-            name: Frozen(value) if isinstance(value, nn.Module) else value
+            name: FrozenModule(value) if isinstance(value, nn.Module) else value
             for name, value in vars(self).items()
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
-            setattr(self, name, value.thaw() if isinstance(value, Frozen) else value)
-
-
-class Frozen:
-    """A module whose parameters and buffers are kept beside it, as arrays."""
-
-    def __init__(self, module: nn.Module):
-        self.arrays: list[tuple[np.ndarray, bool | None]] = []
-        # (submodule, "_parameters" or "_buffers", name, position in arrays);
-        # a tensor shared by several places has one position.
-        self.places: list[tuple[str, str, str, int]] = []
-        positions: dict[int, int] = {}
-        for path, part in module.named_modules():
-            for kind in ("_parameters", "_buffers"):
-                for name, tensor in getattr(part, kind).items():
-                    if tensor is None:
-                        continue
-                    if id(tensor) not in positions:
-                        positions[id(tensor)] = len(self.arrays)
-                        trainable = (
-                            tensor.requires_grad if kind == "_parameters" else None
-                        )
-                        self.arrays.append((tensor.detach().cpu().numpy(), trainable))
-                    self.places.append((path, kind, name, positions[id(tensor)]))
-        # In the copy nothing stands where the tensors were.
-        self.structure = copy.deepcopy(module, dict.fromkeys(positions))
-
-    def thaw(self) -> nn.Module:
-        module = copy.deepcopy(self.structure)
-        tensors = [
-            torch.from_numpy(array.copy())
-            if trainable is None
-            else nn.Parameter(torch.from_numpy(array.copy()), trainable)
-            for array, trainable in self.arrays
-        ]
-        for path, kind, name, position in self.places:
-            getattr(module.get_submodule(path), kind)[name] = tensors[position]
-        return module
-
-
-class Dropout(nn.Module):
-    """Dropout that draws from a generator of its own.
-
-    ``nn.Dropout`` can only draw from PyTorch's global generator.
-
-    Parameters
-    ----------
-    p : float
-        Share of entries set to zero in training mode, in [0, 1); the others
-        are multiplied by 1 / (1 - p).
-    """
-
-    def __init__(self, p: float):
-        super().__init__()
-        self.p = p
-        self.generator: torch.Generator | None = None
-
-    def forward(self, H: Tensor) -> Tensor:
-        if not self.training:
-            return H
-        kept = torch.rand(H.shape, generator=self.generator, device=H.device) >= self.p
-        return H * kept / (1 - self.p)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
-
-# Layers whose every output depends on one input alone, its own.
-ELEMENTWISE = (*ACTIVATIONS.values(), Dropout, nn.Dropout)
-
-
-class Residual(nn.Module):
-    """A linear map plus a nonlinear remainder, linear(x) + remainder(x)."""
-
-    def __init__(self, linear: nn.Linear, remainder: nn.Module):
-        super().__init__()
-        self.linear = linear
-        self.remainder = remainder
-
-    def forward(self, X: Tensor) -> Tensor:
-        return self.linear(X) + self.remainder(X)
-
-
-class OnCode(nn.Module):
-    """An activation on the code, with nothing done to the values behind it.
-
-    Parameters
-    ----------
-    activation : torch.nn.Module
-    n_components : int
-        Width of the code, which comes first in a row.
-    """
-
-    def __init__(self, activation: nn.Module, n_components: int):
-        super().__init__()
-        self.activation = activation
-        self.n_components = n_components
-
-    def forward(self, H: Tensor) -> Tensor:
-        Z, rest = H[:, : self.n_components], H[:, self.n_components :]
-        return torch.cat([self.activation(Z), rest], dim=1)
-
-
-class ChannelsLast(nn.Module):
-    """Flatten maps to codes in which the channels of a position are neighbours.
-
-    Parameters
-    ----------
-    n_channels : int
-        Channels of the code; a map with a multiple of them gives as many codes,
-        one behind the other.
-    """
-
-    def __init__(self, n_channels: int):
-        super().__init__()
-        self.n_channels = n_channels
-
-    def forward(self, H: Tensor) -> Tensor:
-        H = H.unflatten(1, (-1, self.n_channels))  # (n_samples, blocks, channels, ...)
-        return H.movedim(2, -1).flatten(1)  # (n_samples, blocks * ... * channels)
-
-    def extra_repr(self) -> str:
-        return f"n_channels={self.n_channels}"
-
-
-class ChannelsFirst(nn.Module):
-    """Make maps of codes in which the channels of a position are neighbours.
-
-    Parameters
-    ----------
-    map_shape : tuple of int
-        Channels and sizes of a map.
-    """
-
-    def __init__(self, map_shape: tuple[int, ...]):
-        super().__init__()
-        self.map_shape = map_shape
-
-    def forward(self, Z: Tensor) -> Tensor:
-        n_channels, *sizes = self.map_shape
-        H = Z.unflatten(1, (*sizes, n_channels))  # (n_samples, ..., channels)
-        return H.movedim(-1, 1)  # (n_samples, channels, ...)
-
-    def extra_repr(self) -> str:
-        return f"map_shape={self.map_shape}"
-
-
-def linear(n_inputs: int, n_outputs: int, generator: torch.Generator) -> nn.Linear:
-    """``nn.Linear`` with PyTorch's usual initial weights, drawn from `generator`."""
-    layer = nn.utils.skip_init(nn.Linear, n_inputs, n_outputs)
-    return _initialized(layer, n_inputs, generator)
-
-
-def _initialized(layer: Any, fan_in: int, generator: torch.Generator) -> Any:
-    """The layer, its weights and biases now uniform in +-1/sqrt(fan_in)."""
-    bound = 1 / math.sqrt(fan_in)
-    with torch.no_grad():
-        layer.weight.uniform_(-bound, bound, generator=generator)
-        layer.bias.uniform_(-bound, bound, generator=generator)
-    return layer
+            is_frozen = isinstance(value, FrozenModule)
+            setattr(self, name, value.thaw() if is_frozen else value)
 
 
 def _linears(widths: Sequence[int], generator: torch.Generator) -> list[nn.Module]:
@@ -767,7 +643,7 @@ def _code_activation(
     made = make_activation(name)
     if shape.encoder_width == shape.n_components:
         return [made]
-    return [OnCode(made, shape.n_components)]
+    return [CodeActivation(made, shape.n_components)]
 
 
 def are_sizes(values: Sequence[Any]) -> bool:
@@ -780,13 +656,6 @@ def _checked_sizes(name: str, sizes: Sequence[Any]) -> tuple[int, ...]:
     if not are_sizes(sizes):
         raise ValueError(f"{name} must hold integers >= 1, got {sizes!r}.")
     return tuple(int(size) for size in sizes)
-
-
-def make_activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
-    """A new module for a name of `ACTIVATIONS` or from a factory."""
-    if isinstance(activation, str):
-        return ACTIVATIONS[activation]()
-    return activation()
 
 
 @torch.no_grad()

@@ -522,7 +522,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
 
     def _finish(self, job: Job, net: AutoencoderNet, history: list[dict]) -> None:
         super()._finish(job, net, history)
-        net.module_.typical = self._typical_residuals(job)
+        net.module_.residual_scale = self._typical_residuals(job)
         self.offset_ = threshold(
             self._score_samples(job.rows),
             job.rows.weight,

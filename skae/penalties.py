@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skae.networks import ELEMENTWISE, Dropout, Residual
+from skae._layers import ELEMENTWISE, Dropout, NoiseModule, Residual, forward_hooks
 
 __all__ = ["L1", "Contractive", "KLSparsity", "Penalty"]
 
@@ -262,7 +262,7 @@ MAX_ENTRIES = 2**22
 PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, Dropout, nn.Dropout)
 
 
-class _SquaredJacobian(nn.Module):
+class _SquaredJacobian(NoiseModule):
     """Squared Frobenius norm of dz/dx, exact or by random projections.
 
     The functions below compute sum_v ||v^T J||^2, which is ||J||_F^2 for the unit
@@ -273,7 +273,6 @@ class _SquaredJacobian(nn.Module):
     def __init__(self, n_projections: int | None):
         super().__init__()
         self.n_projections = n_projections
-        self.generator: torch.Generator | None = None
 
     def forward(
         self, encoder: nn.Module, X: Tensor, Z: Tensor, weight: Tensor
@@ -448,20 +447,16 @@ def _squared_products(encoder: nn.Module, X: Tensor, V: Tensor) -> Tensor:
 
 
 def _widest_layer(encoder: nn.Module, X: Tensor) -> int:
-    """Most values that a layer of the encoder gives for one row."""
-    X = X[:2]  # batch normalisation in training mode refuses a lone row
+    """Return the largest number of values that a layer outputs for one row."""
+    X = X[:2]  # batch normalisation in training mode rejects a single row
     sizes = [X.numel()]
 
-    def note(layer: nn.Module, given: tuple, out: object) -> None:
-        if isinstance(out, Tensor):
-            sizes.append(out.numel())
+    def record(layer: nn.Module, inputs: tuple, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.numel())
 
-    hooks = [layer.register_forward_hook(note) for layer in encoder.modules()]
-    try:
+    with forward_hooks(encoder.modules(), record):
         encoder(X)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return max(1, max(sizes) // max(1, len(X)))
 
 

@@ -127,6 +127,12 @@ def test_gaussian_training_draws_around_the_mean_with_the_stated_variance():
     torch.testing.assert_close(term, divergence(H[:, :2], H[:, 2:]))
 
 
+def test_only_the_deterministic_bottleneck_stacks_and_refines():
+    for name, kind in BOTTLENECKS.items():
+        assert kind.members_stack == (name == "deterministic")
+        assert kind.codes_may_be_refined == (name == "deterministic")
+
+
 def test_gaussian_noise_is_fresh_and_comes_from_the_generator_only():
     H, weight, before = normal(9, 4), torch.ones(9), torch.get_rng_state()
     module = build(Gaussian(), 2)
@@ -168,13 +174,13 @@ def test_score_term_is_the_divergence_for_the_elbo_only():
 
 def test_active_units_are_those_whose_mean_varies():
     mu = np.column_stack([np.zeros(100), np.tile([-0.2, 0.2], 50), np.full(100, 9.0)])
-    learnt = Gaussian().learnt(lambda method: mu, np.ones(100))
-    assert learnt["active_units_"].tolist() == [False, True, False]
+    attributes = Gaussian().fitted_attributes(lambda method: mu, np.ones(100))
+    assert attributes["active_units_"].tolist() == [False, True, False]
 
 
 def test_active_units_count_weights_as_repetitions():
     mu = np.array([[0.0], [1.0]])
-    rare = Gaussian().learnt(lambda method: mu, np.array([999.0, 1.0]))
+    rare = Gaussian().fitted_attributes(lambda method: mu, np.array([999.0, 1.0]))
     assert not rare["active_units_"][0]
 
 
@@ -380,9 +386,11 @@ def test_only_a_quantized_bottleneck_gives_integers():
 
 def test_perplexity_is_the_effective_number_of_entries():
     codes = np.array([[0, 0], [1, 0], [2, 0], [3, 0]])
-    learnt = Quantized(8).learnt(lambda method: codes, np.ones(4))
-    np.testing.assert_allclose(learnt["perplexity_"], [4, 1])
-    shared = Quantized(8, shared=True).learnt(lambda method: codes, np.ones(4))
+    attributes = Quantized(8).fitted_attributes(lambda method: codes, np.ones(4))
+    np.testing.assert_allclose(attributes["perplexity_"], [4, 1])
+    shared = Quantized(8, shared=True).fitted_attributes(
+        lambda method: codes, np.ones(4)
+    )
     share = np.array([5, 1, 1, 1]) / 8
     np.testing.assert_allclose(
         shared["perplexity_"], [np.exp(-(share * np.log(share)).sum())]

@@ -186,6 +186,53 @@ def test_mixed_is_the_cross_entropy_of_binary_columns_and_the_square_of_others(
     )
 
 
+def test_mixed_binds_to_the_binary_columns_of_a_table():
+    is_binary = np.array([True, False, True])
+    assert Mixed().bind(is_binary, None).binary == [0, 2]
+    assert Mixed(["b"]).bind(is_binary, ["a", "b", "c"]).binary == [1]
+    assert Mixed([False, True, True]).bind(is_binary, None).binary == [1, 2]
+    assert type(Mixed([]).bind(is_binary, None)) is SquaredError
+    assert type(Mixed().bind(~is_binary & is_binary, None)) is SquaredError
+    for name in {*LOSSES} - {"mixed"}:
+        loss = LOSSES[name]()
+        assert loss.bind(is_binary, None) is loss
+        assert not loss.needs_binary_columns
+    assert Mixed.needs_binary_columns
+
+
+def test_bounded_columns_follow_the_bounds():
+    bounded = {
+        name: LOSSES[name]().bind(np.array([True, False]), None).bounded_columns(2)
+        for name in LOSSES
+    }
+    assert bounded.pop("binary_cross_entropy").tolist() == [True, True]
+    assert bounded.pop("mixed").tolist() == [True, False]
+    assert not any(columns.any() for columns in bounded.values())
+
+
+def test_loss_makes_its_output_activation():
+    assert type(Huber().build_output(3)) is nn.Identity
+    assert type(BinaryCrossEntropy().build_output(3)) is nn.Sigmoid
+    output = Mixed([2]).build_output(3)
+    assert output.is_binary.tolist() == [False, False, True]
+
+
+def test_loss_accepts_its_own_output_activation_alone():
+    assert Huber().output_activations == ("auto", "identity")
+    assert BinaryCrossEntropy().output_activations == ("auto", "sigmoid")
+    assert Mixed().output_activations == ("auto",)
+
+
+def test_only_unbounded_losses_allow_a_pca_start():
+    denied = {name for name, loss in LOSSES.items() if not loss().allows_pca}
+    assert denied == {"binary_cross_entropy", "mixed"}
+
+
+def test_only_the_squared_error_refines_codes():
+    refined = {name for name, loss in LOSSES.items() if loss().codes_may_be_refined}
+    assert refined == {"squared_error"}
+
+
 def test_mixed_keeps_value_and_gradient_where_its_sigmoid_saturates():
     mixed = Mixed([0])
     raw = torch.tensor([[-200.0, 1e6]], requires_grad=True)

@@ -4,15 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from skae._members import (
-    CodeWidths,
-    Members,
-    StackedLinear,
-    stack,
-    stack_squeezes,
-)
+from skae._layers import Residual, StackedLinear, linear
+from skae._members import CodeWidths, Members, stack, stack_squeezes
 from skae.bottlenecks import Deterministic, Gaussian, Quantized, Squeeze
-from skae.networks import MLP, Conv, Residual, Shape, linear
+from skae.networks import MLP, Conv, Shape
 
 SHAPE = Shape(9, 6, 2, 2)
 DONE = torch.tensor(1.0)

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from skae._batches import Batch
-from skae._module import Autoencoder, Scaler, start_at_map
+from skae._module import Autoencoder, Scaler
 from skae.bottlenecks import Squeeze
 from skae.losses import BinaryCrossEntropy, SquaredError
-from skae.networks import MLP, Conv, Residual, Shape
+from skae.networks import MLP, Conv, Shape
 
 MEAN, SHIFT, FACTOR = np.array([[1.0, -2, 3], [1, -2, 0], [2, 0.5, 4]])
 
@@ -185,10 +185,10 @@ def test_decoding_activates_then_unscales():
 @torch.no_grad()
 def test_propagation_holds_target_code_and_raw_values():
     module, X = make_autoencoder(output=nn.Sigmoid()), make_rows()
-    target, observed, seen, H, raw, term = module.propagate(X)
+    target, observed, encoder_input, H, raw, term = module.propagate(X)
     torch.testing.assert_close(target, module.scaler(X)[0])
     assert observed is None
-    assert seen is target
+    assert encoder_input is target
     torch.testing.assert_close(H, module.encoder(target))
     torch.testing.assert_close(raw, module.decoder(H))
     assert term is None
@@ -252,9 +252,9 @@ def test_training_sees_a_corrupted_input_and_a_clean_target():
     target = batch.target.clone()
     pass_ = module.propagate_in_training(batch, DONE, Plus())
     assert torch.equal(pass_.target, target)
-    torch.testing.assert_close(pass_.seen, target + 1)
+    torch.testing.assert_close(pass_.encoder_input, target + 1)
     torch.testing.assert_close(pass_.H, module.encoder(target + 1))
-    assert torch.equal(module.propagate(X).seen, target)
+    assert torch.equal(module.propagate(X).encoder_input, target)
 
 
 @torch.no_grad()
@@ -262,7 +262,7 @@ def test_a_missing_entry_is_never_corrupted():
     module, X = make_autoencoder(), make_rows()
     X[1, 2] = torch.nan
     pass_ = module.propagate_in_training(batch_of(module, X), DONE, Plus())
-    change = pass_.seen - pass_.target
+    change = pass_.encoder_input - pass_.target
     assert change[1, 2] == 0
     assert change.sum() == change.numel() - 1
 
@@ -303,76 +303,6 @@ def test_measuring_leaves_the_module_ready_for_training():
     module = make_autoencoder()
     assert module.training
     assert not any(part._forward_hooks for part in module.modules())
-
-
-# Start
-
-
-MATRIX = np.array([[0.5, -2, 3], [1, 0.25, -4]])
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("hidden", [(), (5,), (5, 4)])
-def test_network_starts_as_exactly_the_matrix(hidden):
-    encoder, decoder = MLP(hidden).build(Shape(9, 3, 2, 2), generator())
-    X = torch.arange(-6.0, 6.0).reshape(4, 3)
-    started = start_at_map(encoder, MATRIX)
-    assert torch.equal(started(X), X @ torch.tensor(MATRIX.T).float())
-    Z = torch.arange(-4.0, 4.0).reshape(4, 2)
-    started = start_at_map(decoder, MATRIX.T)
-    assert torch.equal(started(Z), Z @ torch.tensor(MATRIX).float())
-
-
-@torch.no_grad()
-def test_a_convolutional_network_starts_as_exactly_the_matrix():
-    encoder, decoder = Conv((4, 2)).build(Shape(9, 3, 2, 2), generator())
-    X = torch.arange(-6.0, 6.0).reshape(4, 3)
-    assert torch.equal(
-        start_at_map(encoder, MATRIX)(X), X @ torch.tensor(MATRIX.T).float()
-    )
-    Z = torch.arange(-4.0, 4.0).reshape(4, 2)
-    assert torch.equal(
-        start_at_map(decoder, MATRIX.T)(Z), Z @ torch.tensor(MATRIX).float()
-    )
-
-
-def test_a_linear_network_takes_the_matrix_itself():
-    encoder, _ = MLP(()).build(Shape(9, 3, 2, 2), generator())
-    assert start_at_map(encoder, MATRIX) is encoder
-
-
-def test_the_nonlinear_remainder_can_learn_from_the_start():
-    encoder, _ = MLP((5,)).build(Shape(9, 3, 2, 2), generator())
-    started = start_at_map(encoder, MATRIX)
-    started(torch.ones(4, 3)).square().sum().backward()
-    assert started.linear.weight.grad.abs().min() > 0
-    assert started.linear.bias.grad.abs().min() > 0
-    assert encoder[-1].weight.grad.abs().max() > 0
-    assert encoder[-1].bias.grad.abs().min() > 0
-
-
-def test_all_weights_learn_after_a_first_step():
-    encoder, _ = MLP((5, 4), activation="tanh").build(Shape(9, 3, 2, 2), generator())
-    started = start_at_map(encoder, MATRIX)
-    optimizer = torch.optim.SGD(started.parameters(), lr=0.01)
-    for _ in range(2):
-        optimizer.zero_grad()
-        started(torch.ones(4, 3)).square().sum().backward()
-        optimizer.step()
-    assert all(p.grad.abs().max() > 0 for p in started.parameters())
-
-
-def test_starting_leaves_the_matrix_and_the_global_generator_alone():
-    matrix, before = MATRIX.copy(), torch.get_rng_state()
-    encoder, _ = MLP((5,)).build(Shape(9, 3, 2, 2), generator())
-    nn.init.zeros_(start_at_map(encoder, matrix).linear.weight)
-    np.testing.assert_array_equal(matrix, MATRIX)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_residual_adds_the_remainder():
-    linear, X = nn.Linear(3, 3), make_rows().float()
-    torch.testing.assert_close(Residual(linear, nn.Tanh())(X), linear(X) + X.tanh())
 
 
 @torch.no_grad()

@@ -15,20 +15,8 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
-from skae.networks import (
-    ACTIVATIONS,
-    MLP,
-    NETWORKS,
-    ChannelsFirst,
-    ChannelsLast,
-    Conv,
-    Custom,
-    Dropout,
-    Network,
-    OnCode,
-    Shape,
-    linear,
-)
+from skae._layers import ChannelsFirst, ChannelsLast, CodeActivation, Dropout, linear
+from skae.networks import ACTIVATIONS, MLP, NETWORKS, Conv, Custom, Network, Shape
 
 SHAPE = Shape(n_samples=50, n_features=6, encoder_width=2, n_components=2)
 
@@ -194,13 +182,27 @@ def test_code_activation_leaves_what_is_not_code_alone(network):
     shape = Shape(50, 6, 4, 2)
     plain, _ = network.build(shape, generator())
     encoder, _ = network.build(shape._replace(code_activation="relu"), generator())
-    assert type(encoder[-1]) is OnCode
+    assert type(encoder[-1]) is CodeActivation
     X = 100 * rows(shape, 20)
     out, raw = encoder(X), plain(X)
     assert (raw[:, :2] < 0).any()
     assert (raw[:, 2:] < 0).any()
     assert torch.equal(out[:, :2], raw[:, :2].relu())
     assert torch.equal(out[:, 2:], raw[:, 2:])
+
+
+@pytest.mark.parametrize("kind", [MLP, Conv])
+def test_codes_may_be_refined_without_an_activation_on_them(kind):
+    assert kind().codes_may_be_refined
+    assert kind(code_activation="identity").codes_may_be_refined
+    assert not kind(code_activation="relu").codes_may_be_refined
+    assert not make_linear_pair().codes_may_be_refined
+
+
+def test_only_perceptrons_stack():
+    assert MLP.members_stack
+    assert not Conv.members_stack
+    assert not Custom.members_stack
 
 
 def test_a_network_fixes_no_code_shape_of_its_own():
@@ -223,7 +225,7 @@ def test_explicit_output_activation_wins_over_the_implied_one(
     output_activation, expected
 ):
     network = MLP(output_activation=output_activation)
-    assert type(network.build_output("sigmoid")) is expected
+    assert type(network.build_output(nn.Sigmoid())) is expected
 
 
 @pytest.mark.parametrize("hidden", [(0,), (4, -1), (2.5,), ("a",)])
@@ -274,17 +276,6 @@ def test_building_leaves_the_global_generator_alone():
     encoder[2].generator = generator()
     encoder(torch.ones(3, 6))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_initial_weights_fill_the_range_of_one_over_root_inputs():
-    layer = linear(16, 2000, generator())
-    for tensor in (layer.weight, layer.bias):
-        assert tensor.abs().max() <= 1 / math.sqrt(16)
-        torch.testing.assert_close(tensor.min().item(), -0.25, atol=1e-2, rtol=0)
-        torch.testing.assert_close(tensor.max().item(), 0.25, atol=1e-2, rtol=0)
-        torch.testing.assert_close(
-            tensor.std().item(), 0.5 / math.sqrt(12), atol=1e-2, rtol=0
-        )
 
 
 # Conv
@@ -649,34 +640,6 @@ def test_every_parameter_of_convolutions_gets_a_gradient(code):
 # Dropout
 
 
-def test_dropout_does_nothing_in_eval_mode():
-    H = torch.ones(10, 10)
-    assert torch.equal(Dropout(0.5).eval()(H), H)
-
-
-def test_dropout_scales_what_it_keeps():
-    layer = Dropout(0.2)
-    layer.generator = generator()
-    out = layer(torch.ones(100, 100))
-    torch.testing.assert_close(out.unique(), torch.tensor([0, 1.25]))
-    assert abs((out == 0).float().mean().item() - 0.2) < 0.02
-
-
-def test_dropout_draws_from_its_generator():
-    layer, H = Dropout(0.5), torch.ones(10, 10)
-    layer.generator = generator()
-    first, second = layer(H), layer(H)
-    layer.generator = generator()
-    assert torch.equal(layer(H), first)
-    assert not torch.equal(second, first)
-
-
-def test_dropout_keeps_the_type():
-    layer = Dropout(0.5)
-    layer.generator = generator()
-    assert layer(torch.ones(3, 3, dtype=torch.float64)).dtype == torch.float64
-
-
 # Custom
 
 
@@ -752,15 +715,23 @@ def test_what_is_no_module_is_refused(encoder):
 
 
 def test_custom_output_activation_wins_over_the_implied_one():
-    assert type(make_linear_pair().build_output("sigmoid")) is nn.Sigmoid
+    assert type(make_linear_pair().build_output(nn.Sigmoid())) is nn.Sigmoid
     network = make_linear_pair(output_activation="identity")
-    assert type(network.build_output("sigmoid")) is nn.Identity
+    assert type(network.build_output(nn.Sigmoid())) is nn.Identity
 
 
 def test_custom_networks_may_draw_globally_and_start_at_no_pca():
     assert Custom.draws_globally
     assert not MLP.draws_globally
     assert not make_linear_pair().allows_pca
+
+
+def test_only_custom_networks_may_vary_and_end_in_an_activation():
+    assert not Custom.is_determined_by_parameters
+    assert Custom.decoder_may_end_in_activation
+    for kind in (MLP, Conv):
+        assert kind.is_determined_by_parameters
+        assert not kind.decoder_may_end_in_activation
 
 
 def test_custom_has_no_settings_to_search_through():

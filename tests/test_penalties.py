@@ -14,7 +14,8 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
 from skae import penalties
-from skae.networks import ACTIVATIONS, MLP, Dropout, Residual, Shape
+from skae._layers import Dropout, Residual
+from skae.networks import ACTIVATIONS, MLP, Shape
 from skae.penalties import L1, PENALTIES, Contractive, KLSparsity, Penalty
 
 

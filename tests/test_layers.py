@@ -1,0 +1,199 @@
+"""Facts about skae._layers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skae._layers import (
+    BinarySigmoid,
+    Dropout,
+    NoiseModule,
+    Residual,
+    drawing_parts,
+    forward_hooks,
+    linear,
+    start_at_map,
+    unbounded_columns,
+)
+from skae.networks import MLP, Conv, Shape
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# Random modules
+
+
+class UserNoise(nn.Module):
+    """A module that follows the rule without the base class."""
+
+    def __init__(self, generator=None):
+        super().__init__()
+        self.generator = generator
+
+
+def test_parts_with_a_generator_attribute_draw():
+    own = UserNoise(generator())
+    module = nn.Sequential(nn.Linear(2, 2), Dropout(0.5), UserNoise(), own)
+    assert drawing_parts(module, own) == [module[1], module[2], own, own]
+    assert drawing_parts(NoiseModule())[0].generator is None
+
+
+def test_an_attribute_named_generator_of_another_type_does_not_count():
+    gan = nn.Module()
+    gan.generator = nn.Linear(2, 2)
+    settings = UserNoise("philox")
+    assert drawing_parts(gan, settings) == []
+
+
+def test_dropout_does_nothing_in_eval_mode():
+    H = torch.ones(10, 10)
+    assert torch.equal(Dropout(0.5).eval()(H), H)
+
+
+def test_dropout_scales_what_it_keeps():
+    layer = Dropout(0.2)
+    layer.generator = generator()
+    out = layer(torch.ones(100, 100))
+    torch.testing.assert_close(out.unique(), torch.tensor([0, 1.25]))
+    assert abs((out == 0).float().mean().item() - 0.2) < 0.02
+
+
+def test_dropout_draws_from_its_generator():
+    layer, H = Dropout(0.5), torch.ones(10, 10)
+    layer.generator = generator()
+    first, second = layer(H), layer(H)
+    layer.generator = generator()
+    assert torch.equal(layer(H), first)
+    assert not torch.equal(second, first)
+
+
+def test_dropout_keeps_the_type():
+    layer = Dropout(0.5)
+    layer.generator = generator()
+    assert layer(torch.ones(3, 3, dtype=torch.float64)).dtype == torch.float64
+
+
+# Layers
+
+
+def test_residual_adds_the_remainder():
+    linear, X = nn.Linear(3, 3), torch.arange(-6.0, 6.0).reshape(4, 3)
+    torch.testing.assert_close(Residual(linear, nn.Tanh())(X), linear(X) + X.tanh())
+
+
+# Output activations
+
+
+def test_binary_sigmoid_leaves_other_columns_unchanged():
+    raw = torch.tensor([[2.0, -3.0, 0.5]])
+    out = BinarySigmoid(np.array([True, False, True]))(raw)
+    assert torch.equal(out[:, 1], raw[:, 1])
+    assert torch.equal(out[:, [0, 2]], raw[:, [0, 2]].sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        (nn.Identity(), [True, True]),
+        (BinarySigmoid(np.array([True, False])), [False, True]),
+        (nn.Sigmoid(), [False, False]),
+        (nn.Softplus(), [False, False]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_unbounded_columns_are_those_that_the_output_leaves_unchanged(output, expected):
+    assert unbounded_columns(output, 2).tolist() == expected
+
+
+# Tools
+
+
+def test_forward_hooks_are_removed_even_after_an_error():
+    layer, shapes = nn.Linear(3, 2), []
+    with forward_hooks([layer], lambda _, inputs, output: shapes.append(output.shape)):
+        layer(torch.zeros(5, 3))
+    with pytest.raises(RuntimeError), forward_hooks([layer], print):
+        layer(torch.zeros(5, 4))
+    assert shapes == [(5, 2)]
+    assert not layer._forward_hooks
+
+
+# Initial weights
+
+
+def test_initial_weights_fill_the_range_of_one_over_root_inputs():
+    layer = linear(16, 2000, generator())
+    for tensor in (layer.weight, layer.bias):
+        assert tensor.abs().max() <= 1 / math.sqrt(16)
+        torch.testing.assert_close(tensor.min().item(), -0.25, atol=1e-2, rtol=0)
+        torch.testing.assert_close(tensor.max().item(), 0.25, atol=1e-2, rtol=0)
+        torch.testing.assert_close(
+            tensor.std().item(), 0.5 / math.sqrt(12), atol=1e-2, rtol=0
+        )
+
+
+MATRIX = np.array([[0.5, -2, 3], [1, 0.25, -4]])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 4)])
+def test_network_starts_as_exactly_the_matrix(hidden):
+    encoder, decoder = MLP(hidden).build(Shape(9, 3, 2, 2), generator())
+    X = torch.arange(-6.0, 6.0).reshape(4, 3)
+    started = start_at_map(encoder, MATRIX)
+    assert torch.equal(started(X), X @ torch.tensor(MATRIX.T).float())
+    Z = torch.arange(-4.0, 4.0).reshape(4, 2)
+    started = start_at_map(decoder, MATRIX.T)
+    assert torch.equal(started(Z), Z @ torch.tensor(MATRIX).float())
+
+
+@torch.no_grad()
+def test_a_convolutional_network_starts_as_exactly_the_matrix():
+    encoder, decoder = Conv((4, 2)).build(Shape(9, 3, 2, 2), generator())
+    X = torch.arange(-6.0, 6.0).reshape(4, 3)
+    assert torch.equal(
+        start_at_map(encoder, MATRIX)(X), X @ torch.tensor(MATRIX.T).float()
+    )
+    Z = torch.arange(-4.0, 4.0).reshape(4, 2)
+    assert torch.equal(
+        start_at_map(decoder, MATRIX.T)(Z), Z @ torch.tensor(MATRIX).float()
+    )
+
+
+def test_a_linear_network_takes_the_matrix_itself():
+    encoder, _ = MLP(()).build(Shape(9, 3, 2, 2), generator())
+    assert start_at_map(encoder, MATRIX) is encoder
+
+
+def test_the_nonlinear_remainder_can_learn_from_the_start():
+    encoder, _ = MLP((5,)).build(Shape(9, 3, 2, 2), generator())
+    started = start_at_map(encoder, MATRIX)
+    started(torch.ones(4, 3)).square().sum().backward()
+    assert started.linear.weight.grad.abs().min() > 0
+    assert started.linear.bias.grad.abs().min() > 0
+    assert encoder[-1].weight.grad.abs().max() > 0
+    assert encoder[-1].bias.grad.abs().min() > 0
+
+
+def test_all_weights_learn_after_a_first_step():
+    encoder, _ = MLP((5, 4), activation="tanh").build(Shape(9, 3, 2, 2), generator())
+    started = start_at_map(encoder, MATRIX)
+    optimizer = torch.optim.SGD(started.parameters(), lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        started(torch.ones(4, 3)).square().sum().backward()
+        optimizer.step()
+    assert all(p.grad.abs().max() > 0 for p in started.parameters())
+
+
+def test_starting_leaves_the_matrix_and_the_global_generator_alone():
+    matrix, before = MATRIX.copy(), torch.get_rng_state()
+    encoder, _ = MLP((5,)).build(Shape(9, 3, 2, 2), generator())
+    nn.init.zeros_(start_at_map(encoder, matrix).linear.weight)
+    np.testing.assert_array_equal(matrix, MATRIX)
+    assert torch.equal(torch.get_rng_state(), before)
