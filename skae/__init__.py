@@ -1,5 +1,6 @@
 """Autoencoders as scikit-learn estimators."""
 
+from skae._version import __version__
 from skae.export import export_onnx
 from skae.outlier import AutoencoderOutlierDetector
 from skae.persistence import load, save
@@ -8,8 +9,8 @@ from skae.transformer import AutoencoderTransformer
 __all__ = [
     "AutoencoderOutlierDetector",
     "AutoencoderTransformer",
+    "__version__",
     "export_onnx",
     "load",
     "save",
 ]
-__version__ = "0.1.0.dev0"

@@ -1,132 +1,179 @@
-"""scikit-learn's callbacks, which it has from 1.9 on: a fit as a tree of tasks."""
+"""Notification of scikit-learn's callbacks (1.9 and later)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skorch.callbacks import Callback
 
-try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
-except ImportError:  # scikit-learn < 1.9
+from skae._compat import callback_context, has_callbacks
+from skae.engine.interrupt import Interruption
 
-    class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Gives no `set_callbacks`."""
-
-    def with_callbacks(method: Callable) -> Callable:
-        """The method as it is."""
-        return method
+if TYPE_CHECKING:
+    from skae._job import Trained
 
 
 class Task:
-    """A fit, or a part of it, that callbacks are told of; silent if there are none.
+    """A fit or a subtask of it, of which scikit-learn's callbacks are notified.
 
-    The parts of a fit are its epochs, called ``"epoch"``. Where several networks are
-    trained, they are ``"fold"``, once for each, and ``"all-rows"``, unless the folds
-    speak for the start; and the epochs are parts of these.
+    Without callbacks, all methods do nothing. The subtasks of a fit are its epochs,
+    named ``"epoch"``. If early stopping is cross-validated, they are the folds, named
+    ``"fold"``, and the training on all rows, named ``"all-rows"``, unless the initial
+    network is returned; the epochs are subtasks of these.
 
     Parameters
     ----------
-    context : sklearn.callback.CallbackContext or None
-        Of this task; None if there are no callbacks.
-    given : dict
-        What callbacks are told at each call: estimator, X, y and metadata.
+    context : sklearn.callback.CallbackContext, default=None
+        Context of this task; None if there are no callbacks.
+    arguments : dict, default=None
+        Arguments of every notification: estimator, X, y and metadata.
+    attributes : callable, default=None
+        Maps a `Trained` to the fitted attributes of the estimator.
     """
 
-    def __init__(self, context: Any = None, given: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        context: Any = None,
+        arguments: dict[str, Any] | None = None,
+        attributes: Callable[[Trained], dict[str, Any]] | None = None,
+    ):
         self._context = context
-        self._given = given or {}
+        self._arguments = arguments or {}
+        self._attributes = attributes
 
     @classmethod
     def of_fit(
-        cls, estimator: Any, name: str, max_parts: int, X: Any, y: Any, weight: Any
+        cls,
+        estimator: Any,
+        name: str,
+        max_subtasks: Callable[[], int],
+        X: Any,
+        y: Any,
+        sample_weight: Any,
     ) -> Task:
-        """A fit that begins.
+        """Begin the task of a fit.
 
         Parameters
         ----------
         estimator : BaseAutoencoder
         name : str
-        max_parts : int
-            Most parts that the fit will have.
-        X, y, weight : object
-            What the user gave. Without y the rows are their own targets, as they
-            are for the network: a `ScoringMonitor` scores nothing that has none.
+            Name of the task.
+        max_subtasks : callable
+            Returns an upper bound on the number of subtasks.
+        X, y, sample_weight : object
+            Arguments of the fit. If y is None, callbacks receive X as the target: a
+            `ScoringMonitor` needs one, and an autoencoder predicts its input.
         """
-        if not hasattr(estimator, "_skl_callbacks"):
+        if not has_callbacks(estimator):
             return cls()
-        given = {
+        arguments = {
             "estimator": estimator,
             "X": X,
             "y": X if y is None else y,
-            "metadata": None if weight is None else {"sample_weight": weight},
+            "metadata": (
+                None if sample_weight is None else {"sample_weight": sample_weight}
+            ),
         }
-        context = estimator._init_callback_context(name, max_subtasks=max_parts)
-        return cls(context.call_on_fit_task_begin(**given), given)
+        context = callback_context(estimator, name, max_subtasks())
+        context = context.call_on_fit_task_begin(**arguments)
+        return cls(context, arguments, estimator._attributes_of)
 
-    def part(
-        self, name: str, max_parts: int = 0, fitted: Callable[[], dict] | None = None
+    def subtask(
+        self,
+        name: str,
+        max_subtasks: int = 0,
+        trained: Callable[[], Trained] | None = None,
     ) -> Task:
-        """A part that begins.
+        """Begin a subtask of this task.
 
         Parameters
         ----------
         name : str
-        max_parts : int, default=0
-            Most parts that it will have itself.
-        fitted : callable, default=None
-            Gives the attributes of an estimator that is fitted so far.
+            Name of the subtask.
+        max_subtasks : int, default=0
+            Upper bound on the number of subtasks of the subtask.
+        trained : callable, default=None
+            Returns the current model.
         """
         if self._context is None:
             return self
-        context = self._context.subcontext(name, max_subtasks=max_parts)
-        context.call_on_fit_task_begin(**self._given, reconstruction_attributes=fitted)
-        return Task(context, self._given)
-
-    def end(self, fitted: Callable[[], dict] | None = None) -> bool:
-        """Tell that it is over, and whether no more of its kind are wanted."""
-        if self._context is None:
-            return False
-        return self._context.call_on_fit_task_end(
-            **self._given, reconstruction_attributes=fitted
+        context = self._context.subcontext(name, max_subtasks=max_subtasks)
+        context.call_on_fit_task_begin(
+            **self._arguments, reconstruction_attributes=self._reconstruction(trained)
         )
+        return Task(context, self._arguments, self._attributes)
 
-    def epochs(self, fitted: Callable[[Any], dict]) -> EpochParts | None:
-        """What lets the epochs of a net be parts of this task, if that is of use.
+    def end(self, trained: Callable[[], Trained] | None = None) -> bool:
+        """End this task, and return whether a callback asks to stop.
 
         Parameters
         ----------
-        fitted : callable
-            Gives the attributes of an estimator with the net as it is at the moment.
+        trained : callable, default=None
+            Returns the current model; None if the estimator is already fitted with it.
         """
-        return None if self._context is None else EpochParts(self, fitted)
+        if self._context is None:
+            return False
+        return self._context.call_on_fit_task_end(
+            **self._arguments, reconstruction_attributes=self._reconstruction(trained)
+        )
+
+    def epoch_callback(
+        self, trained: Callable[[Any], Trained], interruption: Interruption
+    ) -> EpochTasks | None:
+        """Return a skorch callback that makes each epoch a subtask of this task.
+
+        Parameters
+        ----------
+        trained : callable
+            Maps a net to its current model.
+        interruption : Interruption
+            Records Ctrl-C.
+        """
+        if self._context is None:
+            return None
+        return EpochTasks(self, trained, interruption)
+
+    def _reconstruction(
+        self, trained: Callable[[], Trained] | None
+    ) -> Callable[[], dict[str, Any]] | None:
+        """Return a function that returns the current fitted attributes, or None."""
+        attributes = self._attributes
+        if trained is None or attributes is None:
+            return None
+        return lambda: attributes(trained())
 
 
-class EpochParts(Callback):
-    """Makes each epoch a part of a task, and stops the training when asked to.
+class EpochTasks(Callback):
+    """Makes each epoch a subtask, and stops training if a callback requests it.
 
     Parameters
     ----------
     task : Task
-    fitted : callable
-        See `Task.epochs`.
+    trained : callable
+        See `Task.epoch_callback`.
+    interruption : Interruption
     """
 
-    def __init__(self, task: Task, fitted: Callable[[Any], dict]):
+    def __init__(
+        self,
+        task: Task,
+        trained: Callable[[Any], Trained],
+        interruption: Interruption,
+    ):
         self.task = task
-        self.fitted = fitted
+        self.trained = trained
+        self.interruption = interruption
         self.epoch_: Task | None = None
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
-        self.epoch_ = self.task.part("epoch", fitted=partial(self.fitted, net))
+        self.epoch_ = self.task.subtask("epoch", trained=lambda: self.trained(net))
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         epoch, self.epoch_ = self.epoch_, None
-        if epoch is not None and epoch.end(partial(self.fitted, net)):
-            raise KeyboardInterrupt  # so skorch's callbacks end a training
+        if epoch is not None and epoch.end(lambda: self.trained(net)):
+            raise KeyboardInterrupt  # by which skorch callbacks end a training
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        if self.epoch_ is not None and not net.interruption.seen:
-            self.epoch_.end()  # another callback has broken it off
+        if self.epoch_ is not None and not self.interruption.requested:
+            self.epoch_.end()  # another skorch callback ended the training

@@ -1,26 +1,34 @@
 """Private names of scikit-learn, PyTorch and skorch that the package depends on.
 
 No other module of the package uses a private name of these libraries. Each entry
-states why no public name does the same. All were tried with scikit-learn 1.9.1,
-PyTorch 2.13.0 and skorch 1.4.0; entries that were tried with older versions as well
-name them.
+states why no public name does the same.
+
+Versions tried, unless an entry says otherwise: scikit-learn 1.7.0 and 1.9.1, skorch
+1.1.0 and 1.4.0, PyTorch 2.13.0.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import _safe_indexing as safe_indexing
+from sklearn.utils._metadata_requests import MetadataRequest, MethodMetadataRequest
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from sklearn.utils.validation import (
     _check_feature_names_in as check_feature_names_in,
 )
+from sklearn.utils.validation import (
+    _check_response_method as check_response_method,
+)
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils.validation import _num_samples as num_samples
 from skorch import NeuralNet
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -43,9 +51,11 @@ __all__ = [
     "FOREACH_ADD_SCALAR",
     "FUNCTIONS",
     "IN_PLACE_FUNCTIONS",
+    "METADATA_REQUESTS",
     "METADATA_REQUESTS_MODULE",
     "TO_COPY",
     "CallbackSupportMixin",
+    "DocstringTooltipsMixin",
     "Interval",
     "RealNotInt",
     "SkorchNet",
@@ -54,16 +64,19 @@ __all__ = [
     "callback_context",
     "check_feature_names_in",
     "check_matplotlib_support",
+    "check_response_method",
     "check_sample_weight",
+    "contents",
+    "copy_tensors",
     "has_callbacks",
     "has_hooks",
     "has_kernel",
+    "num_samples",
     "own_tensors",
     "raw_function",
     "safe_indexing",
     "schema",
     "set_output_container",
-    "tensor_version",
     "validate_parameters",
     "with_callbacks",
     "wrap_output",
@@ -73,22 +86,27 @@ __all__ = [
 #
 # Imported above:
 # - Interval, RealNotInt, StrOptions: the constraints that BaseEstimator reads from
-#   `_parameter_constraints`. Own checks would word their errors differently.
+#   `_parameter_constraints`. With them, errors are worded as in scikit-learn.
 # - check_sample_weight: the validation of `sample_weight` in all of scikit-learn's
 #   estimators; there is no public function for it.
 # - check_feature_names_in: the names of the columns, generated where `X` had none;
 #   `get_feature_names_out` of a transformer names its outputs, not its inputs.
+# - check_response_method: the method of an estimator that a scorer calls, and the error
+#   where there is none. `sklearn.metrics.make_scorer` uses it, but does not return it.
+# - num_samples: the number of rows of anything array-like, with scikit-learn's errors.
 # - safe_indexing: selects rows of arrays, frames and sparse matrices alike.
 #   `sklearn.utils` exports it, and third-party packages use it, but with an underscore.
 # - check_matplotlib_support: the error of scikit-learn's displays where Matplotlib is
 #   missing.
 
-# Where `set_callbacks` stores the callbacks; a saved model leaves them out.
+# Where `set_callbacks` stores the callbacks; a saved model leaves them out. Tried with
+# scikit-learn 1.9.1; older versions have no callbacks.
 CALLBACKS_ATTRIBUTE = "_skl_callbacks"
 
 # Module of the objects that `set_fit_request` and its siblings store; persistence has
 # to recognize them by the name of their module.
 METADATA_REQUESTS_MODULE = "sklearn.utils._metadata_requests"
+METADATA_REQUESTS: tuple[type, ...] = (MetadataRequest, MethodMetadataRequest)
 
 
 def validate_parameters(estimator: Any) -> None:
@@ -156,7 +174,8 @@ def callback_context(estimator: Any, name: str, max_subtasks: int) -> Any:
     """Create the root callback context of a fit.
 
     scikit-learn's documentation tells developers of third-party estimators to call
-    `_init_callback_context`; it has no public name yet.
+    `_init_callback_context`; it has no public name yet. Tried with scikit-learn 1.9.1;
+    older versions have no callbacks.
 
     Parameters
     ----------
@@ -172,6 +191,47 @@ def callback_context(estimator: Any, name: str, max_subtasks: int) -> Any:
     context : sklearn.callback.CallbackContext
     """
     return estimator._init_callback_context(name, max_subtasks=max_subtasks)
+
+
+class DocstringTooltipsMixin:
+    """Show docstrings as tooltips in the HTML representation of an estimator.
+
+    In a notebook, scikit-learn >= 1.9 shows the description of each parameter and
+    fitted attribute as a tooltip, but only if there is a link to online
+    documentation (`_doc_link_module` and `_doc_link_template`). This mixin shows the
+    tooltips without a link, for which there is no public hook. It has to precede
+    `BaseEstimator` in the bases of a class.
+    """
+
+    def _get_params_html(self, *args: Any, **kwargs: Any) -> Any:
+        return _with_tooltips(super()._get_params_html(*args, **kwargs))  # type: ignore[misc]
+
+    def _get_fitted_attr_html(self, *args: Any, **kwargs: Any) -> Any:
+        return _with_tooltips(super()._get_fitted_attr_html(*args, **kwargs))  # type: ignore[misc]
+
+
+def _with_tooltips(table: Any) -> Any:
+    """Let scikit-learn's table of parameters or attributes have tooltips.
+
+    Parameters
+    ----------
+    table : ParamsDict or AttrsDict
+        Changed in place if it has no link to online documentation.
+
+    Returns
+    -------
+    table : ParamsDict or AttrsDict
+        The same object.
+    """
+    # Before scikit-learn 1.9, a table has neither tooltips nor a `doc_link`.
+    if getattr(table, "doc_link", None) == "":
+        table.doc_link = "#"
+        table._html_repr = partial(_render_without_links, table._html_repr)
+    return table
+
+
+def _render_without_links(render: Any) -> str:
+    return re.sub(r' rel="noreferrer" target="_blank" href="#[^"]*"', "", render())
 
 
 # PyTorch
@@ -240,7 +300,7 @@ def has_kernel(operator: OpOverload, device: str) -> bool:
     """Whether an operator has a kernel of its own for a device.
 
     PyTorch generates `out` variants for all operators; most of them have no kernel and
-    copy the result of the functional operator, which no public attribute tells.
+    copy the result of the functional operator. No public attribute distinguishes them.
 
     Parameters
     ----------
@@ -251,12 +311,17 @@ def has_kernel(operator: OpOverload, device: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), device)
 
 
-def tensor_version(tensor: Tensor) -> int:
-    """Return how many times a tensor has been changed in place.
+def copy_tensors(destination: list[Tensor], source: list[Tensor]) -> None:
+    """Copy values between tensors of equal shapes in one call.
 
-    There is no public way to see that the weights of a module have changed.
+    One call of `Tensor.copy_` for each tensor takes several times as long for the many
+    small tensors of a network.
+
+    Parameters
+    ----------
+    destination, source : list of Tensor
     """
-    return tensor._version
+    torch._foreach_copy_(destination, source)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -294,15 +359,35 @@ def own_tensors(module: nn.Module) -> dict[str, dict[str, Any]]:
     return {"parameters": module._parameters, "buffers": module._buffers}
 
 
+def contents(module: nn.Module) -> tuple[dict, ...]:
+    """Return the dictionaries of a module's parameters, buffers, submodules and hooks.
+
+    The public iterators also visit submodules, and take too long to be called at each
+    prediction.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    """
+    return (
+        module._parameters,
+        module._buffers,
+        module._modules,
+        module._forward_hooks,
+        module._forward_pre_hooks,
+    )
+
+
 # skorch
 
 
 class SkorchNet(NeuralNet):
     """A skorch net whose private hooks have public names.
 
-    skorch sets the mode of the modules at each batch, by `_set_training`, and remembers
-    in `_trimmed_for_prediction` that a net cannot be trained any more. Neither has a
-    public name; `trim_for_prediction` itself drops less than is not needed.
+    skorch sets the mode of the modules at each batch, by `_set_training`, and marks
+    nets that cannot be trained any more, by `_trimmed_for_prediction`. Neither has a
+    public name. skorch's own `trim_for_prediction` keeps objects that prediction does
+    not need.
     """
 
     def set_training_mode(self, training: bool = True) -> None:
@@ -320,10 +405,10 @@ class SkorchNet(NeuralNet):
 
     @property
     def is_trimmed(self) -> bool:
-        """Whether what only training needs has been dropped."""
+        """Whether all that only training needs has been deleted."""
         return getattr(self, "_trimmed_for_prediction", False)
 
     def mark_as_trimmed(self) -> None:
-        """Let skorch refuse to train this net from now on."""
+        """Mark the net as trimmed, so that skorch refuses to train it."""
         # Not by assignment, which `NeuralNet.__setattr__` intercepts.
         self.__dict__["_trimmed_for_prediction"] = True

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -8,18 +8,34 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write beside the file, and take its place only when all is written."""
-    other = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file atomically: after an error, an existing file is unchanged.
+
+    The content is written to a temporary file in the same folder, which then replaces
+    the file.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write.
+    content : bytes
+        Its content.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written. The error names `path`.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with other.open("xb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        other.replace(path)
+        temporary.replace(path)
     except BaseException as error:
         if isinstance(error, OSError):
-            error.filename = str(path)  # the name that the caller knows
-        with suppress(OSError):  # what failed first is what counts
-            other.unlink()
+            error.filename = str(path)  # not the temporary file, unknown to the caller
+        with suppress(OSError):  # raise the first error, not one of the clean-up
+            temporary.unlink()
         raise

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skae._compat import own_tensors
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
     "elu": nn.ELU,
@@ -37,7 +39,7 @@ def make_activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
 
 
 class NoiseModule(nn.Module):
-    """Base of the modules that draw random numbers.
+    """Base class of the modules that draw random numbers.
 
     Attributes
     ----------
@@ -49,7 +51,7 @@ class NoiseModule(nn.Module):
     generator: torch.Generator | None = None
 
 
-def drawing_parts(*modules: nn.Module) -> list[Any]:
+def random_modules(*modules: nn.Module) -> list[Any]:
     """Return the submodules that draw from an attribute `generator`.
 
     An attribute of this name counts if it is None or a torch.Generator. User-defined
@@ -115,6 +117,7 @@ class StackedLinear(nn.Module):
     Parameters
     ----------
     layers : sequence of torch.nn.Linear
+        Layer i is evaluated on slice i of the first axis of the input.
     """
 
     def __init__(self, layers: Sequence[nn.Linear]):
@@ -140,6 +143,7 @@ class CodeActivation(nn.Module):
     Parameters
     ----------
     activation : torch.nn.Module
+        Activation on the first `n_components` columns.
     n_components : int
         Width of the code, which comes first in a row.
     """
@@ -160,8 +164,8 @@ class ChannelsLast(nn.Module):
     Parameters
     ----------
     n_channels : int
-        Channels of the code. A map with a multiple of this number of channels gives
-        as many codes, concatenated.
+        Channels of the code. A map with a multiple of this number of channels is
+        flattened to several codes, one after the other.
     """
 
     def __init__(self, n_channels: int):
@@ -226,11 +230,13 @@ def unbounded_columns(output: nn.Module, n_features: int) -> np.ndarray:
     Parameters
     ----------
     output : torch.nn.Module
+        Activation after the decoder.
     n_features : int
+        Number of columns.
 
     Returns
     -------
-    is_unbounded : ndarray of bool of shape (n_features,)
+    ndarray of bool of shape (n_features,)
         All columns under ``nn.Identity``, those without a sigmoid under
         `BinarySigmoid`, none under any other module.
     """
@@ -257,7 +263,7 @@ def initialize(layer: Any, fan_in: int, generator: torch.Generator) -> Any:
     return layer
 
 
-def start_at_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:
+def initialize_as_linear_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:
     r"""Initialize a network as a linear map; all its weights can still be trained.
 
     A network without hidden layers gets the matrix as its weights. Any other network
@@ -275,26 +281,27 @@ def start_at_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:
 
     Returns
     -------
-    started : torch.nn.Module
+    torch.nn.Module
+        The network itself, or a `Residual`.
     """
     layers: list[Any] = [
         part for part in network.modules() if getattr(part, "weight", None) is not None
     ]
     last = layers[-1]
     if len(layers) == 1:
-        linear, started = last, network
+        linear, initialized = last, network
     else:
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         linear = nn.utils.skip_init(nn.Linear, matrix.shape[1], matrix.shape[0])
-        started = Residual(linear, network)
+        initialized = Residual(linear, network)
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(matrix))
         linear.bias.zero_()
-    return started
+    return initialized
 
 
-# Tools for any module
+# Storage and hooks of modules
 
 
 class FrozenModule:
@@ -305,23 +312,24 @@ class FrozenModule:
     Parameters
     ----------
     module : torch.nn.Module
+        Module to store; it is not modified.
     """
 
     def __init__(self, module: nn.Module):
         self.arrays: list[tuple[np.ndarray, bool | None]] = []
-        # (submodule, "_parameters" or "_buffers", name, index in arrays); all names
-        # of a shared tensor have the same index.
+        # (submodule, "parameters" or "buffers", name, index in arrays); all names of a
+        # shared tensor have the same index.
         self.places: list[tuple[str, str, str, int]] = []
         indices: dict[int, int] = {}
         for path, part in module.named_modules():
-            for kind in ("_parameters", "_buffers"):
-                for name, tensor in getattr(part, kind).items():
+            for kind, own in own_tensors(part).items():
+                for name, tensor in own.items():
                     if tensor is None:
                         continue
                     if id(tensor) not in indices:
                         indices[id(tensor)] = len(self.arrays)
                         requires_grad = (
-                            tensor.requires_grad if kind == "_parameters" else None
+                            tensor.requires_grad if kind == "parameters" else None
                         )
                         array = tensor.detach().cpu().numpy()
                         self.arrays.append((array, requires_grad))
@@ -339,7 +347,7 @@ class FrozenModule:
             for array, requires_grad in self.arrays
         ]
         for path, kind, name, index in self.places:
-            getattr(module.get_submodule(path), kind)[name] = tensors[index]
+            own_tensors(module.get_submodule(path))[kind][name] = tensors[index]
         return module
 
 

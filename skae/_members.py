@@ -1,9 +1,9 @@
-"""Several networks of the same structure that work as one, side by side."""
+"""Ensembles: several networks of the same structure, computed as one module."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,57 +12,40 @@ from skae._layers import ELEMENTWISE, Residual, StackedLinear
 from skae.bottlenecks import Squeeze
 
 
-class Ensemble(NamedTuple):
-    """How many networks are trained side by side, and how they differ.
-
-    Attributes
-    ----------
-    n_members : int
-    visible : Tensor of bool of shape (n_members, 1, n_features)
-        Features that each member's encoder sees.
-    widths : tuple of int or None
-        Units of the code that each member uses, >= 0; None is all of them.
-    """
-
-    n_members: int
-    visible: Tensor
-    widths: tuple[int, ...] | None
-
-
 def stack(networks: Sequence[nn.Module], fuse: bool = True) -> nn.Module:
-    """Make one module of several, the first axis of whose tensors counts them.
+    """Combine several networks in one module.
 
     Parameters
     ----------
     networks : sequence of torch.nn.Module
-        Of the same structure; each maps (n_samples, n_inputs) to
+        Networks of the same structure; each maps (n_samples, n_inputs) to
         (n_samples, n_outputs).
     fuse : bool, default=True
-        Whether networks that consist of linear and elementwise layers may become
-        one with their weights in common tensors, whose products are computed
-        together.
+        Whether networks of linear and elementwise layers may be fused: their weights
+        are stacked along a first axis, and their products computed in one call.
 
     Returns
     -------
-    stacked : torch.nn.Module
+    torch.nn.Module
         Maps (n_networks, n_samples, n_inputs) to (n_networks, n_samples, n_outputs).
     """
-    fused = _fused(networks) if fuse else None
+    fused = _fuse(networks) if fuse else None
     return Members(networks) if fused is None else fused
 
 
 def stack_squeezes(squeezes: Sequence[Squeeze]) -> Squeeze:
-    """As `stack`, for the modules of bottlenecks."""
-    plain = type(squeezes[0]) is Squeeze  # changes nothing, whatever the shape
-    return squeezes[0] if plain else MemberSqueezes(squeezes)
+    """Combine the modules of several bottlenecks in one."""
+    is_identity = type(squeezes[0]) is Squeeze  # for inputs of any shape
+    return squeezes[0] if is_identity else MemberSqueezes(squeezes)
 
 
 class Members(nn.Module):
-    """Networks one after another, each with its own slice of the input.
+    """Networks that are evaluated one after another.
 
     Parameters
     ----------
     members : sequence of torch.nn.Module
+        Member i is evaluated on slice i of the first axis of the input.
     """
 
     members: Any
@@ -73,15 +56,16 @@ class Members(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         pairs = zip(self.members, X, strict=True)
-        return torch.stack([member(own) for member, own in pairs])
+        return torch.stack([member(X_member) for member, X_member in pairs])
 
 
 class MemberSqueezes(Squeeze):
-    """The bottlenecks of several networks.
+    """Bottlenecks that are evaluated one after another.
 
     Parameters
     ----------
     members : sequence of Squeeze
+        Member i is evaluated on slice i of the first axis of the input.
     """
 
     members: Any
@@ -92,42 +76,47 @@ class MemberSqueezes(Squeeze):
         self.n_values = len(members) * members[0].n_values
 
     def forward(self, H: Tensor) -> Tensor:
-        return torch.stack([member(own) for member, own in self._pairs(H)])
+        return torch.stack([member(values) for member, values in self._pairs(H)])
 
     def training_code(
         self, H: Tensor, weight: Tensor, done: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         pairs = [
-            member.training_code(own, weight, done) for member, own in self._pairs(H)
+            member.training_code(values, weight, done)
+            for member, values in self._pairs(H)
         ]
         codes, terms = zip(*pairs, strict=True)
         return torch.stack(codes), None if terms[0] is None else torch.stack(terms)
 
     def score_term(self, H: Tensor) -> Tensor | None:
-        terms = [member.score_term(own) for member, own in self._pairs(H)]
+        terms = [member.score_term(values) for member, values in self._pairs(H)]
         return None if terms[0] is None else torch.stack(terms)
 
     def quantize(self, H: Tensor) -> Tensor:
-        """Positions in the codebooks, of shape (n_members, n_samples, n_groups)."""
-        return torch.stack([member.quantize(own) for member, own in self._pairs(H)])
+        """Return codebook indices, of shape (n_members, n_samples, n_groups)."""
+        return torch.stack(
+            [member.quantize(values) for member, values in self._pairs(H)]
+        )
 
     def look_up(self, codes: Tensor) -> Tensor:
-        """Entries at these positions, (n_members, n_samples, n_components)."""
-        return torch.stack([member.look_up(own) for member, own in self._pairs(codes)])
+        """Return codebook entries, of shape (n_members, n_samples, n_components)."""
+        return torch.stack(
+            [member.look_up(indices) for member, indices in self._pairs(codes)]
+        )
 
     def _pairs(self, values: Tensor) -> Iterator[tuple[Any, Tensor]]:
         return zip(self.members, values, strict=True)
 
 
 class CodeWidths(nn.Module):
-    """Sets the units of the code to zero that a member does not use.
+    """Set the components to zero that a member does not use.
 
     Parameters
     ----------
     widths : sequence of int
-        Units that each member uses, the first of its code.
+        Number of components that each member uses, the first of its code.
     n_components : int
-        Units that its code has.
+        Number of components of a code.
     """
 
     used: Tensor
@@ -141,16 +130,16 @@ class CodeWidths(nn.Module):
         return H * self.used
 
 
-def _fused(networks: Sequence[Any]) -> Any:
-    """The networks as one of stacked layers, or None where some cannot be stacked."""
+def _fuse(networks: Sequence[Any]) -> Any:
+    """Return one network of stacked layers, or None if the layers cannot be stacked."""
     first = networks[0]
     if type(first) is nn.Linear and first.bias is not None:
         return StackedLinear(networks)
     if type(first) is nn.Sequential:
-        layers = list(map(_fused, zip(*networks, strict=True)))
+        layers = list(map(_fuse, zip(*networks, strict=True)))
         return None if None in layers else nn.Sequential(*layers)
     if type(first) is Residual:
-        linear = _fused([network.linear for network in networks])
-        remainder = _fused([network.remainder for network in networks])
+        linear = _fuse([network.linear for network in networks])
+        remainder = _fuse([network.remainder for network in networks])
         return None if None in (linear, remainder) else Residual(linear, remainder)
     return first if type(first) in ELEMENTWISE else None

@@ -1,4 +1,4 @@
-"""The torch module: scale, encode, squeeze, decode, unscale."""
+"""The PyTorch module: scaler, encoder, bottleneck, decoder and output activation."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skae._batches import Batch
 from skae._layers import StackedLinear, forward_hooks
 from skae._refine import refine
+from skae._rows import Batch
 from skae.bottlenecks import Squeeze
 from skae.losses import Loss, count_observed, observed_mean, observed_share
 
-# Steps by which held-out codes are refined: three tell good epochs from bad ones as
-# well as ten, and training takes a seventh less time.
-MAX_JUDGED = 3
+# Most refinement steps for held-out rows during training. Three steps identify the
+# best epoch as well as ten, and training takes a seventh less time.
+MAX_VALIDATION_REFINEMENTS = 3
 
 
 class Propagation(NamedTuple):
-    """What one pass through the network gives, in the scaled space.
+    """Result of one forward pass, in the scaled space.
 
     With several members, `encoder_input`, `H`, `raw` and `term` have a first axis of
     length n_members.
@@ -28,17 +28,17 @@ class Propagation(NamedTuple):
     Attributes
     ----------
     target : Tensor of shape (n_samples, n_features)
-        Scaled rows, missing entries filled with the mean.
+        Scaled rows, missing entries replaced by the mean.
     observed : Tensor of bool of shape (n_samples, n_features) or None
-        True where an entry is not missing; None if none is.
+        False where an entry is missing; None if none is.
     encoder_input : Tensor of shape (n_samples, n_features)
-        What the encoder saw: the target, or a corrupted version of it.
+        The target, or a corrupted version of it.
     H : Tensor of shape (n_samples, encoder_width)
-        What it said.
+        Encoder output.
     raw : Tensor of shape (n_samples, n_features)
-        The decoder's values before the output activation.
+        Decoder output before the output activation.
     term : Tensor of shape (n_samples,) or None
-        The bottleneck's term; None if it has none.
+        Term that the bottleneck adds to the objective; None if there is none.
     """
 
     target: Tensor
@@ -50,33 +50,38 @@ class Propagation(NamedTuple):
 
 
 class Autoencoder(nn.Module):
-    """A network that reproduces its input through a narrow code.
+    """Network that reconstructs its input from a code.
 
-    Rows come and go in the units of the data; between scaler and unscaling the
-    network sees the scaled space, in which its loss is measured. Encoder,
-    bottleneck and decoder may be stacks of several members, each of which may be
-    blind to some features but has to reproduce them all; what comes out is then
-    the members' mean.
+    Inputs and reconstructions are in the units of the data. The network works in the
+    scaled space, in which the loss is measured as well. Encoder, bottleneck and
+    decoder may be stacks of several members. A member's encoder may receive a subset
+    of the features, but its decoder reconstructs all of them. Reconstructions are
+    then the mean over the members.
 
     Parameters
     ----------
     scaler : Scaler
+        Maps between the units of the data and the scaled space.
     encoder : torch.nn.Module
+        Maps (n_samples, n_features) to (n_samples, encoder_width).
     bottleneck : Squeeze
-    decoder, output : torch.nn.Module
-        ``output`` is the activation behind the decoder.
+        Maps (n_samples, encoder_width) to (n_samples, n_components).
+    decoder : torch.nn.Module
+        Maps (n_samples, n_components) to (n_samples, n_features).
+    output : torch.nn.Module
+        Activation after the decoder.
     loss : Loss
         Compares entries in the scaled space.
     n_components : int
         Width of the code.
     code_factor : ndarray of shape (n_components,), default=None
-        Multiplies the codes on their way out, to bring them to the units that a
-        user expects. The encoder and the decoder do not see it.
+        Factors of the codes that `encode` returns and `decode` takes, relative to
+        the codes inside the network. None means ones.
     draws_globally : bool, default=False
         Whether a part may draw from PyTorch's global random generator.
     visible : Tensor of bool of shape (n_members, 1, n_features), default=None
-        Features that the encoder of each member sees; the others are read as the
-        mean. None means one network that sees all.
+        True for the features that are input to the encoder of each member; the other
+        features are set to their mean. None means one network with all features.
 
     Attributes
     ----------
@@ -85,12 +90,12 @@ class Autoencoder(nn.Module):
         divides residuals, of shape (n_features,) or (n_members, 1, n_features); None
         if the score is the loss.
     max_refinements : int
-        Steps by which a code is moved nearer to its row, once the encoder has spoken,
-        wherever nothing is trained.
+        Number of optimisation steps by which a code is refined after encoding,
+        outside training.
     widest_layer : int
-        Most values that a layer holds for one row.
+        Largest number of values that a layer outputs for one row.
     work : int
-        Multiplications of one row's way through encoder and decoder.
+        Number of multiplications for one row, in encoder and decoder.
     """
 
     bottleneck: Any
@@ -129,7 +134,7 @@ class Autoencoder(nn.Module):
         self.widest_layer, self.work = self._measure()
 
     def _measure(self) -> tuple[int, int]:
-        """Most values that a layer holds for one row, and its multiplications."""
+        """Compute `widest_layer` and `work` by a forward pass of one row."""
         widths = [len(self.scaler.mean), self.bottleneck.n_values]
         work = []
 
@@ -154,19 +159,20 @@ class Autoencoder(nn.Module):
 
     @property
     def values_per_row(self) -> int:
-        """Most values held at a time for one row that is not trained on."""
+        """Largest number of values held at a time for one row outside training."""
         if not self.max_refinements:
             return self.widest_layer
         return self.widest_layer * (1 + self.n_components)  # with its Jacobian
 
     def forward(self, X: Tensor) -> Tensor:
-        """Reconstruct rows of shape (n_samples, n_features), in their units."""
+        """Reconstruct rows of shape (n_samples, n_features)."""
         return self.scaler.unscale(self._mean(self.output(self.propagate(X).raw)))
 
     def encode(self, X: Tensor) -> Tensor:
-        """Codes, of shape (n_samples, n_components).
+        """Compute codes, of shape (n_samples, n_components).
 
-        With several members, (n_samples, n_members, n_components), here and below.
+        With several members, codes here and in the methods below have the shape
+        (n_samples, n_members, n_components).
         """
         target, observed, _, H = self._encode(X)
         Z = self.bottleneck(H)
@@ -174,22 +180,22 @@ class Autoencoder(nn.Module):
         return self._rows_first(Z * self.code_factor.to(Z.dtype))
 
     def decode(self, Z: Tensor) -> Tensor:
-        """Rows, of shape (n_samples, n_features), from their codes."""
+        """Compute rows, of shape (n_samples, n_features), from codes."""
         Z = self._members_first(Z / self.code_factor.to(Z.dtype))
         return self.scaler.unscale(self._mean(self.output(self.decoder(Z))))
 
     def quantize(self, X: Tensor) -> Tensor:
-        """Positions in the codebooks, of shape (n_samples, n_groups)."""
+        """Compute codebook indices, of shape (n_samples, n_groups)."""
         *_, H = self._encode(X)
         return self._rows_first(self.bottleneck.quantize(H))
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Rows, of shape (n_samples, n_features), from positions in the codebooks."""
+        """Compute rows, of shape (n_samples, n_features), from codebook indices."""
         codes = self._members_first(codes.long())
         return self.decode(self._rows_first(self.bottleneck.look_up(codes)))
 
     def propagate(self, X: Tensor) -> Propagation:
-        """A pass without any noise."""
+        """Run a forward pass without noise."""
         target, observed, encoder_input, H = self._encode(X)
         Z = self.bottleneck(H)
         Z = self._refined(Z, target, observed, self.max_refinements)
@@ -198,43 +204,49 @@ class Autoencoder(nn.Module):
     def propagate_in_training(
         self, batch: Batch, done: Tensor, corruption: nn.Module | None
     ) -> Propagation:
-        """A pass as training sees it: with a corrupted input and a noisy code.
+        """Run a forward pass with a corrupted input and a noisy code.
 
-        In eval mode, for held-out rows, codes are refined, too, in few steps.
+        In eval mode, for held-out rows, codes are refined as well, in at most
+        `MAX_VALIDATION_REFINEMENTS` steps.
 
         Parameters
         ----------
         batch : Batch
+            Scaled rows, the mask of their observed entries, and their weights.
         done : Tensor of shape ()
-            Share of the training that is over.
+            Share of the training that is completed, in [0, 1].
         corruption : torch.nn.Module or None
             Corrupts observed entries in the scaled space.
+
+        Returns
+        -------
+        Propagation
         """
         target, observed, weight = batch
         encoder_input = target
         if corruption is not None:
             encoder_input = corruption(target)
-            if observed is not None:  # a missing entry is always read as the mean
+            if observed is not None:  # missing entries remain the mean
                 encoder_input = torch.where(observed, encoder_input, target)
         encoder_input = self._visible_part(encoder_input)
         H = self.encoder(encoder_input)
         Z, term = self.bottleneck.training_code(H, weight, done)
         if not self.training:
-            max_iter = min(self.max_refinements, MAX_JUDGED)
+            max_iter = min(self.max_refinements, MAX_VALIDATION_REFINEMENTS)
             Z = self._refined(Z, target, observed, max_iter)
         return Propagation(target, observed, encoder_input, H, self.decoder(Z), term)
 
     def contributions(self, X: Tensor) -> Tensor:
-        """Each entry's share of its row's error, of shape (n_samples, n_features)."""
+        """Compute each entry's share of its row's error, (n_samples, n_features)."""
         propagation = self.propagate(X)
         return self._mean(
             observed_share(self._errors(propagation), propagation.observed)
         )
 
     def row_error(self, X: Tensor) -> Tensor:
-        """Mean error of each row over its observed entries, of shape (n_samples,).
+        """Compute each row's mean error over its observed entries, (n_samples,).
 
-        A bottleneck may have the score count its own term beside it.
+        Some bottlenecks add a term of their own.
         """
         propagation = self.propagate(X)
         error = observed_mean(self._errors(propagation), propagation.observed)
@@ -244,36 +256,42 @@ class Autoencoder(nn.Module):
         return self._mean(error)
 
     def residuals(self, X: Tensor) -> Tensor:
-        """Sizes of the residuals in the scaled space, NaN at missing entries.
+        """Compute absolute residuals in the scaled space, NaN at missing entries.
 
         Of shape (n_samples, n_features), or (n_samples, n_members, n_features).
         """
         propagation = self.propagate(X)
-        sizes = self._residual_sizes(propagation)
+        residuals = self._absolute_residuals(propagation)
         if propagation.observed is not None:
-            sizes = torch.where(propagation.observed, sizes, torch.nan)
-        return self._rows_first(sizes)
+            residuals = torch.where(propagation.observed, residuals, torch.nan)
+        return self._rows_first(residuals)
 
     def mean_loss(self, propagation: Propagation) -> Tensor:
-        """Each row's loss after a pass, of shape (n_samples,)."""
+        """Compute each row's mean loss over its observed entries, (n_samples,)."""
         return observed_mean(self._losses(propagation), propagation.observed)
 
+    def per_feature(self, term: Tensor, propagation: Propagation) -> Tensor:
+        """Divide each row's term by its number of observed entries, as in its loss."""
+        if propagation.observed is None:
+            return term / propagation.target.shape[1]
+        return term / count_observed(propagation.observed).squeeze(1)
+
     def _errors(self, propagation: Propagation) -> Tensor:
-        """What the score counts of an entry: log(1 + |x - x_hat| / s), or its loss."""
+        """Return log(1 + |x - x_hat| / residual_scale) of each entry, or its loss."""
         if self.residual_scale is None:
             return self._losses(propagation)
-        return (self._residual_sizes(propagation) / self.residual_scale).log1p()
+        return (self._absolute_residuals(propagation) / self.residual_scale).log1p()
 
     def _losses(self, propagation: Propagation) -> Tensor:
-        """Each entry's loss, of shape (n_samples, n_features)."""
+        """Return the loss of each entry, of shape (n_samples, n_features)."""
         target, raw = propagation.target, propagation.raw
         return self.loss.elementwise_from_raw(target.expand_as(raw), raw, self.output)
 
-    def _residual_sizes(self, propagation: Propagation) -> Tensor:
+    def _absolute_residuals(self, propagation: Propagation) -> Tensor:
         return (propagation.target - self.output(propagation.raw)).abs()
 
     def _encode(self, X: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """The first four of a `Propagation`: target, observed, encoder_input and H."""
+        """Return target, observed, encoder_input and H, as in `Propagation`."""
         target, observed = self.scaler(X)
         encoder_input = self._visible_part(target)
         return target, observed, encoder_input, self.encoder(encoder_input)
@@ -281,7 +299,7 @@ class Autoencoder(nn.Module):
     def _refined(
         self, Z: Tensor, target: Tensor, observed: Tensor | None, max_iter: int
     ) -> Tensor:
-        """Codes moved nearer to their rows."""
+        """Return codes whose reconstructions are closer to the target."""
         if not max_iter:
             return Z
 
@@ -293,13 +311,17 @@ class Autoencoder(nn.Module):
     # Members
 
     def _visible_part(self, X: Tensor) -> Tensor:
-        """What each member sees of scaled rows: (n_members, n_samples, n_features)."""
+        """Replace the features hidden from each member by their mean.
+
+        Scaled rows of shape (n_samples, n_features) become (n_members, n_samples,
+        n_features); without members they are returned unchanged.
+        """
         if self.visible is None:
             return X
         return torch.where(self.visible, X, self.scaler.scaled_mean)
 
     def _mean(self, values: Tensor) -> Tensor:
-        """The members' mean."""
+        """Average over the members."""
         return values if self.visible is None else values.mean(dim=0)
 
     def _rows_first(self, values: Tensor) -> Tensor:
@@ -308,22 +330,18 @@ class Autoencoder(nn.Module):
     def _members_first(self, values: Tensor) -> Tensor:
         return values if self.visible is None else values.movedim(1, 0)
 
-    def per_feature(self, term: Tensor, propagation: Propagation) -> Tensor:
-        """A row's term divided by its number of observed entries, as its loss is."""
-        if propagation.observed is None:
-            return term / propagation.target.shape[1]
-        return term / count_observed(propagation.observed).squeeze(1)
-
 
 class Scaler(nn.Module):
     """Affine map of the data, x' = (x - shift) / factor, and its inverse.
 
-    It subtracts with the precision of float64, before the cast to the network's
-    type, so that a large offset costs none. Missing entries become the mean.
+    The shift is subtracted with the precision of float64, before the cast to the
+    network's type, so that a large offset costs no precision. Missing entries are
+    replaced by the mean.
 
     Parameters
     ----------
     mean, shift, factor : ndarray of shape (n_features,)
+        Parameters of each feature, in the units of the data.
     """
 
     mean: Tensor
@@ -336,22 +354,30 @@ class Scaler(nn.Module):
         self.register_buffer("mean", torch.from_numpy(mean.astype(np.float64)))
         self.register_buffer("shift", torch.from_numpy(shift.astype(np.float64)))
         self.register_buffer("factor", torch.from_numpy(factor.astype(np.float64)))
-        # Follows the weights' type wherever they are cast.
+        # Has the type of the network's weights, also after a cast.
         self.register_buffer("unit", torch.ones(()))
 
     def forward(
         self, X: Tensor, *, overwrite: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Scaled rows without missing entries, and which ones were observed.
+        """Scale rows and replace their missing entries.
 
         Parameters
         ----------
         X : Tensor of shape (n_samples, n_features)
+            Rows in the units of the data; NaN marks a missing entry.
         overwrite : bool, default=False
-            Whether the memory of X may be used.
+            Whether the memory of `X` may be reused.
+
+        Returns
+        -------
+        scaled : Tensor of shape (n_samples, n_features)
+            Scaled rows.
+        observed : Tensor of bool of shape (n_samples, n_features) or None
+            False where an entry is missing; None if none is.
         """
         scaled = self._scale(X, out=X if overwrite else None)
-        if not scaled.sum().isnan():  # one pass, where most tables are complete
+        if not scaled.sum().isnan():  # one pass, enough for most tables
             return scaled, None
         observed = ~scaled.isnan()
         return torch.where(observed, scaled, self.scaled_mean), observed
@@ -363,12 +389,12 @@ class Scaler(nn.Module):
 
     def _scale(self, X: Tensor, out: Tensor | None) -> Tensor:
         if X.dtype == self.unit.dtype == torch.float32:
-            # As two numbers of float32 the shift is as exact as in float64.
+            # The sum of two float32 numbers represents the float64 shift.
             shift = self.shift.float()
             rest = (self.shift - shift).float()
             return torch.sub(X, shift, out=out).sub_(rest).div_(self.factor.float())
         return torch.sub(X, self.shift, out=out).div_(self.factor).to(self.unit)
 
     def unscale(self, X: Tensor) -> Tensor:
-        """Map from the scaled space back to the units of the data."""
+        """Map from the scaled space to the units of the data."""
         return (X * self.factor + self.shift).to(X.dtype)

@@ -1,98 +1,24 @@
-"""Mean, spread and principal axes of weighted rows: where a network may start.
+"""Principal axes of weighted rows, from which networks are initialized.
 
-Sums run over blocks of rows in float64, so that sparse and mapped tables are
-never made dense as a whole, and over observed entries only.
+Sums are computed in float64, over blocks of rows and over observed entries only. Sparse
+and memory-mapped tables are never converted to dense arrays as a whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import linalg, sparse
 from scipy.sparse.linalg import LinearOperator, eigsh
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.extmath import svd_flip
-from sklearn.utils.sparsefuncs import min_max_axis
 
-from skae._batches import Rows
+from skae._rows import Rows
 
-# Up to this width the covariance matrix is formed and solved directly; beyond,
-# its products with vectors are enough for the leading axes.
+# Up to this number of features the covariance matrix is computed and decomposed; above,
+# an iterative solver needs only its products with vectors.
 MAX_COVARIANCE_WIDTH = 1024
-
-# Entries of a block whose moments are taken: 1 MB in float64. The work passes over
-# each several times, which takes twice as long where they leave the cache.
-CACHED_ENTRIES = 2**17
-
-
-class Moments(NamedTuple):
-    """Weighted mean and spread of each feature over its observed entries.
-
-    Attributes
-    ----------
-    mean : ndarray of shape (n_features,)
-        NaN where a feature has no observed entry.
-    variance : ndarray of shape (n_features,)
-    deviation : ndarray of shape (n_features,)
-        Square root of the variance, 1 for constant features.
-    """
-
-    mean: np.ndarray
-    variance: np.ndarray
-    deviation: np.ndarray
-
-
-def moments(rows: Rows) -> Moments:
-    """Mean, variance and standard deviation of the features of `rows`."""
-    with np.errstate(over="ignore", invalid="ignore"):  # left to the caller
-        if sparse.issparse(rows.X):
-            # Without a dense block: 2e9 entries, 2e6 of them stored, take 30 s.
-            scaler = StandardScaler(with_mean=False)
-            scaler.fit(rows.stored().astype(np.float64), sample_weight=rows.weight)
-        else:
-            scaler = StandardScaler()
-            for where, block in rows.blocks(max(1, CACHED_ENTRIES // rows.n_features)):
-                weight = None if rows.is_uniform else rows.weight[where]
-                scaler.partial_fit(block.astype(np.float64), sample_weight=weight)
-    # What rounding leaves of a constant's variance is none.
-    is_constant = (scaler.scale_ == 1) & (scaler.var_ < 0.5)
-    mean = scaler.mean_
-    if is_constant.any():
-        # Exactly, or training would blow up what rounding leaves of their residuals.
-        mean = np.where(is_constant, value_range(rows)[0], mean)
-    return Moments(mean, np.where(is_constant, 0, scaler.var_), scaler.scale_)
-
-
-def value_range(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest observed value of each feature, of shape (n_features,)."""
-    if sparse.issparse(rows.X):
-        low, high = min_max_axis(rows.stored(), axis=0, ignore_nan=True)
-    else:
-        low = np.full(rows.n_features, np.nan)
-        high = low.copy()
-        for _, block in rows.blocks():
-            low = np.fmin(low, np.fmin.reduce(block, axis=0))
-            high = np.fmax(high, np.fmax.reduce(block, axis=0))
-    return low.astype(np.float64), high.astype(np.float64)
-
-
-def are_binary(rows: Rows) -> np.ndarray:
-    """Which features have both 0 and 1 and nothing else, missing entries aside."""
-    is_odd = np.zeros(rows.n_features, dtype=bool)
-    if sparse.issparse(rows.X):
-        stored = rows.stored()
-        is_odd[stored.indices[_is_odd(stored.data)]] = True
-    else:
-        for _, block in rows.blocks():
-            is_odd |= _is_odd(block).any(axis=0)
-    low, high = value_range(rows)
-    return ~is_odd & (low == 0) & (high == 1)
-
-
-def _is_odd(values: np.ndarray) -> np.ndarray:
-    return (values != 0) & (values != 1) & ~np.isnan(values)
 
 
 def principal_axes(
@@ -102,23 +28,24 @@ def principal_axes(
     factor: np.ndarray,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Leading principal axes of (x - mean) / factor.
+    """Compute the leading principal axes of (x - mean) / factor.
 
     Parameters
     ----------
     rows : Rows
+        Weighted rows, with NaN where an entry is missing.
     n_components : int
-        May exceed the rank; the axes beyond it are zero.
+        Number of axes. It may exceed the rank; the axes beyond it are zero.
     mean, factor : ndarray of shape (n_features,)
-        Centre and scale of the features.
+        Center and scale of the features.
     seed : int
-        Seed of the iterative solver's first vector, for wide tables.
+        Seed of the initial vector of the iterative solver, for wide tables.
 
     Returns
     -------
     axes : ndarray of shape (n_components, n_features)
-        Orthonormal rows in order of falling variance, zero beyond the rank.
-        The largest entry of each in magnitude is positive, as in
+        Orthonormal rows in order of decreasing variance, zero beyond the rank.
+        The entry of largest magnitude of each is positive, as in
         :class:`sklearn.decomposition.PCA`.
     variances : ndarray of shape (n_components,)
         Variance along each axis, 0 beyond the rank.
@@ -139,8 +66,8 @@ def principal_axes(
         variances, vectors = eigsh(covariance, k=rank, v0=first)
     order = np.argsort(variances)[::-1]
     variances, vectors = variances[order], vectors[:, order]
-    # Rounding leaves a little variance along axes that have none: in the products
-    # relative to the largest, in the centred rows relative to the mean.
+    # Due to rounding, a zero variance is computed as a small number: in the products
+    # relative to the largest variance, in the centered rows relative to the mean.
     eps = np.finfo(np.float64).eps
     rounding = 100 * n_features * eps * variances.max() + np.sum(
         (100 * eps * mean / factor) ** 2
@@ -152,35 +79,35 @@ def principal_axes(
 
 
 def _covariance(rows: Rows, mean: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Covariance matrix, each entry over the rows that have both features."""
+    """Compute the covariance, each entry over rows that have both features."""
     n_features = rows.n_features
     products = np.zeros((n_features, n_features))
     weights = np.zeros((n_features, n_features))
     for where, block in rows.blocks():
         root = np.sqrt(rows.weight[where])[:, None]
-        centred = (block - mean) / factor * root
-        observed = ~np.isnan(centred)
+        centered = (block - mean) / factor * root
+        observed = ~np.isnan(centered)
         if observed.all():
             weights += rows.weight[where].sum()
         else:
-            centred[~observed] = 0
+            centered[~observed] = 0
             shared = observed * root
             weights += shared.T @ shared
-        products += centred.T @ centred
+        products += centered.T @ centered
     return np.divide(products, weights, out=products, where=weights > 0)
 
 
 def _covariance_operator(
     rows: Rows, mean: np.ndarray, factor: np.ndarray
 ) -> LinearOperator:
-    """Products of the covariance matrix with a vector, one pass over the rows each.
+    """Return the covariance as an operator, whose products are passes over the rows.
 
-    A missing entry counts as the feature's mean.
+    Missing entries are replaced by the feature's mean.
     """
     n_features = rows.n_features
     total = rows.weight.sum()
     if sparse.issparse(rows.X):
-        stored = rows.stored().astype(np.float64)
+        stored = rows.selected().astype(np.float64)
         missing = np.isnan(stored.data)
         stored.data[missing] = mean[stored.indices[missing]]
 

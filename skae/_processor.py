@@ -1,4 +1,4 @@
-"""How the processor works while a net trains: threads, precision, tiny numbers."""
+"""Contexts for threads, matrix precision and subnormal numbers during training."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits
 
-# Multiplications in one step below which a second thread costs more than it
-# gives: 64 rows through 20-64-32-8 take twice as long on two threads, 128 rows
-# through 784-128-64-12 less.
+# Number of multiplications in a step up to which a second thread makes it slower: with
+# two threads, 64 rows with an encoder 20-64-32-8 take twice as long, and 128 rows with
+# 784-128-64-12 take less time.
 SMALL_WORK = 2e7
 
 
 @contextmanager
 def threads_for(work: float, n_threads: int | str = "auto") -> Iterator[None]:
-    """Use as many threads as `work` is worth while it lasts.
+    """Context in which PyTorch and BLAS use a suitable number of threads.
 
     Parameters
     ----------
     work : float
         Number of multiplications in a step.
     n_threads : int or "auto", default="auto"
-        ``"auto"`` is a single one if there is little to do, else as many as are
-        in use already.
+        ``"auto"`` is one thread up to `SMALL_WORK` multiplications, and PyTorch's
+        present number of threads above.
     """
     before = torch.get_num_threads()
     if n_threads == "auto":
@@ -42,22 +42,22 @@ def threads_for(work: float, n_threads: int | str = "auto") -> Iterator[None]:
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Round numbers below 1e-38 to zero while it lasts.
+    """Context in which subnormal numbers, below 1e-38, are rounded to zero.
 
-    Gradients and moments that fade away, of constant features or of units that
-    are never active, would otherwise slow a step down a hundredfold.
+    Gradients and optimizer moments of constant features and of inactive units decay to
+    such numbers, which make a step a hundred times slower.
     """
-    already = (torch.tensor([1e-39]) * 1).item() == 0
+    was_flushed = (torch.tensor([1e-39]) * 1).item() == 0
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(already)
+        torch.set_flush_denormal(was_flushed)
 
 
 @contextmanager
-def precision_of(name: str) -> Iterator[None]:
-    """Let a GPU multiply matrices in TF32 while it lasts, if that is the `name`."""
+def matmul_precision(name: str) -> Iterator[None]:
+    """Context in which a GPU multiplies matrices in TF32 if `name` is ``"tf32"``."""
     before = torch.get_float32_matmul_precision()
     if name == "tf32":
         torch.set_float32_matmul_precision("high")

@@ -1,4 +1,4 @@
-"""Progress of the training: a bar on a terminal, plain lines elsewhere."""
+"""Progress output of a training: a bar in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,25 +10,35 @@ from typing import Any
 from skorch.callbacks import Callback
 from tqdm import tqdm
 
-# Without a terminal, this many lines at most unless verbose > 1.
+from skae.engine.interrupt import Interruption
+
+# About the number of lines that are printed without a terminal, unless verbose > 1.
 MAX_LINES = 20
 
 
 class Progress(Callback):
-    """Shows epoch, losses and the remaining time while a net trains.
+    """Shows epoch, losses and remaining time during a training.
 
     Parameters
     ----------
     verbose : int
         1 shows a bar if standard error is a terminal, otherwise about
         `MAX_LINES` lines on standard output; above 1, a line for each epoch.
-    part : str, default=""
-        Which of several trainings this is.
+    name : str, default=""
+        Name of the training, if there are several.
+    interruption : Interruption, default=None
+        Records whether the user has pressed Ctrl-C.
     """
 
-    def __init__(self, verbose: int, part: str = ""):
+    def __init__(
+        self,
+        verbose: int,
+        name: str = "",
+        interruption: Interruption | None = None,
+    ):
         self.verbose = verbose
-        self.part = part
+        self.name = name
+        self.interruption = interruption
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         self.bar_ = None
@@ -36,7 +46,7 @@ class Progress(Callback):
         self.first_epoch_ = len(net.history)
         if self.verbose == 1 and sys.stderr.isatty():
             self.bar_ = tqdm(
-                total=net.max_epochs, unit="epoch", desc=self.part or "Training"
+                total=net.max_epochs, unit="epoch", desc=self.name or "Training"
             )
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
@@ -57,14 +67,18 @@ class Progress(Callback):
             self.bar_.close()
         done = len(net.history) - self.first_epoch_
         if done < net.max_epochs:
-            ending = "interrupted" if net.interruption.seen else "stopped"
-            print(f"{ending} after epoch {done}", end="", flush=True)
-            print(f", weights of epoch {net.best_epoch_ - self.first_epoch_} restored")
+            is_interrupted = self.interruption and self.interruption.requested
+            ending = "interrupted" if is_interrupted else "stopped"
+            best = max(net.best_epoch_ - self.first_epoch_, 0)
+            print(
+                f"{ending} after epoch {done}, weights of epoch {best} restored",
+                flush=True,
+            )
 
     def _print_line(self, done: int, total: int, losses: dict[str, float]) -> None:
         elapsed = time.perf_counter() - self.start_
         remaining = elapsed / done * (total - done)
         values = "  ".join(f"{name} {value:.5g}" for name, value in losses.items())
         left = f"remaining {remaining:.1f} s"
-        part = f"{self.part}, " if self.part else ""
-        print(f"{part}epoch {done}/{total}  {values}  {left}", flush=True)
+        name = f"{self.name}, " if self.name else ""
+        print(f"{name}epoch {done}/{total}  {values}  {left}", flush=True)

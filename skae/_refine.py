@@ -1,4 +1,4 @@
-"""Codes improved row by row, beyond what the encoder says."""
+"""Refinement of codes by least squares, starting from the encoder's output."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Share of the curvature that damps the first step, and what it is multiplied by
-# after a step that lowered the distance and after one that did not.
-DAMPING, TAKEN, REFUSED = 1e-3, 0.2, 10.0
+# Initial damping, and its factors after an accepted and after a rejected step.
+INITIAL_DAMPING, ACCEPTED_FACTOR, REJECTED_FACTOR = 1e-3, 0.2, 10.0
 
-# Units of rounding by which a distance may seem to rise: at its least, chance would
-# decide, and a row alone would end elsewhere than the same row in a batch.
+# Relative increase of the squared distance, in units of machine epsilon, up to which a
+# step is accepted. Near the minimum rounding would otherwise decide, and a single row
+# would end at another code than the same row in a batch.
 ROUNDING = 100
 
 
@@ -24,37 +24,37 @@ def refine(
     observed: Tensor | None,
     max_iter: int,
 ) -> Tensor:
-    r"""Move codes to where they generate rows nearer to the target.
+    r"""Optimise codes so that they generate rows closer to the target.
 
-    Each row's code descends to a least squared distance
+    Each row's code minimises the squared distance
 
     .. math:: e(z) = \sum_{j \text{ observed}} (g_j(z) - x_j)^2
 
-    by Levenberg-Marquardt steps [1]_
+    by Levenberg-Marquardt steps s [1]_,
 
     .. math:: (J^\top J + \lambda \operatorname{diag} J^\top J) s = -J^\top (g(z) - x),
 
-    which are taken unless they raise it. The Jacobian J of g, from differences
-    at first, then follows the steps by Broyden's rank-one updates [2]_: so g is
-    evaluated k + 1 times at first, and once for each step, and need not be
-    differentiated.
+    which are accepted unless they increase it. The Jacobian J of g is initialised by
+    forward differences and then updated by Broyden's rank-one formula [2]_. So g is
+    evaluated k + 1 times at the start and once per step, and is not differentiated.
 
     Parameters
     ----------
     generate : callable
-        g, from codes of shape (n_samples, k) to rows (n_samples, n_features).
+        The map g from codes (n_samples, k) to rows (n_samples, n_features).
     Z : Tensor of shape (n_samples, k)
-        Codes to begin with.
+        Initial codes.
     target : Tensor of shape (n_samples, n_features)
         Rows x.
     observed : Tensor of bool of shape (n_samples, n_features) or None
-        False where an entry does not count.
+        False for the entries to ignore.
     max_iter : int
-        Steps to try.
+        Number of steps, accepted or not.
 
     Returns
     -------
-    Z : Tensor of shape (n_samples, k)
+    Tensor of shape (n_samples, k)
+        Refined codes.
 
     References
     ----------
@@ -75,18 +75,20 @@ def refine(
 
 
 class Descent(NamedTuple):
-    """Where the codes are between two steps.
+    """State of the optimisation between two steps.
 
     Attributes
     ----------
     Z : Tensor of shape (n_samples, k)
+        Codes.
     R : Tensor of shape (n_samples, n_features)
-        Residuals g(z) - x, 0 where an entry does not count.
+        Residuals g(z) - x, 0 for ignored entries.
     error : Tensor of shape (n_samples,)
-        Their squared lengths.
+        Squared distances e(z).
     J : Tensor of shape (n_samples, n_features, k)
+        Approximate Jacobian of the residuals.
     damping : Tensor of shape (n_samples,)
-        Lambda.
+        Damping lambda.
     """
 
     Z: Tensor
@@ -97,48 +99,48 @@ class Descent(NamedTuple):
 
 
 def descend(residuals: Callable[[Tensor], Tensor], descent: Descent) -> Descent:
-    """After one more step, which may have been refused."""
+    """Return the state after one more step, accepted or not; see `refine`."""
     Z, R, error, J, damping = descent
     eps, tiny = torch.finfo(Z.dtype).eps, torch.finfo(Z.dtype).tiny
     curvature = J.mT @ J  # (n_samples, k, k)
     diagonal = curvature.diagonal(dim1=1, dim2=2)
     floor = (eps * diagonal.mean(dim=1, keepdim=True)).clamp(min=tiny)
     damped = curvature + torch.diag_embed(damping[:, None] * diagonal + floor)
-    # Where it cannot be solved the step is not finite, and thus not taken.
+    # A singular system gives a step that is not finite, which is rejected.
     step, _ = torch.linalg.solve_ex(damped, -(J.mT @ R[:, :, None]))
     step = step[:, :, 0]
     R_new = residuals(Z + step)
     error_new = R_new.square().sum(dim=1)
-    missed = R_new - R - (J @ step[:, :, None])[:, :, 0]
-    length = step.square().sum(dim=1).clamp(min=narrowest(Z.dtype) ** 2)
-    J = J + missed[:, :, None] * (step / length[:, None])[:, None, :]
-    is_taken = error_new <= error * (1 + ROUNDING * eps)
+    prediction_error = R_new - R - (J @ step[:, :, None])[:, :, 0]
+    squared_length = step.square().sum(dim=1).clamp(min=min_step(Z.dtype) ** 2)
+    J = J + prediction_error[:, :, None] * (step / squared_length[:, None])[:, None, :]
+    is_accepted = error_new <= error * (1 + ROUNDING * eps)
     return Descent(
-        torch.where(is_taken[:, None], Z + step, Z),
-        torch.where(is_taken[:, None], R_new, R),
-        torch.where(is_taken, error_new, error),
+        torch.where(is_accepted[:, None], Z + step, Z),
+        torch.where(is_accepted[:, None], R_new, R),
+        torch.where(is_accepted, error_new, error),
         J,
-        damping * torch.where(is_taken, TAKEN, REFUSED),
+        damping * torch.where(is_accepted, ACCEPTED_FACTOR, REJECTED_FACTOR),
     )
 
 
-def narrowest(dtype: torch.dtype) -> float:
-    """Difference of codes below which a difference of rows says little of J.
+def min_step(dtype: torch.dtype) -> float:
+    """Return the smallest step in a code from which J can be estimated.
 
-    Narrower, it would blow up the rows' rounding; so a row alone and the same row in
-    a batch agree, and what J lacks in exactness only slows the descent.
+    Smaller steps would amplify rounding errors of the generated rows, and a single row
+    would differ from the same row in a batch. A less exact J only slows convergence.
     """
     return torch.finfo(dtype).eps ** 0.25
 
 
 def _differences(residuals: Callable[[Tensor], Tensor], Z: Tensor, R: Tensor) -> Tensor:
-    """Jacobian of the residuals by forward differences, (n_samples, n_features, k)."""
-    width = narrowest(Z.dtype)
+    """Compute J by forward differences, of shape (n_samples, n_features, k)."""
+    step = min_step(Z.dtype)
     columns = []
     for j in range(Z.shape[1]):
-        moved = Z.clone()
-        moved[:, j] += width * moved[:, j].abs().clamp(min=1)
-        columns.append((residuals(moved) - R) / (moved - Z)[:, j, None])
+        Z_step = Z.clone()
+        Z_step[:, j] += step * Z[:, j].abs().clamp(min=1)
+        columns.append((residuals(Z_step) - R) / (Z_step - Z)[:, j, None])
     return torch.stack(columns, dim=2)
 
 
@@ -147,8 +149,18 @@ def begin_descent(
     Z: Tensor,
     differences: Callable[..., Tensor] = _differences,
 ) -> Descent:
-    """Before the first step; `residuals` maps codes to residuals."""
+    """Return the initial state.
+
+    Parameters
+    ----------
+    residuals : callable
+        Maps codes (n_samples, k) to residuals (n_samples, n_features).
+    Z : Tensor of shape (n_samples, k)
+        Initial codes.
+    differences : callable, default=_differences
+        Computes the Jacobian of `residuals`, with the signature of `_differences`.
+    """
     R = residuals(Z)
     error = R.square().sum(dim=1)
     J = differences(residuals, Z, R)
-    return Descent(Z, R, error, J, torch.full_like(error, DAMPING))
+    return Descent(Z, R, error, J, torch.full_like(error, INITIAL_DAMPING))

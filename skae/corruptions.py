@@ -1,10 +1,9 @@
-"""Corruptions: training-time input noise, which makes an autoencoder a denoising one.
+"""Corruptions: noise on the training input, for denoising autoencoders.
 
-A corruption is a small object that only stores its settings; `build` makes the
-PyTorch module that does the work once the training rows are known. Pass its
-name (``corruption="masking"``) or the object itself
-(``corruption=Masking(fill_value="low")``) to an estimator; derive from
-:class:`Corruption` to bring your own.
+A corruption is an object that only stores its settings; its method `build` makes
+the PyTorch module that corrupts rows. Pass its name (``corruption="masking"``) or
+the object itself (``corruption=Masking(fill_value="low")``) to an estimator.
+User-defined corruptions derive from :class:`Corruption`.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import StrOptions
 from torch import Tensor, nn
 
+from skae._compat import StrOptions
 from skae._layers import NoiseModule
 
 __all__ = [
@@ -32,15 +31,29 @@ __all__ = [
 
 
 class Spread(NamedTuple):
-    """What a corruption may know of the training rows, in the scaled space.
+    """Location and range of the training rows, in the scaled space.
 
-    Attributes
+    Corruptions take their replacement values from it.
+
+    Parameters
     ----------
     mean : Tensor of shape (n_features,)
         Mean of each feature.
     low, high : Tensor of shape (n_features,)
-        Least and largest value of each feature, or of all features together
-        where they share one scale.
+        Smallest and largest value of each feature, or of all features together
+        if they share one scale.
+
+    See Also
+    --------
+    Corruption : Base class of all corruptions.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skae.corruptions import Spread
+    >>> X = torch.tensor([[0.0, 5.0], [2.0, 9.0]])
+    >>> Spread(X.mean(dim=0), X.amin(dim=0), X.amax(dim=0)).mean
+    tensor([1., 7.])
     """
 
     mean: Tensor
@@ -49,15 +62,16 @@ class Spread(NamedTuple):
 
 
 class Corruption(BaseEstimator, ABC):
-    """Base of all corruptions.
+    r"""Base class of all corruptions.
 
-    The network sees the corrupted row and is held to the clean one [1]_:
+    The encoder receives the corrupted row, and the loss compares the reconstruction
+    with the clean one [1]_:
 
-    .. math:: \\min_{f, g} \\; L(x, g(f(\\tilde x))), \\quad
-        \\tilde x \\sim q_\\nu(\\tilde x \\mid x)
+    .. math:: \min_{f, g} \; L(x, g(f(\tilde x))), \quad
+        \tilde x \sim q_\nu(\tilde x \mid x)
 
-    with the level :math:`\\nu`, encoder f and decoder g. Rows are corrupted in
-    the space in which the network works, that is after the estimator's
+    with the level :math:`\nu`, encoder f and decoder g. Rows are corrupted in
+    the scaled space in which the network works, that is, after the estimator's
     ``scale``, and in training only.
 
     Attributes
@@ -66,9 +80,13 @@ class Corruption(BaseEstimator, ABC):
         Whether the level is a probability, in [0, 1], or a standard deviation,
         >= 0.
     needs_range : bool
-        Whether the corruption looks at ``low`` and ``high`` of :class:`Spread`.
+        Whether the corruption uses ``low`` and ``high`` of :class:`Spread`.
     needs_batch : bool
         Whether the corruption needs at least two rows at a time.
+
+    See Also
+    --------
+    Masking : A simple corruption of any kind of data.
 
     References
     ----------
@@ -108,20 +126,26 @@ class Corruption(BaseEstimator, ABC):
     _parameter_constraints: ClassVar[dict] = {}
 
     def check_level(self, level: float) -> None:
-        """Raise a ValueError unless the corruption can have this `level`.
+        """Raise an error if the level is out of range.
 
         Parameters
         ----------
         level : float
             The estimator's ``corruption_level``.
+
+        Raises
+        ------
+        ValueError
+            If `level` is not in [0, 1], or not >= 0 and finite, depending on
+            `is_probability`.
         """
         if self.is_probability:
             allowed = "a probability in [0, 1]"
-            fits = isinstance(level, Real) and 0 <= level <= 1
+            is_valid = isinstance(level, Real) and 0 <= level <= 1
         else:
             allowed = "a standard deviation, finite and >= 0,"
-            fits = isinstance(level, Real) and 0 <= level < math.inf
-        if not fits:
+            is_valid = isinstance(level, Real) and 0 <= level < math.inf
+        if not is_valid:
             raise ValueError(
                 f"corruption_level must be {allowed} for corruption={self!r}, got "
                 f"{level!r}."
@@ -136,33 +160,37 @@ class Corruption(BaseEstimator, ABC):
         level : float
             Probability for each entry, in [0, 1], or standard deviation, >= 0.
         spread : Spread
-            What is known of the training rows.
+            Location and range of the training rows.
 
         Returns
         -------
-        module : torch.nn.Module
+        torch.nn.Module
             Maps rows of shape (n_samples, n_features), without missing values,
-            to corrupted rows of the same shape, type and device, and leaves
-            those given as they are. It corrupts in eval mode too, and draws
-            from its attribute ``generator`` only: a torch.Generator, or None
-            for PyTorch's global one.
+            to corrupted rows of the same shape, type and device, and does not
+            modify its input. It corrupts in eval mode too, and draws from its
+            attribute ``generator`` only: a torch.Generator, or None for PyTorch's
+            global one.
         """
 
 
 class GaussianNoise(Corruption):
-    """Normal noise on each entry [1]_.
+    r"""Normal noise added to each entry [1]_.
 
-    .. math:: \\tilde x_{ij} = x_{ij} + \\sigma \\varepsilon_{ij}, \\quad
-        \\varepsilon_{ij} \\sim N(0, 1)
+    .. math:: \tilde x_{ij} = x_{ij} + \sigma \varepsilon_{ij}, \quad
+        \varepsilon_{ij} \sim N(0, 1)
 
-    with the level :math:`\\sigma \\ge 0` in units of the scaled data (standard
+    with the level :math:`\sigma \ge 0` in units of the scaled data (standard
     deviations of the training rows unless ``scale=None``).
 
     Parameters
     ----------
     clip : bool, default=False
         Whether to clip the result to the range of the training rows, for data
-        that have no values beyond it: pixels, shares, counts.
+        that cannot have values outside it: pixels, proportions, counts.
+
+    See Also
+    --------
+    Masking : Replaces entries instead of adding noise.
 
     References
     ----------
@@ -200,14 +228,14 @@ class GaussianNoise(Corruption):
 
 
 class Masking(Corruption):
-    """One value in place of entries chosen at random [1]_.
+    r"""Replace random entries by one value per feature [1]_.
 
     .. math::
 
-        \\tilde x_{ij} = \\begin{cases}
-            v_j & \\text{with probability } p \\\\
-            x_{ij} & \\text{otherwise}
-        \\end{cases}
+        \tilde x_{ij} = \begin{cases}
+            v_j & \text{with probability } p \\
+            x_{ij} & \text{otherwise}
+        \end{cases}
 
     with the level p in [0, 1], independently for each entry.
 
@@ -215,9 +243,13 @@ class Masking(Corruption):
     ----------
     fill_value : {"mean", "low", "high"}, default="mean"
         The value :math:`v_j`: the feature's mean over the training rows, which
-        is also what the network sees in place of a missing entry, or an end of
-        the training rows' range. ``"low"`` is black on images and zero on
-        counts, the classical choice.
+        the network also receives in place of a missing entry, or the smallest or
+        largest value of the training rows. ``"low"``, the classical choice, is black
+        for images and zero for counts.
+
+    See Also
+    --------
+    Swap : Replaces entries by those of other rows.
 
     References
     ----------
@@ -253,19 +285,23 @@ class Masking(Corruption):
 
 
 class Swap(Corruption):
-    """Values of other rows in place of entries chosen at random [1]_.
+    r"""Replace random entries by those of other rows [1]_.
 
     .. math::
 
-        \\tilde x_{ij} = \\begin{cases}
-            x_{rj} & \\text{with probability } p \\\\
-            x_{ij} & \\text{otherwise}
-        \\end{cases}
+        \tilde x_{ij} = \begin{cases}
+            x_{rj} & \text{with probability } p \\
+            x_{ij} & \text{otherwise}
+        \end{cases}
 
     with the level p in [0, 1] and r uniform among the other rows of the batch,
-    both independently for each entry. Each feature keeps its own distribution,
-    whatever its kind, which suits tables of mixed columns. A lone row stays as
-    it is.
+    both independently for each entry. Each feature keeps its distribution, so this
+    suits tables with columns of different kinds. A batch of one row is returned
+    unchanged.
+
+    See Also
+    --------
+    Masking : Replaces entries by one value per feature.
 
     References
     ----------
@@ -292,18 +328,22 @@ class Swap(Corruption):
 
 
 class SaltAndPepper(Corruption):
-    """The least or the largest value in place of entries chosen at random [1]_.
+    r"""Replace random entries by the smallest or the largest value [1]_.
 
     .. math::
 
-        \\tilde x_{ij} = \\begin{cases}
-            \\text{low}_j & \\text{with probability } p / 2 \\\\
-            \\text{high}_j & \\text{with probability } p / 2 \\\\
-            x_{ij} & \\text{otherwise}
-        \\end{cases}
+        \tilde x_{ij} = \begin{cases}
+            \text{low}_j & \text{with probability } p / 2 \\
+            \text{high}_j & \text{with probability } p / 2 \\
+            x_{ij} & \text{otherwise}
+        \end{cases}
 
-    with the level p in [0, 1] and the ends of the training rows' range,
-    independently for each entry.
+    with the level p in [0, 1] and the smallest and largest value of the training
+    rows, independently for each entry.
+
+    See Also
+    --------
+    Masking : Replaces entries by one value per feature.
 
     References
     ----------
@@ -329,24 +369,24 @@ class SaltAndPepper(Corruption):
 
 
 class _Corruptor(NoiseModule):
-    """Base of the modules: a level, a generator, and what is kept of the spread."""
+    """Base class of the modules, with a level and the statistics they use."""
 
-    def __init__(self, level: float, **kept: Tensor):
+    def __init__(self, level: float, **statistics: Tensor):
         super().__init__()
         self.level = level
-        for name, tensor in kept.items():
+        for name, tensor in statistics.items():
             self.register_buffer(name, tensor)
 
     def choose(self, X: Tensor, probability: float) -> Tensor:
-        """Entries of `X`, each True with this probability."""
-        # In float32 whatever X is: half precision would round the probability.
+        """Return a mask of the shape of `X`, each entry True with this probability."""
+        # Always float32: half precision would round the probability.
         u = torch.rand(
             X.shape, generator=self.generator, device=X.device, dtype=torch.float32
         )
         return u < probability
 
     def replace(self, X: Tensor, replacement: Tensor) -> Tensor:
-        """`X`, each entry replaced with probability `level`."""
+        """Return `X` with each entry replaced with probability `level`."""
         return torch.where(self.choose(X, self.level), replacement.to(X.dtype), X)
 
 
@@ -361,7 +401,7 @@ class _Noise(_Corruptor):
 
 
 class _ClippedNoise(_Noise):
-    """Add normal noise, but stay between `low` and `high`."""
+    """Add normal noise and clip to [`low`, `high`]."""
 
     low: Tensor
     high: Tensor
@@ -372,7 +412,7 @@ class _ClippedNoise(_Noise):
 
 
 class _Mask(_Corruptor):
-    """Replace entries by their feature's value of `fill`."""
+    """Replace entries by their feature's entry of `fill`."""
 
     fill: Tensor
 
@@ -381,7 +421,7 @@ class _Mask(_Corruptor):
 
 
 class _SwapRows(_Corruptor):
-    """Replace entries by those of other rows in the same column."""
+    """Replace entries by entries of other rows in the same column."""
 
     def forward(self, X: Tensor) -> Tensor:
         n_samples = len(X)
@@ -391,12 +431,12 @@ class _SwapRows(_Corruptor):
             1, n_samples, X.shape, generator=self.generator, device=X.device
         )
         row = torch.arange(n_samples, device=X.device)[:, None]
-        # A step of 1 to n - 1, wrapped around, reaches every row but the own.
+        # Steps of 1 to n_samples - 1, modulo n_samples, reach all other rows.
         return self.replace(X, X.gather(0, (row + step) % n_samples))
 
 
 class _SaltPepper(_Corruptor):
-    """Replace entries by their feature's `low` or `high`, half each."""
+    """Replace entries by their feature's `low` or `high`, with equal probability."""
 
     low: Tensor
     high: Tensor

@@ -1,8 +1,8 @@
-"""Reconstruction losses: how far each entry of a reconstruction is from its row.
+"""Reconstruction losses.
 
-A loss is a small object that only stores its settings. Pass its name
+A loss is an object that only stores its settings. Pass its name
 (``loss="huber"``) or the object itself (``loss=Huber(delta=0.5)``) to an
-estimator; derive from :class:`Loss` to bring your own.
+estimator. User-defined losses derive from :class:`Loss`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skae._compat import Interval, StrOptions
 from skae._layers import BinarySigmoid, make_activation
 
 __all__ = [
@@ -34,33 +34,32 @@ __all__ = [
 
 
 class Loss(BaseEstimator, ABC):
-    """Base of all reconstruction losses.
+    r"""Base class of all reconstruction losses.
 
-    A loss gives one non-negative number per entry, and the estimators average
+    A loss computes one non-negative number per entry, and the estimators average
     it over the observed entries of a row:
 
-    .. math:: L(x, \\hat x) = \\frac{1}{|O|} \\sum_{j \\in O} \\ell(x_j, \\hat x_j)
+    .. math:: L(x, \hat x) = \frac{1}{|O|} \sum_{j \in O} \ell(x_j, \hat x_j)
 
-    with O the entries of the row that are not missing. Entries are compared in
-    the space in which the network works, that is after the estimator's
-    ``scale``.
+    where O is the set of entries of the row that are not missing. Entries are
+    compared in the scaled space in which the network works, that is, after the
+    estimator's ``scale``.
 
     Attributes
     ----------
     output_activation : str
-        Name of the activation behind the decoder that this loss implies, one
-        of :data:`skae.networks.ACTIVATIONS`.
+        Name of the activation after the decoder that this loss implies, one of
+        :data:`skae.networks.ACTIVATIONS`.
     bounds : tuple of two floats or None
         Closed range in which the data must lie, None for the real line.
     needs_binary_columns : bool
         Whether `bind` uses its argument `is_binary`.
-    output_activations : tuple of str
-        Values of a network's ``output_activation`` that this loss accepts if it
-        has bounds.
-    allows_pca : bool
-        Whether a network with this loss can start as a PCA.
     codes_may_be_refined : bool
-        Whether codes that minimise the squared error minimise this loss.
+        Whether codes that minimise the squared error also minimise this loss.
+
+    See Also
+    --------
+    SquaredError : The loss of PCA.
 
     Examples
     --------
@@ -81,26 +80,66 @@ class Loss(BaseEstimator, ABC):
 
     @property
     def output_activations(self) -> tuple[str, ...]:
+        """Values of a network's ``output_activation`` allowed under `bounds`."""
         return ("auto", self.output_activation)
 
     @property
     def allows_pca(self) -> bool:
+        """Whether a network with this loss can start as a PCA."""
         return self.output_activation == "identity"
 
-    def bind(self, is_binary: np.ndarray, feature_names: Sequence[str] | None) -> Loss:
+    @abstractmethod
+    def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
+        """Compute the loss of each entry.
+
+        Parameters
+        ----------
+        X, X_hat : Tensor of shape (n_samples, n_features)
+            Rows and their reconstructions, without missing values.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_features)
+            Non-negative losses.
+        """
+
+    def elementwise_from_raw(self, X: Tensor, raw: Tensor, output: nn.Module) -> Tensor:
+        """Compute the loss of each entry from the decoder's pre-activations.
+
+        Override this method where computing ``output(raw)`` first would lose
+        precision.
+
+        Parameters
+        ----------
+        X, raw : Tensor of shape (n_samples, n_features)
+            Rows, and the decoder's output before its activation.
+        output : torch.nn.Module
+            Activation that turns `raw` into the reconstruction.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_features)
+            Non-negative losses.
+        """
+        return self.elementwise(X, output(raw))
+
+    def bind(
+        self, is_binary: np.ndarray | None, feature_names: Sequence[str] | None
+    ) -> Loss:
         """Return the loss for the columns of one table.
 
         Parameters
         ----------
-        is_binary : ndarray of bool of shape (n_features,)
+        is_binary : ndarray of bool of shape (n_features,) or None
             True for the columns that contain both 0 and 1, and no other values
-            except missing ones.
+            except missing ones. None unless `needs_binary_columns` is True.
         feature_names : sequence of str of length n_features or None
-            Names of the columns, if they have any.
+            Names of the columns; None if they have none.
 
         Returns
         -------
-        loss : Loss
+        Loss
+            This object, unless a subclass treats columns differently.
         """
         return self
 
@@ -114,7 +153,8 @@ class Loss(BaseEstimator, ABC):
 
         Returns
         -------
-        is_bounded : ndarray of bool of shape (n_features,)
+        ndarray of bool of shape (n_features,)
+            True for the columns that are bounded.
         """
         return np.full(n_features, self.bounds is not None)
 
@@ -128,49 +168,21 @@ class Loss(BaseEstimator, ABC):
 
         Returns
         -------
-        output : torch.nn.Module
+        torch.nn.Module
+            Maps pre-activations of shape (n_samples, n_features) to
+            reconstructions of the same shape.
         """
         return make_activation(self.output_activation)
 
-    @abstractmethod
-    def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
-        """Loss of each entry.
-
-        Parameters
-        ----------
-        X, X_hat : Tensor of shape (n_samples, n_features)
-            Rows and their reconstructions, without missing values.
-
-        Returns
-        -------
-        loss : Tensor of shape (n_samples, n_features)
-            Non-negative.
-        """
-
-    def elementwise_from_raw(self, X: Tensor, raw: Tensor, output: nn.Module) -> Tensor:
-        """Loss of each entry, from the decoder's values before their activation.
-
-        A loss overrides this where going through ``output(raw)`` would lose
-        precision.
-
-        Parameters
-        ----------
-        X, raw : Tensor of shape (n_samples, n_features)
-            Rows, and what the decoder made of their codes.
-        output : torch.nn.Module
-            Activation that turns `raw` into the reconstruction.
-
-        Returns
-        -------
-        loss : Tensor of shape (n_samples, n_features)
-        """
-        return self.elementwise(X, output(raw))
-
 
 class SquaredError(Loss):
-    """Squared error, the loss of PCA.
+    r"""Squared error, the loss of PCA.
 
-    .. math:: \\ell(x, \\hat x) = (x - \\hat x)^2
+    .. math:: \ell(x, \hat x) = (x - \hat x)^2
+
+    See Also
+    --------
+    Huber : Grows linearly for large residuals.
 
     Examples
     --------
@@ -187,9 +199,16 @@ class SquaredError(Loss):
 
 
 class AbsoluteError(Loss):
-    """Absolute error: large residuals count less than under the squared error.
+    r"""Absolute error.
 
-    .. math:: \\ell(x, \\hat x) = |x - \\hat x|
+    .. math:: \ell(x, \hat x) = |x - \hat x|
+
+    Large residuals have less influence than under the squared error.
+
+    See Also
+    --------
+    Huber : Quadratic for small residuals.
+    LogError : Large residuals have even less influence.
 
     Examples
     --------
@@ -204,20 +223,24 @@ class AbsoluteError(Loss):
 
 
 class Huber(Loss):
-    """Squared near zero, absolute far from it [1]_.
+    r"""Huber loss: quadratic for small residuals, linear for large ones [1]_.
 
     .. math::
 
-        \\ell(x, \\hat x) = \\begin{cases}
-            \\frac12 r^2 & |r| \\le \\delta \\
-            \\delta (|r| - \\frac12 \\delta) & |r| > \\delta
-        \\end{cases}, \\quad r = x - \\hat x
+        \ell(x, \hat x) = \begin{cases}
+            \frac12 r^2 & |r| \le \delta \\
+            \delta (|r| - \frac12 \delta) & |r| > \delta
+        \end{cases}, \quad r = x - \hat x
 
     Parameters
     ----------
     delta : float, default=1.0
-        Residual at which the loss turns linear, > 0, in units of the scaled
+        Residual at which the loss becomes linear, > 0, in units of the scaled
         data (standard deviations of the training rows unless ``scale=None``).
+
+    See Also
+    --------
+    AbsoluteError : Linear for all residuals.
 
     References
     ----------
@@ -244,13 +267,14 @@ class Huber(Loss):
 
 
 class LogError(Loss):
-    """Logarithm of the residual: one that is twice as large adds a constant.
+    r"""Logarithm of the residual.
 
-    .. math:: \\ell(x, \\hat x) = \\log(1 + |x - \\hat x| / s)
+    .. math:: \ell(x, \hat x) = \log(1 + |x - \hat x| / s)
 
-    The negative log-likelihood, up to factor and constant, of residuals with the
-    heavy tails of a two-sided Pareto distribution. What is far off hardly pulls any
-    more: a redescending M-estimator, as Cauchy's [1]_ is.
+    Up to a factor and a constant, this is the negative log-likelihood of residuals
+    with the heavy tails of a two-sided Pareto distribution. Doubling a large residual
+    adds a constant, so that outliers have hardly any influence on the gradient: a
+    redescending M-estimator, like Cauchy's [1]_.
 
     Parameters
     ----------
@@ -258,6 +282,10 @@ class LogError(Loss):
         Residual s, > 0, up to which the loss is nearly the absolute error, in units
         of the scaled data (standard deviations of the training rows unless
         ``scale=None``).
+
+    See Also
+    --------
+    AbsoluteError : Linear for all residuals.
 
     References
     ----------
@@ -285,13 +313,17 @@ class LogError(Loss):
 
 
 class BinaryCrossEntropy(Loss):
-    """Cross-entropy between entries in [0, 1] and reconstructed probabilities.
+    r"""Cross-entropy between entries in [0, 1] and reconstructed probabilities.
 
-    .. math:: \\ell(x, \\hat x) = -x \\log \\hat x - (1 - x) \\log(1 - \\hat x)
+    .. math:: \ell(x, \hat x) = -x \log \hat x - (1 - x) \log(1 - \hat x)
 
-    It implies a sigmoid behind the decoder and is computed from the values in
-    front of it, which stays exact where the sigmoid saturates. As in PyTorch a
-    logarithm is cut off at -100 where only probabilities are at hand.
+    It implies a sigmoid after the decoder. The estimators compute it from the
+    values before the sigmoid, which is exact even where the sigmoid saturates.
+    Computed from probabilities, logarithms are at least -100, as in PyTorch.
+
+    See Also
+    --------
+    Mixed : For tables in which only some columns are binary.
 
     Examples
     --------
@@ -314,25 +346,30 @@ class BinaryCrossEntropy(Loss):
 
 
 class Mixed(Loss):
-    """Cross-entropy for binary columns, the squared error for all others.
+    r"""Cross-entropy for binary columns, squared error for all others.
 
     .. math::
 
-        \\ell(x_j, \\hat x_j) = \\begin{cases}
-            -x_j \\log \\hat x_j - (1 - x_j) \\log(1 - \\hat x_j) & j \\in B \\\\
-            (x_j - \\hat x_j)^2 & j \\notin B
-        \\end{cases}
+        \ell(x_j, \hat x_j) = \begin{cases}
+            -x_j \log \hat x_j - (1 - x_j) \log(1 - \hat x_j) & j \in B \\
+            (x_j - \hat x_j)^2 & j \notin B
+        \end{cases}
 
-    A table of numbers and one-hot columns is then reconstructed as numbers and
-    probabilities [1]_. The decoder's values in the columns B go through a sigmoid, and
-    these columns are not scaled; without any, this is the squared error.
+    A table of numbers and one-hot columns is reconstructed as numbers and
+    probabilities [1]_. The decoder's outputs in the columns B pass through a sigmoid,
+    and these columns are not scaled. Without binary columns, this is the squared
+    error.
 
     Parameters
     ----------
     binary : "auto" or array-like, default="auto"
-        The columns B: their positions, their names, or a bool for each column.
-        ``"auto"`` takes those in which the training rows have both 0 and 1, and
-        nothing else but missing entries.
+        The columns B: their positions, their names, or one bool for each column.
+        ``"auto"`` selects the columns in which the training rows contain both 0 and
+        1, and no other values except missing ones.
+
+    See Also
+    --------
+    BinaryCrossEntropy : Cross-entropy for all columns.
 
     References
     ----------
@@ -367,32 +404,38 @@ class Mixed(Loss):
     def allows_pca(self) -> bool:
         return False
 
-    def bind(self, is_binary: np.ndarray, feature_names: Sequence[str] | None) -> Loss:
-        """Return the loss with the binary columns as positions.
+    def bind(
+        self, is_binary: np.ndarray | None, feature_names: Sequence[str] | None
+    ) -> Loss:
+        """Return the loss with the positions of the binary columns.
 
         Parameters
         ----------
         is_binary : ndarray of bool of shape (n_features,)
             True for the columns that contain both 0 and 1, and no other values
-            except missing ones.
+            except missing ones. Ignored unless ``binary="auto"``.
         feature_names : sequence of str of length n_features or None
-            Names of the columns, if they have any.
+            Names of the columns; None if they have none.
 
         Returns
         -------
-        loss : Loss
-            `SquaredError` if there are no binary columns.
+        Loss
+            `Mixed`, with `binary` as a list of positions, or `SquaredError` if there
+            are no binary columns.
 
         Raises
         ------
         ValueError
             If `binary` does not select columns of this table.
         """
+        assert is_binary is not None  # `needs_binary_columns` is True
         if not isinstance(self.binary, str):
             is_binary = self._is_binary(len(is_binary), feature_names)
         if not is_binary.any():
             return SquaredError()
         return Mixed(np.flatnonzero(is_binary).tolist())
+
+    # The methods below need the positions of the columns, that is, a bound loss.
 
     def bounded_columns(self, n_features: int) -> np.ndarray:
         return self._is_binary(n_features)
@@ -400,10 +443,30 @@ class Mixed(Loss):
     def build_output(self, n_features: int) -> nn.Module:
         return BinarySigmoid(self._is_binary(n_features))
 
+    def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
+        if isinstance(self.binary, str):  # not bound: select columns by these rows
+            rows = X.flatten(end_dim=-2)
+            is_binary = ((rows == 0) | (rows == 1)).all(dim=0)
+            is_binary &= rows.amin(dim=0) < rows.amax(dim=0)
+        else:
+            is_binary = torch.from_numpy(self._is_binary(X.shape[-1])).to(X.device)
+        # The cross-entropy is defined in [0, 1] only.
+        entropy = BinaryCrossEntropy().elementwise(
+            torch.where(is_binary, X, 0), torch.where(is_binary, X_hat, 0)
+        )
+        return torch.where(is_binary, entropy, SquaredError().elementwise(X, X_hat))
+
+    def elementwise_from_raw(self, X: Tensor, raw: Tensor, output: nn.Module) -> Tensor:
+        if not isinstance(output, BinarySigmoid):
+            return self.elementwise(X, output(raw))
+        entropy = functional.binary_cross_entropy_with_logits(raw, X, reduction="none")
+        squares = functional.mse_loss(raw, X, reduction="none")
+        return torch.where(output.is_binary, entropy, squares)
+
     def _is_binary(
         self, n_features: int, feature_names: Sequence[str] | None = None
     ) -> np.ndarray:
-        """Return which columns the list `binary` selects."""
+        """Return a mask of the columns that the list `binary` selects."""
         binary = np.asarray(self.binary)
         is_binary = np.zeros(n_features, dtype=bool)
         if binary.size == 0:
@@ -429,40 +492,22 @@ class Mixed(Loss):
         is_binary[binary] = True
         return is_binary
 
-    def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
-        if isinstance(self.binary, str):  # not bound to a table: use these rows
-            rows = X.flatten(end_dim=-2)
-            is_binary = ((rows == 0) | (rows == 1)).all(dim=0)
-            is_binary &= rows.amin(dim=0) < rows.amax(dim=0)
-        else:
-            is_binary = torch.from_numpy(self._is_binary(X.shape[-1])).to(X.device)
-        # Only what lies in [0, 1] has a cross-entropy.
-        entropy = BinaryCrossEntropy().elementwise(
-            torch.where(is_binary, X, 0), torch.where(is_binary, X_hat, 0)
-        )
-        return torch.where(is_binary, entropy, SquaredError().elementwise(X, X_hat))
-
-    def elementwise_from_raw(self, X: Tensor, raw: Tensor, output: nn.Module) -> Tensor:
-        if not isinstance(output, BinarySigmoid):
-            return self.elementwise(X, output(raw))
-        entropy = functional.binary_cross_entropy_with_logits(raw, X, reduction="none")
-        squares = functional.mse_loss(raw, X, reduction="none")
-        return torch.where(output.is_binary, entropy, squares)
-
 
 def observed_share(loss: Tensor, observed: Tensor | None) -> Tensor:
-    """Divide entries by the number of observed ones in their row.
+    """Divide entries by the number of observed entries in their row.
 
     Parameters
     ----------
     loss : Tensor of shape (..., n_samples, n_features)
+        Losses of all entries.
     observed : Tensor of bool of shape (n_samples, n_features) or None
+        False where an entry is missing; None if none is.
 
     Returns
     -------
-    share : Tensor of the shape of `loss`
-        Its rows sum to the mean of the row's observed entries; 0 where an
-        entry is missing.
+    Tensor of shape (..., n_samples, n_features)
+        Each row sums to the mean over its observed entries; 0 where an entry is
+        missing.
     """
     if observed is None:
         return loss / loss.shape[-1]
@@ -470,22 +515,29 @@ def observed_share(loss: Tensor, observed: Tensor | None) -> Tensor:
 
 
 def observed_mean(loss: Tensor, observed: Tensor | None) -> Tensor:
-    """Mean of each row's observed entries, of shape (..., n_samples).
+    """Compute the mean of each row over its observed entries.
 
     Parameters
     ----------
     loss : Tensor of shape (..., n_samples, n_features)
+        Losses of all entries.
     observed : Tensor of bool of shape (n_samples, n_features) or None
+        False where an entry is missing; None if none is.
+
+    Returns
+    -------
+    Tensor of shape (..., n_samples)
+        Means, 0 for rows without observed entries.
     """
     if observed is None:
-        # In training the gradient of a mean would take one more pass.
+        # The gradient of Tensor.mean takes one more pass over the entries.
         return loss.sum(dim=-1) / loss.shape[-1]
     total = torch.where(observed, loss, 0).sum(dim=-1)
     return total / count_observed(observed).squeeze(1)
 
 
 def count_observed(observed: Tensor) -> Tensor:
-    """Number of observed entries of each row, 1 at least, of shape (n_samples, 1)."""
+    """Return the number of observed entries per row, at least 1, (n_samples, 1)."""
     return observed.sum(dim=1, keepdim=True).clamp(min=1)
 
 

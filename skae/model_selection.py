@@ -1,7 +1,8 @@
-"""Tune a detector with few labels or none, and choose how many components to keep.
+"""Scorers of outlier detectors, and rules that choose the number of components.
 
-Scorers go into ``GridSearchCV(scoring=...)``, `one_standard_error` into its ``refit``.
-All of them take any estimator of scikit-learn's, alone or at the end of a `Pipeline`.
+Scorers are passed to ``GridSearchCV(scoring=...)``, `one_standard_error` to its
+``refit``. They work with any estimator of scikit-learn, alone or at the end of a
+`Pipeline`. The scorers of detectors need few labels or none.
 """
 
 from __future__ import annotations
@@ -27,12 +28,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 from sklearn.utils import assert_all_finite, check_random_state
-from sklearn.utils.validation import (
-    _check_response_method,
-    _num_samples,
-    check_consistent_length,
-    column_or_1d,
-)
+from sklearn.utils.validation import check_consistent_length, column_or_1d
+
+from skae._compat import check_response_method, num_samples
 
 __all__ = [
     "AgreementScorer",
@@ -43,46 +41,62 @@ __all__ = [
     "outlier_scorer",
 ]
 
-# What tells how normal a row is, in order of preference.
-SCORES = ("decision_function", "score_samples")
+# Methods that score how normal a row is, in order of preference.
+SCORE_METHODS = ("decision_function", "score_samples")
 
-OF_SCORES: dict[str, Callable[..., float]] = {
+SCORE_METRICS: dict[str, Callable[..., float]] = {
     "roc_auc": roc_auc_score,
     "average_precision": average_precision_score,
 }
-OF_PREDICTIONS: dict[str, Callable[..., float]] = {
+PREDICTION_METRICS: dict[str, Callable[..., float]] = {
     "balanced_accuracy": balanced_accuracy_score,
     "f1": f1_score,
     "precision": precision_score,
     "recall": recall_score,
 }
-METRICS = OF_SCORES | OF_PREDICTIONS
+METRICS = SCORE_METRICS | PREDICTION_METRICS
 
 
 def outlier_scorer(metric: str = "roc_auc") -> Callable[..., float]:
-    """Scorer of an outlier detector by the rows whose label is known.
+    """Make a scorer of outlier detectors from rows of which some are labelled.
 
-    Labels are those of `predict`: -1 for a known outlier, 1 for a known inlier, and 0
-    for a row without a label, which may train but is not judged. The outliers are the
-    positive class, of which scikit-learn's ``"average_precision"``, ``"f1"``,
-    ``"precision"`` and ``"recall"`` take the inliers. Where all rows have a label,
-    its ``"roc_auc"`` and ``"balanced_accuracy"`` say the same.
+    Labels are -1 for a known outlier, 1 for a known inlier, and 0 for a row without a
+    label. Rows without a label are used in training but not in the score. The outliers
+    are the positive class; for scikit-learn's scorers ``"average_precision"``,
+    ``"f1"``, ``"precision"`` and ``"recall"`` it is the inliers. If all rows are
+    labelled, scikit-learn's ``"roc_auc"`` and ``"balanced_accuracy"`` give the same
+    scores as this function.
 
     Parameters
     ----------
     metric : {"roc_auc", "average_precision", "balanced_accuracy", "f1", \
             "precision", "recall"}, default="roc_auc"
-        The first two judge the order of the scores, `decision_function` or, without
-        it, `score_samples`; the others what `predict` flags.
+        The score. The first two are computed from `decision_function` or, if the
+        detector does not have it, `score_samples`; the others from `predict`.
 
     Returns
     -------
     scorer : callable
-        As `sklearn.metrics.make_scorer` makes it: ``scorer(estimator, X, y)``, for
-        `GridSearchCV`, `cross_val_score` and the like. It raises an error where no
-        outlier or no inlier is known, which a search counts as its `error_score`.
-        An integer `cv` splits a detector's rows in their order: pass
-        ``StratifiedKFold()``, which gives each fold its share of both.
+        A scorer ``scorer(estimator, X, y)`` as returned by
+        `sklearn.metrics.make_scorer`, for `GridSearchCV`, `cross_val_score` and other
+        functions of scikit-learn. It raises a ValueError if y labels no outlier or no
+        inlier; a search then assigns its `error_score`.
+
+    Raises
+    ------
+    ValueError
+        If `metric` is not one of these.
+
+    See Also
+    --------
+    ArtificialOutlierScorer : Scorer without labels, for clean training rows.
+    AgreementScorer : Scorer without labels, for training rows with outliers.
+
+    Notes
+    -----
+    For a detector, scikit-learn splits the rows without stratification if `cv` is an
+    integer. Pass ``cv=StratifiedKFold()`` to have labelled outliers and inliers in each
+    fold.
 
     Examples
     --------
@@ -91,7 +105,7 @@ def outlier_scorer(metric: str = "roc_auc") -> Callable[..., float]:
     >>> from sklearn.neighbors import LocalOutlierFactor
     >>> from skae.model_selection import outlier_scorer
     >>> X = np.random.default_rng(0).standard_normal((300, 2))
-    >>> X[:10] = X[:10] / 10 + 4  # outliers side by side
+    >>> X[:10] = X[:10] / 10 + 4  # a cluster of outliers
     >>> y = np.zeros(300, dtype=int)
     >>> y[:10], y[10:40] = -1, 1
     >>> search = GridSearchCV(
@@ -105,7 +119,7 @@ def outlier_scorer(metric: str = "roc_auc") -> Callable[..., float]:
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {sorted(METRICS)}, got {metric!r}.")
-    response = SCORES if metric in OF_SCORES else "predict"
+    response = SCORE_METHODS if metric in SCORE_METRICS else "predict"
     return make_scorer(labelled_score, response_method=response, metric=metric)
 
 
@@ -116,62 +130,86 @@ def labelled_score(
     metric: str,
     sample_weight: ArrayLike | None = None,
 ) -> float:
-    """What `outlier_scorer` computes from labels and from scores or predictions."""
+    """Compute a metric of `outlier_scorer` from labels and scores or predictions.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        Labels: -1 for outliers, 1 for inliers, 0 for rows without a label.
+    y_pred : array-like of shape (n_samples,)
+        Scores of a detector or, for the metrics in `PREDICTION_METRICS`, predictions.
+    metric : str
+        One of `METRICS`.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows.
+
+    Returns
+    -------
+    value : float
+
+    Raises
+    ------
+    ValueError
+        If there are other labels, or no labelled outlier or inlier.
+    """
     y = column_or_1d(y_true)
-    strange = [label for label in np.unique(y).tolist() if label not in (-1, 0, 1)]
-    if strange:
+    unknown = [label for label in np.unique(y).tolist() if label not in (-1, 0, 1)]
+    if unknown:
         raise ValueError(
             "y must hold -1 for outliers, 1 for inliers and 0 for rows without a "
-            f"label, got {strange[:5]}."
+            f"label, got {unknown[:5]}."
         )
     n_outliers, n_inliers = np.sum(y == -1), np.sum(y == 1)
     if not n_outliers or not n_inliers:
         raise ValueError(
-            f"Of the {len(y)} rows to be scored, {n_outliers} are labelled -1 (outlier)"
-            f" and {n_inliers} are labelled 1 (inlier); both are needed, and 0 is no "
-            "label. Split by StratifiedKFold, into no more folds than there are known "
-            "outliers."
+            f"y must contain labelled outliers and inliers, but of {len(y)} rows "
+            f"{n_outliers} are labelled -1 (outlier) and {n_inliers} are labelled 1 "
+            "(inlier). For cross-validation, use StratifiedKFold with no more folds "
+            "than there are labelled outliers."
         )
-    known = y != 0
-    is_outlier, response = y[known] == -1, np.asarray(y_pred)[known]
+    is_labelled = y != 0
+    is_outlier, response = y[is_labelled] == -1, np.asarray(y_pred)[is_labelled]
     if sample_weight is not None:
-        sample_weight = np.asarray(sample_weight)[known]
-    if metric in OF_SCORES:
-        return OF_SCORES[metric](is_outlier, -response, sample_weight=sample_weight)
-    nothing = {} if metric == "balanced_accuracy" else {"zero_division": 0.0}
-    return OF_PREDICTIONS[metric](
-        is_outlier, response == -1, sample_weight=sample_weight, **nothing
+        sample_weight = np.asarray(sample_weight)[is_labelled]
+    if metric in SCORE_METRICS:
+        return SCORE_METRICS[metric](is_outlier, -response, sample_weight=sample_weight)
+    options = {} if metric == "balanced_accuracy" else {"zero_division": 0.0}
+    return PREDICTION_METRICS[metric](
+        is_outlier, response == -1, sample_weight=sample_weight, **options
     )
 
 
 class ArtificialOutlierScorer(BaseEstimator):
-    r"""Scorer without labels: how well held-out rows rank above artificial outliers.
+    r"""Scorer of outlier detectors that compares test rows with artificial outliers.
 
-    An artificial outlier takes each feature from a held-out row of its own, so it has
-    their marginal distributions, but not what ties the features together [1]_. The
-    score is the area under the ROC curve,
+    It needs no labels. Each feature of an artificial outlier is taken from a test row
+    that is drawn at random for this feature. So the artificial outliers have the
+    marginal distributions of the test rows, but their features are independent [1]_.
+    The score is the area under the ROC curve,
 
     .. math::
 
         P(s(x) > s(\tilde x)), \quad
         \tilde x_j = x_{i_j, j}, \; i_j \text{ uniform on } 1, \dots, n,
 
-    ties counting one half, of the detector's scores s. Ranking data above a reference
-    distribution amounts to estimating the density level sets [2]_. That helps only
-    where the rows are clean: with outliers among them it rewards a detector for
-    learning what they are like, and chose no better than chance, or worse.
+    where s are the scores of the detector, and ties count one half. Ranking data above
+    a reference distribution is equivalent to estimating density level sets [2]_. Use
+    this scorer only if the training rows are clean: with outliers among them, it
+    rewards detectors that have learned the outliers, and in measurements it selected
+    settings no better than chance, or worse.
 
     Parameters
     ----------
     n_samples : int or None, default=None
-        Number of artificial outliers, >= 1; None means as many as held-out rows.
+        Number of artificial outliers, >= 1. If None, the number of test rows.
     random_state : int, RandomState instance or None, default=0
-        Determines them. With an int all settings of a search meet the same ones.
+        Determines the artificial outliers. With an int, all settings of a search are
+        scored with the same ones.
 
     See Also
     --------
-    AgreementScorer : For training rows with outliers among them.
-    outlier_scorer : With labels.
+    AgreementScorer : Scorer without labels, for training rows with outliers.
+    outlier_scorer : Scorer with labels.
 
     References
     ----------
@@ -212,58 +250,64 @@ class ArtificialOutlierScorer(BaseEstimator):
         Parameters
         ----------
         estimator : estimator
-            With `decision_function` or `score_samples`, higher for more normal rows.
-        X : {array-like, sparse matrix} of shape (n_rows, n_features)
-            Held-out rows.
-        y : ignored
-        **kwargs : ignored
+            Fitted detector with `decision_function` or `score_samples`, which are
+            higher for more normal rows.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Test rows.
+        y : Ignored
+            Not used, present for API consistency.
+        **kwargs : dict
+            Ignored. Searches pass, for example, `sample_weight`.
 
         Returns
         -------
-        score : float in [0, 1]
+        score : float
+            In [0, 1], 0.5 for a detector that does not distinguish test rows from
+            artificial outliers.
         """
-        n_samples = _num_samples(X) if self.n_samples is None else self.n_samples
+        n_samples = num_samples(X) if self.n_samples is None else self.n_samples
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(
                 f"n_samples must be None or an integer >= 1, got {n_samples!r}."
             )
         scores = _scores(estimator, X)
         rng = check_random_state(self.random_state)
-        artificial = _scores(estimator, _columns_apart(X, int(n_samples), rng))
+        artificial = _scores(estimator, _draw_columns(X, int(n_samples), rng))
         is_row = np.repeat([1, 0], [len(scores), len(artificial)])
         return float(roc_auc_score(is_row, np.concatenate([scores, artificial])))
 
 
 class AgreementScorer(BaseEstimator):
-    r"""Scorer without labels: how far the scores agree with those of a reference.
+    r"""Scorer of outlier detectors that compares them with a reference detector.
 
-    Detectors err in different ways, so one that ranks rows as another, quite different
-    one does is less likely to be wrong [1]_. The reference is fitted to the held-out
-    rows themselves; the score is Spearman's correlation of the ranks,
+    It needs no labels. Detectors of different kinds make different errors, so a
+    detector that ranks the rows like another kind of detector is less likely to be
+    wrong [1]_. The reference is fitted to the test rows. The score is Spearman's rank
+    correlation of the scores s of the detector with those of the reference, s',
 
     .. math::
 
         \rho = \operatorname{corr}(\operatorname{rank} s(x_i),
             \operatorname{rank} s'(x_i)).
 
-    It is meant for rows with outliers among them. There it chose somewhat better than
-    chance, but no better than the defaults of the detectors that were measured; where
-    the rows are clean, `ArtificialOutlierScorer` is better.
+    Use it if there are outliers among the rows. In measurements on such rows, it
+    selected settings that were somewhat better than chance, but no better than the
+    defaults of the detectors. For clean rows, `ArtificialOutlierScorer` is better.
 
     Parameters
     ----------
     reference : estimator or None, default=None
-        With `fit` and with `decision_function` or `score_samples`; it is cloned.
-        None means `sklearn.ensemble.IsolationForest`, which needs neither scaling nor
-        settings.
+        Reference detector, with `fit` and with `decision_function` or `score_samples`.
+        It is cloned. If None, an `sklearn.ensemble.IsolationForest`, which needs no
+        scaling and little tuning.
     random_state : int, RandomState instance or None, default=0
-        Determines the default reference. With an int all settings of a search meet
-        the same one.
+        Determines the default reference. With an int, all settings of a search are
+        compared with the same one.
 
     See Also
     --------
-    ArtificialOutlierScorer : For training rows that are clean.
-    outlier_scorer : With labels.
+    ArtificialOutlierScorer : Scorer without labels, for clean training rows.
+    outlier_scorer : Scorer with labels.
 
     References
     ----------
@@ -278,7 +322,7 @@ class AgreementScorer(BaseEstimator):
     >>> from sklearn.neighbors import LocalOutlierFactor
     >>> from skae.model_selection import AgreementScorer
     >>> X = np.random.default_rng(0).standard_normal((300, 2))
-    >>> X[::10] = X[::10] / 10 + 4  # outliers side by side
+    >>> X[::10] = X[::10] / 10 + 4  # a cluster of outliers
     >>> search = GridSearchCV(
     ...     LocalOutlierFactor(novelty=True),
     ...     {"n_neighbors": [2, 50]},
@@ -306,16 +350,19 @@ class AgreementScorer(BaseEstimator):
         Parameters
         ----------
         estimator : estimator
-            With `decision_function` or `score_samples`, higher for more normal rows.
-        X : {array-like, sparse matrix} of shape (n_rows, n_features)
-            Held-out rows.
-        y : ignored
-        **kwargs : ignored
+            Fitted detector with `decision_function` or `score_samples`, which are
+            higher for more normal rows.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Test rows.
+        y : Ignored
+            Not used, present for API consistency.
+        **kwargs : dict
+            Ignored. Searches pass, for example, `sample_weight`.
 
         Returns
         -------
-        score : float in [-1, 1]
-            0 where the detector or the reference scores all rows alike.
+        score : float
+            In [-1, 1], 0 if all scores of the detector or of the reference are equal.
         """
         reference = (
             IsolationForest(random_state=self.random_state)
@@ -323,66 +370,70 @@ class AgreementScorer(BaseEstimator):
             else clone(self.reference)
         )
         ranks = rankdata(_scores(estimator, X))
-        usual = rankdata(_scores(reference.fit(X), X))
-        if np.ptp(ranks) == 0 or np.ptp(usual) == 0:
+        reference_ranks = rankdata(_scores(reference.fit(X), X))
+        if np.ptp(ranks) == 0 or np.ptp(reference_ranks) == 0:
             return 0.0
-        return float(np.corrcoef(ranks, usual)[0, 1])
+        return float(np.corrcoef(ranks, reference_ranks)[0, 1])
 
 
 def _scores(estimator: Any, X: Any) -> np.ndarray:
-    """How normal each row is, of shape (n_rows,)."""
-    scores = np.asarray(_check_response_method(estimator, SCORES)(X))
+    """Return the scores of a detector, of shape (n_samples,), higher is more normal."""
+    scores = np.asarray(check_response_method(estimator, SCORE_METHODS)(X))
     assert_all_finite(scores, input_name="scores")
     return scores
 
 
-def _columns_apart(X: Any, n_samples: int, rng: np.random.RandomState) -> Any:
-    """Rows whose features come each from another row, in the container of X."""
+def _draw_columns(X: Any, n_samples: int, rng: np.random.RandomState) -> Any:
+    """Draw each column of X independently, and return them in the container of X."""
     if not hasattr(X, "shape"):
         X = np.asarray(X)
     n_rows, n_features = X.shape
-    drawn = (rng.randint(n_rows, size=n_samples) for _ in range(n_features))
+    positions = (rng.randint(n_rows, size=n_samples) for _ in range(n_features))
     if sparse.issparse(X):
         columns = X.tocsc()
-        parts = [columns[:, [j]][rows] for j, rows in enumerate(drawn)]
-        return sparse.hstack(parts, format="csr")
+        drawn = [columns[:, [j]][rows] for j, rows in enumerate(positions)]
+        return sparse.hstack(drawn, format="csr")
     if hasattr(X, "iloc"):  # pandas
         frame = X.iloc[np.zeros(n_samples, int)].reset_index(drop=True)
-        for j, rows in enumerate(drawn):
+        for j, rows in enumerate(positions):
             frame.isetitem(j, X.iloc[rows, j].array)
         return frame
     if hasattr(X, "to_series"):  # polars
-        return type(X)([X.to_series(j)[rows] for j, rows in enumerate(drawn)])
-    return np.column_stack([X[rows, j] for j, rows in enumerate(drawn)])
+        return type(X)([X.to_series(j)[rows] for j, rows in enumerate(positions)])
+    return np.column_stack([X[rows, j] for j, rows in enumerate(positions)])
 
 
 def explained_variance(
     estimator: Any, X: Any, y: object = None, **kwargs: object
 ) -> float:
-    r"""Scorer of a transformer: the share of the variance that its codes keep.
+    r"""Score a transformer by the share of the variance that it reconstructs.
+
+    The score is
 
     .. math::
 
         1 - \frac{\sum_i \|x_i - \hat x_i\|^2}{\sum_i \|x_i - \bar x\|^2},
 
-    with the mean and the reconstructions of the rows given, in the units of X. It
-    compares whatever has an `inverse_transform`, such as `PCA`, whose `score` is a
-    likelihood, and pipelines with a scaler, inside of which
-    `AutoencoderTransformer.score` sees scaled rows.
+    with the mean and the reconstructions of the rows X, in their units. It makes all
+    transformers with an `inverse_transform` comparable: also `PCA`, whose `score` is a
+    log-likelihood, and pipelines with a scaler, where `AutoencoderTransformer.score` is
+    computed from scaled rows.
 
     Parameters
     ----------
     estimator : estimator
-        Fitted, with `transform` and `inverse_transform`.
+        Fitted transformer with `transform` and `inverse_transform`.
     X : array-like of shape (n_samples, n_features)
-        Held-out rows.
-    y : ignored
-    **kwargs : ignored
+        Test rows.
+    y : Ignored
+        Not used, present for API consistency.
+    **kwargs : dict
+        Ignored. Searches pass, for example, `sample_weight`.
 
     Returns
     -------
     score : float
-        At most 1.
+        At most 1, which is a perfect reconstruction.
 
     Examples
     --------
@@ -403,39 +454,47 @@ def explained_variance(
 def one_standard_error(
     cv_results: Mapping[str, Any], *, param: str | None = None, metric: str = "score"
 ) -> int:
-    r"""The fewest components whose mean score is within one standard error of the best.
+    r"""Choose the fewest components within one standard error of the best mean score.
 
-    With mean scores :math:`\bar s_i` over m splits, best at b, and the standard
-    deviation :math:`\sigma_b` of its m scores, it chooses among the settings of
+    Let :math:`\bar s_i` be the mean score of setting i over m splits, b the setting
+    with the best mean score, and :math:`\sigma_b` the standard deviation of its m
+    scores. Of the settings with
 
     .. math::
 
         \bar s_i \ge \bar s_b - \sigma_b / \sqrt m
 
-    one with the least `n_components` [1]_, [2]_: of several, such as those that differ
-    in another parameter, the one with the highest mean, then the first. Pass the
-    function itself to a search, ``GridSearchCV(..., refit=one_standard_error)``.
+    it chooses the one with the smallest `n_components` [1]_, [2]_. If several settings
+    have this number, such as those that differ in another parameter, it chooses the one
+    with the highest mean score, then the first. Pass the function itself to a search:
+    ``GridSearchCV(..., refit=one_standard_error)``.
 
     Parameters
     ----------
     cv_results : dict
-        As in `GridSearchCV.cv_results_`. A setting whose mean score is not finite is
-        passed over.
+        Results of a search, as in `GridSearchCV.cv_results_`. Settings whose mean score
+        is not finite are ignored.
     param : str, default=None
-        The parameter to keep small; its values must be numbers. None means the one
-        named ``"n_components"`` or ending in ``"__n_components"``.
+        Name of the parameter to be small, whose values must be numbers. If None, the
+        parameter named ``"n_components"`` or ending in ``"__n_components"``.
     metric : str, default="score"
-        Name of the score, if there are several. To pass it, or `param`, to a search:
-        ``refit=functools.partial(one_standard_error, metric="r2")``.
+        Name of the score, for a search with several metrics. To set this or `param` in
+        a search, pass ``refit=functools.partial(one_standard_error, metric="r2")``.
 
     Returns
     -------
     best_index : int
-        Index of the setting.
+        Index of the chosen setting in `cv_results`.
+
+    Raises
+    ------
+    ValueError
+        If there is only one split, no such parameter or score, more than one parameter
+        `n_components`, a value that is not a number, or no finite mean score.
 
     Notes
     -----
-    A search that is given a callable to `refit` has no `best_score_`; it is
+    A search with a callable `refit` has no attribute `best_score_`. The score is
     ``search.cv_results_["mean_test_score"][search.best_index_]``.
 
     References
@@ -465,39 +524,45 @@ def one_standard_error(
     >>> search.best_params_
     {'pca__n_components': 2}
     """
-    values, scores = tried_settings(cv_results, param, metric)
+    values, scores = read_settings(cv_results, param, metric)
     if scores.shape[1] < 2:
         raise ValueError("one_standard_error needs at least two splits, got 1.")
-    return least_near_best(values, scores)
+    return smallest_near_best(values, scores)
 
 
 def elbow(n_components: ArrayLike, scores: ArrayLike) -> Any:
-    r"""Where a curve of scores bends most: its largest height above its chord.
+    r"""Find the elbow of a curve of scores: its largest height above its chord.
 
-    The chord joins the curve's ends. With k from :math:`k_1` to :math:`k_K`,
+    The chord is the straight line between the ends of the curve. For numbers of
+    components k from :math:`k_1` to :math:`k_K` with scores s(k), the elbow is
 
     .. math::
 
         \arg\max_k \; s(k) - s(k_1)
             - \frac{k - k_1}{k_K - k_1} (s(k_K) - s(k_1)).
 
-    This is Kneedle [1]_ without its smoothing, and depends on neither the units nor
-    the offset of the axes, but on where the curve ends: a longer tail moves the
-    elbow to the right.
+    This is the Kneedle algorithm [1]_ without smoothing. The elbow does not depend on
+    the units and the offset of the axes, but it depends on the range of the curve: a
+    longer tail moves it to the right.
 
     Parameters
     ----------
     n_components : array-like of shape (n_values,)
-        Different numbers, in any order.
+        Distinct numbers of components, in any order.
     scores : array-like of shape (n_values,)
-        Higher is better.
+        Scores; higher is better.
 
     Returns
     -------
     elbow : int or float or None
-        One of `n_components`, the least of several equally high. None where the curve
-        rises nowhere above its chord: it is straight or convex, or shorter than
-        three points.
+        One of `n_components`, the smallest if several are equally high above the chord.
+        None if the curve is nowhere above its chord, as a straight or a convex curve,
+        or has fewer than three points.
+
+    Raises
+    ------
+    ValueError
+        If the values are not finite numbers, or `n_components` are not distinct.
 
     References
     ----------
@@ -522,46 +587,47 @@ def elbow(n_components: ArrayLike, scores: ArrayLike) -> Any:
     order = np.argsort(x)
     x, s = x[order], s[order].astype(float)
     if len(np.unique(x)) < len(x):
-        raise ValueError(f"n_components must be different numbers, got {x.tolist()}.")
+        raise ValueError(f"n_components must be distinct numbers, got {x.tolist()}.")
     if len(x) < 3:
         return None
     chord = s[0] + (x - x[0]) / (x[-1] - x[0]) * (s[-1] - s[0])
     height = s - chord
-    # Of the scores, whose differences may be small beside them, and of the chord.
-    rounding = 8 * np.finfo(float).eps * np.abs(s).max() + 1e-9 * np.ptp(s)
-    if height.max() <= rounding:
+    # Rounding errors of scores far from zero, and of the chord.
+    tolerance = 8 * np.finfo(float).eps * np.abs(s).max() + 1e-9 * np.ptp(s)
+    if height.max() <= tolerance:
         return None
-    return x[np.argmax(height >= height.max() - rounding)].item()
+    return x[np.argmax(height >= height.max() - tolerance)].item()
 
 
 # Results of a search
 
 
 class Settings(NamedTuple):
-    """What a search has tried.
+    """Values of a parameter in the settings of a search, and their scores.
 
     Attributes
     ----------
     values : ndarray of shape (n_settings,)
-        Of the parameter.
+        Value of the parameter in each setting.
     scores : ndarray of shape (n_settings, n_splits)
+        Scores of each setting.
     """
 
     values: np.ndarray
     scores: np.ndarray
 
 
-def tried_settings(
+def read_settings(
     cv_results: Mapping[str, Any], param: str | None, metric: str
 ) -> Settings:
-    """What a search has tried of a parameter, and how it was scored.
+    """Read the values of a parameter and the scores from the results of a search.
 
     Parameters
     ----------
     cv_results : dict
-        As in `GridSearchCV.cv_results_`.
+        Results, as in `GridSearchCV.cv_results_`.
     param : str or None
-        The parameter; None means the only `n_components`.
+        Name of the parameter. If None, the only parameter `n_components`.
     metric : str
         Name of the score.
 
@@ -572,11 +638,11 @@ def tried_settings(
     Raises
     ------
     ValueError
-        If there is no such parameter or score, several parameters could be meant, a
-        value is no number, or no setting has a finite score.
+        If there is no such parameter or score, more than one parameter `n_components`,
+        a value that is not a number, or no finite mean score.
     """
-    tried = [key.removeprefix("param_") for key in cv_results if key[:6] == "param_"]
-    param = find_parameter(tried, param, "the search")
+    names = [key.removeprefix("param_") for key in cv_results if key[:6] == "param_"]
+    param = find_parameter(names, param, "the search")
     values: np.ma.MaskedArray = np.ma.asarray(
         cv_results[f"param_{param}"], dtype=object
     )
@@ -584,8 +650,8 @@ def tried_settings(
         raise ValueError(f"{param} must be set in all settings of the search.")
     for value in values:
         if not isinstance(value, Real) or isinstance(value, bool):
-            raise ValueError(f"{param} must be numbers to be compared, got {value!r}.")
-    scores = list(_splits(cv_results, metric))
+            raise ValueError(f"{param} must be numbers, got {value!r}.")
+    scores = list(_split_scores(cv_results, metric))
     if not scores:
         means = [key for key in cv_results if key.startswith("mean_test_")]
         names = [key.removeprefix("mean_test_") for key in means]
@@ -596,8 +662,8 @@ def tried_settings(
     return settings
 
 
-def _splits(cv_results: Mapping[str, Any], metric: str) -> Iterator[np.ndarray]:
-    """Scores of all settings, split by split."""
+def _split_scores(cv_results: Mapping[str, Any], metric: str) -> Iterator[np.ndarray]:
+    """Yield the scores of all settings, split by split."""
     i = 0
     while (key := f"split{i}_test_{metric}") in cv_results:
         yield np.asarray(cv_results[key], dtype=float)
@@ -605,49 +671,60 @@ def _splits(cv_results: Mapping[str, Any], metric: str) -> Iterator[np.ndarray]:
 
 
 def find_parameter(names: Iterable[str], param: str | None, where: str) -> str:
-    """`param` if it is among the names, or the only n_components that is."""
+    """Return `param` or, if it is None, the only parameter named n_components.
+
+    Raises ValueError if it is not one of `names`, or if there is not exactly one
+    parameter n_components; `where` says whose parameters they are.
+    """
     names = sorted(names)
     if param is not None:
         if param not in names:
             raise ValueError(f"param must be one of {names}, got {param!r}.")
         return param
-    found = [name for name in names if name.split("__")[-1] == "n_components"]
-    if len(found) != 1:
+    candidates = [name for name in names if name.split("__")[-1] == "n_components"]
+    if len(candidates) != 1:
         raise ValueError(
-            f"{where} has {len(found) or 'no'} parameters n_components, "
-            f"{found or names}: say which one is meant by param."
+            f"{where} has {len(candidates) or 'no'} parameters n_components, "
+            f"{candidates or names}: set param to the name of the parameter."
         )
-    return found[0]
+    return candidates[0]
 
 
 def mean_scores(scores: np.ndarray) -> np.ndarray:
-    """Mean of each setting, minus infinity where it is not finite."""
+    """Return the mean score of each setting, -inf where it is not finite."""
     means = scores.mean(axis=1)
     return np.where(np.isfinite(means), means, -np.inf)
 
 
 def standard_errors(scores: np.ndarray) -> np.ndarray:
-    """Of the mean scores, of shape (n_settings,)."""
+    """Return the standard errors of the mean scores, of shape (n_settings,)."""
     return scores.std(axis=1, ddof=1) / np.sqrt(scores.shape[1])
 
 
-def least_near_best(values: np.ndarray, scores: np.ndarray) -> int:
-    """Position of the least value within one standard error of the best.
+def smallest_near_best(values: np.ndarray, scores: np.ndarray) -> int:
+    """Return the index of the smallest value within one standard error of the best.
 
     Parameters
     ----------
     values : ndarray of shape (n_settings,)
+        Value of the parameter in each setting.
     scores : ndarray of shape (n_settings, n_splits)
+        Scores of each setting.
+
+    Returns
+    -------
+    index : int
+        Of several settings with this value, the one with the highest mean score.
     """
     means = mean_scores(scores)
     best = np.argmax(means)
     near = np.flatnonzero(means >= means[best] - standard_errors(scores)[best])
-    # The last key is the first to sort by.
+    # lexsort sorts by its last key first.
     return int(near[np.lexsort((-means[near], values[near]))[0]])
 
 
-def best_of_each(settings: Settings) -> Settings:
-    """For each value, ascending, the setting with the highest mean score."""
+def best_settings(settings: Settings) -> Settings:
+    """Return the best setting of each value, in ascending order of the values."""
     order = np.lexsort((-mean_scores(settings.scores), settings.values))
     values, scores = settings.values[order], settings.scores[order]
     is_first = np.append(True, np.diff(values) > 0)

@@ -1,10 +1,9 @@
-"""Networks: the encoder and the decoder, described before the data are known.
+"""Networks: encoders and decoders.
 
-A network is a small object that only stores its settings; `build` makes the
-PyTorch modules once the data's shape is known. Pass its name
-(``network="mlp"``, ``network="conv"``), the object
-(``network=MLP(activation="relu")``), or your own modules
-(``network=Custom(encoder=..., decoder=...)``).
+A network is an object that only stores its settings; its method `build` makes the
+PyTorch modules for data of a given shape. Pass its name (``network="mlp"``,
+``network="conv"``), the object itself (``network=MLP(activation="relu")``), or
+user-defined modules (``network=Custom(encoder=..., decoder=...)``) to an estimator.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
+from skae._compat import Interval, StrOptions
 from skae._defaults import auto_hidden_layer_sizes
 from skae._layers import (
     ACTIVATIONS,
@@ -43,26 +42,38 @@ _ACTIVATION_OR_AUTO = [StrOptions({"auto", *ACTIVATIONS}), callable]
 
 
 class Shape(NamedTuple):
-    """What a network has to fit.
+    """Shapes of the data and of the code, from which a network is built.
 
-    Attributes
+    The estimators pass it to :meth:`Network.build`.
+
+    Parameters
     ----------
     n_samples : int
         Number of distinct training rows.
     n_features : int
         Width of a row.
     encoder_width : int
-        Number of values that the encoder gives for a row: a multiple of
-        `n_components`, of which the first `n_components` are the code (a
-        variational bottleneck takes means and log-variances, twice as many).
+        Number of outputs of the encoder: a multiple of `n_components`, of which
+        the first `n_components` are the code. A variational bottleneck takes means
+        and log-variances, twice as many.
     n_components : int
-        Number of values that the decoder takes.
+        Number of inputs of the decoder.
     input_shape : tuple of int, default=()
-        Shape of one row; ``()`` stands for ``(n_features,)``.
+        Shape of one row; ``()`` means ``(n_features,)``.
     code_activation : str, default="identity"
-        Activation on the code that a network's ``"auto"`` stands for.
+        Activation on the code if the network's own setting is ``"auto"``.
     n_members : int, default=1
-        Number of networks that are trained side by side.
+        Number of networks that are trained together.
+
+    See Also
+    --------
+    Network : Base class of all networks.
+
+    Examples
+    --------
+    >>> from skae.networks import Shape
+    >>> Shape(n_samples=100, n_features=5, encoder_width=2, n_components=2).n_members
+    1
     """
 
     n_samples: int
@@ -75,21 +86,22 @@ class Shape(NamedTuple):
 
 
 class Network(ABC):
-    """Base of all networks.
+    """Base class of all networks.
+
+    A network defines the architecture of the encoder and the decoder. Bottleneck,
+    corruption and loss are independent of it.
 
     Attributes
     ----------
     output_activation : str or callable
-        Activation behind the decoder; ``"auto"`` leaves it to the loss.
+        Activation after the decoder; ``"auto"`` takes the one that the loss implies.
     code_activation : str or callable
-        Activation on the code; ``"auto"`` leaves it to the penalty.
+        Activation on the code; ``"auto"`` takes the one that the penalty implies.
     allows_pca : bool
-        Whether the network can start as a PCA: its encoder and its decoder end
-        in a layer that is linear, if ``code_activation="auto"`` stands for the
-        identity.
+        Whether the network can start as a PCA: both its encoder and its decoder end
+        in a linear layer, provided that a ``code_activation="auto"`` is the identity.
     codes_may_be_refined : bool
-        Whether codes may be moved after encoding, because no activation bounds
-        them.
+        Whether codes may be optimised after encoding: no activation restricts them.
     members_stack : bool
         Whether several of these networks can be trained as one network with
         stacked weights.
@@ -100,6 +112,25 @@ class Network(ABC):
     draws_globally : bool
         Whether its modules may draw from PyTorch's global random generator,
         whose state is then saved and restored around every call.
+
+    See Also
+    --------
+    Custom : User-defined PyTorch modules, without a class of their own.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skae.networks import Network, Shape
+    >>> class Linear(Network):
+    ...     def build(self, shape, generator):
+    ...         encoder = torch.nn.Linear(shape.n_features, shape.encoder_width)
+    ...         decoder = torch.nn.Linear(shape.n_components, shape.n_features)
+    ...         for parameter in (*encoder.parameters(), *decoder.parameters()):
+    ...             torch.nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
+    ...         return encoder, decoder
+    >>> encoder, decoder = Linear().build(Shape(100, 5, 2, 2), torch.Generator())
+    >>> decoder
+    Linear(in_features=2, out_features=5, bias=True)
     """
 
     output_activation: Any = "auto"
@@ -120,24 +151,30 @@ class Network(ABC):
         Parameters
         ----------
         shape : Shape
-            The data's shape and the code's.
+            Shapes of the data and of the code.
         generator : torch.Generator
             Source of the initial weights.
 
         Returns
         -------
-        encoder, decoder : torch.nn.Module
-            Maps from (n_samples, n_features) to (n_samples, encoder_width),
-            and from (n_samples, n_components) to (n_samples, n_features).
+        encoder : torch.nn.Module
+            Maps (n_samples, n_features) to (n_samples, encoder_width).
+        decoder : torch.nn.Module
+            Maps (n_samples, n_components) to (n_samples, n_features).
         """
 
     def code_shape(self, input_shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """Positions and channels of the code if the network fixes them, else None.
+        """Return the number of positions and channels of a feature-map code.
 
         Parameters
         ----------
         input_shape : tuple of int
             Shape of one row, not empty.
+
+        Returns
+        -------
+        tuple of two int or None
+            Positions and channels; None if `n_components` is free.
         """
         return None
 
@@ -152,7 +189,8 @@ class Network(ABC):
 
         Returns
         -------
-        output : torch.nn.Module
+        torch.nn.Module
+            Maps (n_samples, n_features) to the same shape.
         """
         if self.output_activation == "auto":
             return implied
@@ -160,31 +198,38 @@ class Network(ABC):
 
 
 class MLP(Network, BaseEstimator):
-    """Fully connected encoder and its mirror image as decoder.
+    r"""Fully connected encoder and mirrored decoder.
 
-    With hidden widths :math:`h_1, \\dots, h_m` the encoder is
-    :math:`d \\to h_1 \\to \\dots \\to h_m \\to k` and the decoder
-    :math:`k \\to h_m \\to \\dots \\to h_1 \\to d`, an activation behind each
-    hidden layer. Initial weights and biases are uniform in
-    :math:`\\pm 1/\\sqrt{\\text{inputs}}`, PyTorch's own choice.
+    With hidden widths :math:`h_1, \dots, h_m` the encoder is
+    :math:`d \to h_1 \to \dots \to h_m \to k` and the decoder
+    :math:`k \to h_m \to \dots \to h_1 \to d`, with an
+    activation after each hidden layer. Initial weights and biases are uniform in
+    :math:`\pm 1/\sqrt{\text{inputs}}`, PyTorch's default.
 
     Parameters
     ----------
     hidden_layer_sizes : tuple of int or "auto", default="auto"
         Encoder widths, each >= 1; ``()`` is a linear autoencoder. ``"auto"``
-        takes them from the data's shape: 4h, 2h and h, where h is 64, or the
-        first power of two from ``4 * n_components`` on if that is more; but no layer
-        has more than ``2**21 / n_features`` units unless that is less than h.
+        derives three widths from the shape of the data: 4h, 2h and h, where h is
+        the larger of 64 and the smallest power of two >= ``4 * n_components``. No
+        layer has more than ``2**21 / n_features`` units, unless that is less
+        than h.
     activation : str or callable, default="gelu"
-        Activation behind each hidden layer: a name of :data:`ACTIVATIONS` or a
+        Activation after each hidden layer: a name of :data:`ACTIVATIONS` or a
         callable that returns a module.
     code_activation : str or callable, default="auto"
-        Activation on the code; ``"auto"`` is the identity unless the penalty on
-        the code asks for another (as the L1 penalty asks for ``"relu"``).
+        Activation on the code; ``"auto"`` is the identity unless the penalty
+        implies another one (the L1 penalty implies ``"relu"``).
     output_activation : str or callable, default="auto"
-        Activation behind the decoder; ``"auto"`` takes the loss's own.
+        Activation after the decoder; ``"auto"`` takes the one that the loss
+        implies.
     dropout : float, default=0.0
         Share of hidden units set to zero at each training step, in [0, 1).
+
+    See Also
+    --------
+    Conv : Convolutional network for images and signals.
+    Custom : User-defined PyTorch modules.
 
     Examples
     --------
@@ -260,50 +305,58 @@ class MLP(Network, BaseEstimator):
 
 
 class Conv(Network, BaseEstimator):
-    """Convolutional encoder and its mirror image as decoder, for images and signals.
+    r"""Convolutional encoder and mirrored decoder, for images and signals.
 
-    Each number in `channels` is a convolution that slides a kernel of size
-    :math:`k` over the map below it, :math:`s` entries at a time, between
-    :math:`p = \\lfloor (k - 1) / 2 \\rfloor` zeros on either side. Along each
-    axis, :math:`n` entries become
+    Each number in `channels` is a convolution with kernel size :math:`k`, stride
+    :math:`s`, and zero padding :math:`p = \lfloor (k - 1) / 2 \rfloor` on both
+    sides. Along each axis, it turns :math:`n` entries into
 
-    .. math:: n' = \\lfloor (n + 2p - k) / s \\rfloor + 1.
+    .. math:: n' = \lfloor (n + 2p - k) / s \rfloor + 1
 
-    The decoder's transposed convolutions lead back through the same sizes, odd
-    ones included [1]_. Initial weights and biases are uniform in
-    :math:`\\pm 1/\\sqrt{\\text{inputs}}`, inputs being the values that one
-    output is the sum of.
+    entries. The decoder's transposed convolutions reproduce the same sizes in
+    reverse order, including odd ones [1]_. Initial weights and biases are uniform in
+    :math:`\pm 1/\sqrt{\text{inputs}}`, where inputs is the number of values that
+    are summed for one output. Convolutional layers were first trained by
+    backpropagation in [2]_.
 
     Parameters
     ----------
     channels : tuple of int, default=(16, 32)
         Channels of the encoder's convolutions, each >= 1.
     kernel_size : int, default=3
-        Entries under the kernel along each axis, >= 1. An odd kernel fits every
-        input; an even one needs at least two entries along each axis of every
-        map that it slides over.
+        Size of the kernel along each axis, >= 1. An odd kernel fits every input;
+        an even one needs at least two entries along each axis of every map to
+        which it is applied.
     stride : int, default=2
-        Step of the kernel along each axis, >= 1.
+        Stride along each axis, >= 1.
     hidden_layer_sizes : tuple of int or "auto", default="auto"
         Widths, each >= 1, of dense layers between the last map and the code,
-        mirrored by the decoder; ``"auto"`` is none.
+        mirrored by the decoder; ``"auto"`` is ``()``.
     code : {"dense", "feature_map"}, default="dense"
-        ``"dense"``: a linear layer gives the code. ``"feature_map"``: the code
-        is the last map itself, the channels of a position side by side, so that
-        `n_components` is positions times channels; it has no hidden layers.
+        ``"dense"``: a linear layer computes the code. ``"feature_map"``: the code
+        is the last map itself, with the channels of a position next to each other;
+        `n_components` must be positions times channels, and there are no hidden
+        layers.
     activation : str or callable, default="gelu"
-        Activation behind each convolution and each hidden layer: a name of
+        Activation after each convolution and each hidden layer: a name of
         :data:`ACTIVATIONS` or a callable that returns a module.
     code_activation : str or callable, default="auto"
-        Activation on the code; ``"auto"`` is the identity unless the penalty on
-        the code asks for another (as the L1 penalty asks for ``"relu"``).
+        Activation on the code; ``"auto"`` is the identity unless the penalty
+        implies another one (the L1 penalty implies ``"relu"``).
     output_activation : str or callable, default="auto"
-        Activation behind the decoder; ``"auto"`` takes the loss's own.
+        Activation after the decoder; ``"auto"`` takes the one that the loss
+        implies.
+
+    See Also
+    --------
+    MLP : Fully connected network.
+    Custom : User-defined PyTorch modules.
 
     Notes
     -----
-    Rows are flat; the estimator's `input_shape` says what they hold: (length,),
-    a signal; (H, W), an image; or (C, H, W), an image of C channels.
+    Rows of X are flattened; the estimator's `input_shape` is the shape of one row:
+    (length,) for a signal, (H, W) for an image, or (C, H, W) for an image with C
+    channels.
 
     References
     ----------
@@ -398,7 +451,8 @@ class Conv(Network, BaseEstimator):
             ]
         else:
             self._check_n_components(shape, last)
-            # Beside the code, the last convolution gives the log-variances, say.
+            # The last convolution also computes encoder outputs that are not code,
+            # such as log-variances.
             n_blocks = shape.encoder_width // shape.n_components
             widened = (n_blocks * last[0], *last[1:])
             down = self._convolutions([*maps[:-1], widened], generator)
@@ -415,7 +469,7 @@ class Conv(Network, BaseEstimator):
         return encoder, decoder
 
     def _maps(self, input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Shapes (channels, *sizes) of the input and behind each convolution."""
+        """Return shapes (channels, *sizes) of the input and after each convolution."""
         sizes = tuple(input_shape)
         if not 1 <= len(sizes) <= 3 or not are_sizes(sizes):
             raise ValueError(
@@ -429,7 +483,7 @@ class Conv(Network, BaseEstimator):
             if min(sizes) < 1:
                 raise ValueError(
                     f"kernel_size={self.kernel_size} does not fit a map of shape "
-                    f"{maps[-1][1:]}, which is what network={self!r} makes of "
+                    f"{maps[-1][1:]}, which network={self!r} computes from "
                     f"input_shape={input_shape!r} after {len(maps) - 1} convolutions. "
                     "An odd kernel_size fits every input."
                 )
@@ -461,7 +515,7 @@ class Conv(Network, BaseEstimator):
         return sizes
 
     def _check_n_components(self, shape: Shape, last: tuple[int, ...]) -> None:
-        """Raise unless the last map holds just as many values as the code."""
+        """Raise an error unless the last map has as many values as the code."""
         if shape.n_components != math.prod(last):
             raise ValueError(
                 f"n_components must be {math.prod(last)} with code='feature_map', "
@@ -492,17 +546,20 @@ class Conv(Network, BaseEstimator):
         k, s, p = self._window
         for (n_inputs, *_), (n_outputs, *sizes) in pairwise(reversed(maps)):
             kind = nn.ConvTranspose1d if len(sizes) == 1 else nn.ConvTranspose2d
-            # The remainder, which the floor in the size formula takes away.
-            lost = tuple((n + 2 * p - k) % s for n in sizes)
-            layer = nn.utils.skip_init(kind, n_inputs, n_outputs, k, s, p, lost)
-            # Kernels lie s apart: so many of them, at most, overlap at one output.
+            # The remainder that the floor in the size formula discards.
+            padding = tuple((n + 2 * p - k) % s for n in sizes)
+            layer = nn.utils.skip_init(kind, n_inputs, n_outputs, k, s, p, padding)
+            # At most this number of kernels, s entries apart, overlap at one output.
             n_overlaps = math.ceil(k / s) ** len(sizes)
             layers.append(initialize(layer, n_inputs * n_overlaps, generator))
         return _activated(layers, self.activation)
 
 
 class Custom(Network):
-    """Your own PyTorch encoder and decoder.
+    """User-defined PyTorch encoder and decoder.
+
+    The modules need not follow any interface beyond the shapes of their inputs and
+    outputs.
 
     Parameters
     ----------
@@ -511,22 +568,27 @@ class Custom(Network):
         factories, called as ``encoder(n_features, n_components)`` and
         ``decoder(n_features, n_components)``, that return modules. The encoder
         maps rows of width `n_features` to codes of width `n_components`, the
-        decoder maps them back. Under a Gaussian bottleneck the encoder has to
-        give twice as many values, and is asked for them: the means, then the
-        logarithms of the variances.
+        decoder maps codes to rows. Under a Gaussian bottleneck the encoder needs
+        twice as many outputs, the means followed by the logarithms of the
+        variances, and its factory is called with ``2 * n_components``.
     output_activation : str or callable, default="auto"
-        Activation behind the decoder; ``"auto"`` takes the loss's own. Give
-        ``"identity"`` if the decoder ends in one already.
+        Activation after the decoder; ``"auto"`` takes the one that the loss
+        implies. Use ``"identity"`` if the decoder already ends in an activation.
+
+    See Also
+    --------
+    MLP : Fully connected network.
+    Conv : Convolutional network for images and signals.
 
     Notes
     -----
-    Modules that draw from PyTorch's global random generator (an ordinary
-    ``nn.Dropout``, the initial weights of a factory's layers) run with that
-    generator seeded from `random_state`, set aside and restored; fits of
-    custom networks in several threads therefore wait for each other.
+    Modules may draw from PyTorch's global random generator (``nn.Dropout``, the
+    initial weights of a factory's layers). During a fit that generator is seeded
+    from `random_state`, and its state is restored afterwards. Fits of custom
+    networks in several threads therefore run one after another.
 
-    There is no ``get_params``: the modules are values, not settings, so a
-    search varies ``network`` as a whole.
+    There is no ``get_params``: modules are not settings, so a parameter search
+    varies ``network`` as a whole.
 
     Examples
     --------
@@ -571,21 +633,21 @@ class Custom(Network):
         return encoder, decoder
 
     def _make(self, part: str, n_features: int, n_components: int) -> nn.Module:
-        given = getattr(self, part)
-        if isinstance(given, nn.Module):
-            # Training starts from the given weights and leaves them alone.
-            return copy.deepcopy(given).float()
-        made = given(n_features, n_components) if callable(given) else given
-        if not isinstance(made, nn.Module):
+        value = getattr(self, part)
+        if isinstance(value, nn.Module):
+            # Training starts from these weights and does not modify them.
+            return copy.deepcopy(value).float()
+        module = value(n_features, n_components) if callable(value) else value
+        if not isinstance(module, nn.Module):
             raise TypeError(
                 f"The {part} of network=Custom(...) must be a torch.nn.Module or a "
                 "callable (n_features, n_components) that returns one, got "
-                f"{given!r}."
+                f"{value!r}."
             )
-        return made.float()
+        return module.float()
 
     def __repr__(self) -> str:
-        # The same in every process: a function's address would tell two apart.
+        # A function's address would differ between processes.
         encoder, decoder = (
             part.__name__ if isinstance(part, FunctionType) else repr(part)
             for part in (self.encoder, self.decoder)
@@ -593,12 +655,12 @@ class Custom(Network):
         return f"Custom(encoder={encoder}, decoder={decoder})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Custom:
-        twin = type(self).__new__(type(self))
-        vars(twin).update(copy.deepcopy(vars(self), memo))
-        return twin
+        duplicate = type(self).__new__(type(self))
+        vars(duplicate).update(copy.deepcopy(vars(self), memo))
+        return duplicate
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tensors go as arrays: PyTorch's own pickles differ between equal
+        # Tensors are pickled as arrays: PyTorch's own pickles differ between equal
         # tensors, and scikit-learn compares parameters by the hash of their
         # pickle (check_estimators_overwrite_params).
         return {
@@ -613,7 +675,7 @@ class Custom(Network):
 
 
 def _linears(widths: Sequence[int], generator: torch.Generator) -> list[nn.Module]:
-    """Linear layers from each width to the next."""
+    """Return linear layers from each width to the next."""
     return [linear(a, b, generator) for a, b in pairwise(widths)]
 
 
@@ -622,7 +684,7 @@ def _activated(
     activation: str | Callable[[], nn.Module],
     dropout: float = 0.0,
 ) -> list[nn.Module]:
-    """The layers, with an activation and perhaps dropout between each two."""
+    """Insert an activation, and dropout if its rate is positive, between layers."""
     stack: list[nn.Module] = []
     for layer in layers:
         if stack:
@@ -636,23 +698,23 @@ def _activated(
 def _code_activation(
     activation: str | Callable[[], nn.Module], shape: Shape
 ) -> list[nn.Module]:
-    """The module that ends the encoder, if any; what is not code passes it by."""
+    """Return the last module of the encoder, or nothing for the identity."""
     name = shape.code_activation if activation == "auto" else activation
     if name == "identity":
         return []
-    made = make_activation(name)
+    module = make_activation(name)
     if shape.encoder_width == shape.n_components:
-        return [made]
-    return [CodeActivation(made, shape.n_components)]
+        return [module]
+    return [CodeActivation(module, shape.n_components)]
 
 
 def are_sizes(values: Sequence[Any]) -> bool:
-    """Whether all are integers >= 1."""
+    """Return whether all values are integers >= 1."""
     return all(isinstance(value, Integral) and int(value) >= 1 for value in values)
 
 
 def _checked_sizes(name: str, sizes: Sequence[Any]) -> tuple[int, ...]:
-    """These sizes as plain integers; raise if they are not integers >= 1."""
+    """Convert sizes to int; raise an error if they are not integers >= 1."""
     if not are_sizes(sizes):
         raise ValueError(f"{name} must hold integers >= 1, got {sizes!r}.")
     return tuple(int(size) for size in sizes)
@@ -662,20 +724,21 @@ def _checked_sizes(name: str, sizes: Sequence[Any]) -> tuple[int, ...]:
 def _check_maps(
     part: str, module: nn.Module, n_inputs: int, n_outputs: int, shape: Shape
 ) -> None:
-    """Raise unless `module` maps rows of `n_inputs` values to `n_outputs`."""
+    """Raise an error unless `module` maps `n_inputs` values to `n_outputs`."""
     try:
-        out = copy.deepcopy(module).eval()(torch.zeros(2, n_inputs))
+        output = copy.deepcopy(module).eval()(torch.zeros(2, n_inputs))
     except Exception as error:
         raise ValueError(
-            f"The {part} of network=Custom(...) does not take rows of {n_inputs} "
+            f"The {part} of network=Custom(...) does not accept rows of {n_inputs} "
             f"values (n_features is {shape.n_features}, n_components is "
             f"{shape.n_components}): {error}"
         ) from error
-    found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-    if found != (2, n_outputs):
+    is_tensor = isinstance(output, Tensor)
+    result = tuple(output.shape) if is_tensor else type(output).__name__
+    if result != (2, n_outputs):
         raise ValueError(
             f"The {part} of network=Custom(...) must map (n_samples, {n_inputs}) to "
-            f"(n_samples, {n_outputs}), but two rows give {found}. n_features is "
+            f"(n_samples, {n_outputs}), but two rows give {result}. n_features is "
             f"{shape.n_features} and n_components is {shape.n_components}."
         )
 

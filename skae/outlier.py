@@ -1,273 +1,323 @@
-"""The outlier detector: rows that the network cannot reproduce."""
+"""Outlier detection by the reconstruction error of autoencoders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle, islice
 from numbers import Integral, Real
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.base import OutlierMixin
-from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from skae import _defaults
-from skae._base import BaseAutoencoder, Job, MatrixLike, Parts
-from skae._members import Ensemble
-from skae._net import AutoencoderNet
-from skae.bottlenecks import Bottleneck, Deterministic
+from skae._base import BaseAutoencoder, MatrixLike
+from skae._compat import (
+    Interval,
+    RealNotInt,
+    StrOptions,
+    set_output_container,
+    wrap_output,
+)
+from skae._job import Ensemble, Parts, Trained
+from skae.bottlenecks import Bottleneck
 from skae.corruptions import Corruption
 from skae.losses import Loss
-from skae.networks import MLP, Network
+from skae.networks import Network
 from skae.penalties import Penalty
 
-# Units of the code that the members use in turn, and those that all use where
-# nothing is trimmed: on clean rows wide codes rank better, on others worse.
+# Numbers of components with n_components="auto": those of the members in turn, and that
+# of all members if trim=0. Codes with many components detect outliers better if the
+# training rows are clean, and worse if they are not.
 WIDTHS = (1, 2, 4, 8)
 CLEAN_WIDTH = 16
 
-# Robust standard deviations of a score beyond which "auto" flags a row.
+# contamination="auto" flags rows whose log error exceeds the median by more than this
+# number of robust standard deviations.
 N_DEVIATIONS = 3.4
-
-# Least residual that counts as usual, in standard deviations of its feature: what a
-# network reproduces exactly, such as a constant, has none to be compared with.
-MIN_RESIDUAL = 1e-3
 
 
 def _has_plain_score(detector: BaseAutoencoder) -> bool:
-    return detector._resolved_bottleneck().has_plain_score
+    """Whether the score is a sum over features, for `available_if`."""
+    return detector._bottleneck.has_plain_score
 
 
 class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
-    r"""Outliers: rows that a network trained on all of them cannot reproduce.
+    r"""Outlier detection by the reconstruction error of an ensemble of autoencoders.
 
-    An autoencoder learns to squeeze rows into a narrow code and back. What most
-    rows have in common survives, and a row that differs from it comes back
-    changed [1]_. Here several small ones learn side by side. Each sees a random half
-    of the features and has to reproduce all of them, so that no code, however wide,
-    can simply copy a row [2]_; and a fifth of each batch, the rows that it
-    reproduces worst, is left out of its training, so that it does not learn what
-    the outliers are like [3]_. The score of a row is minus its reconstruction error,
+    An autoencoder encodes each row as a code with few components and reconstructs the
+    row from the code. It learns what most rows have in common, so rows that differ from
+    them reconstruct poorly [1]_. Here several small autoencoders are trained together.
+    Each receives a random half of the features as input and has to reconstruct all of
+    them, so it cannot simply copy a row, however many components its code has [2]_. The
+    rows with the highest loss, a fifth of each batch, are left out of the gradient, so
+    that the networks do not learn to reproduce outliers [3]_. The score of a row is
+    minus its reconstruction error,
 
     .. math::
 
         s(x) = -\frac{1}{M |O|} \sum_{m=1}^M \sum_{j \in O}
             \log\left(1 + \frac{|x'_j - \hat x'_{mj}|}{s_{mj}}\right),
 
-    with M members, O the row's observed entries, x' the scaled row, and
-    :math:`s_{mj}` the member's mean residual of the feature over the training rows:
-    up to a constant, the negative log-likelihood of residuals with the heavy tails
-    of a two-sided Pareto distribution.
+    where M is the number of members, O the set of the row's observed entries, x' the
+    scaled row, and :math:`s_{mj}` the mean absolute residual of member m and feature j
+    over the training rows. Up to a constant, this is the negative log-likelihood of
+    residuals with a two-sided Pareto distribution, which has heavy tails.
 
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Width of the code, >= 1; it may exceed the number of features.
+        Number of components of the code, >= 1. It may exceed the number of features.
         ``"auto"`` means 1, 2, 4 and 8 in turn for the members of a plain ensemble
-        (see `n_estimators`): which width separates best differs from table to table,
-        and none can be chosen without labels. With ``trim=0``, which takes the
-        training rows for clean, all of them get 16. One network alone gets 1, since
-        a wider code reproduces outliers, too, if they are among the training rows.
-    network : {"mlp", "conv"} or Network object, default="mlp"
-        What maps rows to codes and codes to rows: fully connected layers, or
-        convolutions over rows of `input_shape`, or an object of
+        (see `n_estimators`), because the best number differs between data sets and
+        cannot be chosen without labels; all members of other ensembles get the largest
+        of these. With ``trim=0``, which assumes clean training rows, all members get
+        16. A single network gets 1, because with more components it would also
+        reproduce the outliers among the training rows.
+    network : {"mlp", "conv"} or Network, default="mlp"
+        Architecture of encoder and decoder: fully connected layers (``"mlp"``),
+        convolutions over rows of shape `input_shape` (``"conv"``), or an object of
         :mod:`skae.networks`, such as ``MLP(activation="relu")``,
-        ``Conv(channels=(32, 64))`` or ``Custom(encoder=..., decoder=...)`` for
-        PyTorch modules of your own.
+        ``Conv(channels=(32, 64))`` or ``Custom(encoder=..., decoder=...)`` for your
+        own PyTorch modules.
     hidden_layer_sizes : tuple of int or "auto", default="auto"
-        Widths of the encoder's hidden layers, each >= 1, mirrored by the
-        decoder; ``()`` is a linear autoencoder. ``"auto"`` means h for each of
-        several members, where h is 32, or the first power of two from
-        ``4 * n_components`` on if that is more; and 4h, 2h and h for one network
-        alone, where h is 64 at least; but no layer of it has more than
-        ``2**21 / n_features`` units unless that is less than h. For ``"conv"`` these
-        are layers between the convolutions and the code, and ``"auto"`` means none.
-        Beside a network object it must be ``"auto"``.
+        Numbers of units of the encoder's hidden layers, each >= 1; the decoder has the
+        same layers in reverse order. ``()`` gives a linear autoencoder. ``"auto"``
+        means ``(h,)`` for each of several members, where h is 32 or the first power of
+        two >= ``4 * n_components``, whichever is larger. For a single network it means
+        ``(4 * h, 2 * h, h)``, where h is at least 64 and no layer has more than
+        ``max(h, 2**21 // n_features)`` units. With ``network="conv"`` these are layers
+        between the convolutions and the code, and ``"auto"`` means none. With a
+        network object, the value must be ``"auto"``.
     input_shape : tuple of int or None, default=None
-        Shape of one row, for networks that look at neighbours: (length,),
-        (height, width) or (channels, height, width), whose product is the
-        number of features. None means (n_features,).
-    bottleneck : {"deterministic", "gaussian", "quantized"} or Bottleneck object, \
-            default="deterministic"
-        What happens to a code between encoder and decoder: nothing; or it is
-        drawn from a normal distribution, as in a variational autoencoder; or
-        replaced by the nearest entry of a codebook. See :mod:`skae.bottlenecks`
-        for their settings, such as ``Quantized(n_codes=64)``.
+        Shape of one row, for networks that use the order of the features, such as
+        convolutions: (length,), (height, width) or (channels, height, width). The
+        product of its entries must be the number of features. None means
+        (n_features,).
+    bottleneck : str or Bottleneck, default="deterministic"
+        How the encoder's output becomes the code:
+
+        - ``"deterministic"``: unchanged;
+        - ``"gaussian"``: drawn from a normal distribution in training, as in a
+          variational autoencoder;
+        - ``"quantized"``: replaced by the nearest entry of a codebook.
+
+        The objects of :mod:`skae.bottlenecks` have further settings, for example
+        ``Quantized(n_codes=64)``.
     bottleneck_weight : float, default=1.0
-        Weight of the bottleneck's term in the objective, >= 0: beta of the
-        variational term, or the commitment of a code to its entry.
-    corruption : {"gaussian", "masking", "swap", "salt_and_pepper"}, Corruption \
-            object or None, default=None
-        Noise on the rows that the encoder sees in training, while the
-        reconstruction is held to the clean rows: a denoising autoencoder. See
-        :mod:`skae.corruptions`.
+        Weight of the bottleneck's term in the objective, >= 0: beta of a variational
+        autoencoder, or the weight of the commitment loss of a quantized code.
+    corruption : str, Corruption or None, default=None
+        Noise on the encoder's input in training. The reconstruction is compared with
+        the clean rows, as in a denoising autoencoder. Either ``"gaussian"``,
+        ``"masking"``, ``"swap"`` or ``"salt_and_pepper"``, or an object of
+        :mod:`skae.corruptions`. None means no noise.
     corruption_level : float, default=0.3
-        Standard deviation of ``"gaussian"``, >= 0, in the scaled space, or the
-        probability, in [0, 1], that another corruption hits an entry. Noise of
-        standard deviation s in the units of X has the level s where nothing is
-        scaled, and ``s / np.sqrt(X.var(axis=0).mean())`` under one factor for
-        all features.
-    penalty : {"l1", "kl", "contractive"}, Penalty object or None, default=None
-        What is added to the objective for the code: its absolute values, which
-        makes it sparse and puts a rectifier on it; the divergence of its mean
-        activation from a target; or the squared norm of the encoder's Jacobian.
-        See :mod:`skae.penalties`.
+        For ``corruption="gaussian"``, the standard deviation of the noise in the scaled
+        space, >= 0; for the other corruptions, the probability that an entry is
+        corrupted, in [0, 1]. Gaussian noise of standard deviation s in the units of X
+        has the level s if ``scale=None``, and ``s / np.sqrt(X.var(axis=0).mean())`` if
+        ``scale="global"``.
+    penalty : {"l1", "kl", "contractive"}, Penalty or None, default=None
+        Term on the code that is added to the objective:
+
+        - ``"l1"``: the sum of absolute values, for a sparse code; the network's
+          ``code_activation="auto"`` then means ReLU;
+        - ``"kl"``: the Kullback-Leibler divergence of each component's mean
+          activation from a target;
+        - ``"contractive"``: the squared Frobenius norm of the encoder's Jacobian.
+
+        The objects of :mod:`skae.penalties` have further settings. None means no
+        penalty.
     penalty_weight : float, default=1e-3
-        Weight of the penalty, >= 0.
-    loss : {"squared_error", "absolute_error", "huber", "log_error", \
-            "binary_cross_entropy", "mixed"} or Loss object, default="log_error"
-        Reconstruction loss, see :mod:`skae.losses`. The cross-entropy is for data in
-        [0, 1] and puts a sigmoid behind the decoder. ``"mixed"`` does so for columns
-        of 0 and 1 only, and takes the squared error for the others:
-        ``Mixed(binary=["a", "b"])`` names them.
+        Weight of the penalty in the objective, >= 0.
+    loss : str or Loss, default="log_error"
+        Reconstruction loss: ``"squared_error"``, ``"absolute_error"``, ``"huber"``,
+        ``"log_error"``, ``"binary_cross_entropy"`` or ``"mixed"``, or an object of
+        :mod:`skae.losses`. ``"binary_cross_entropy"`` requires data in [0, 1] and
+        applies a sigmoid to the decoder's output. ``"mixed"`` does so for the columns
+        that hold only 0 and 1, and uses the squared error for the others;
+        ``Mixed(binary=["a", "b"])`` names the binary columns.
     init : {"auto", "pca", "random"}, default="random"
-        Where training starts: at the PCA of the training rows or at random
-        weights; the axes of a PCA would follow the outliers. ``"auto"`` means
-        the PCA wherever network, bottleneck and loss can express it; ``"pca"``
-        raises an error where they cannot.
+        Where training starts: at the PCA of the training rows, or at random weights.
+        ``"auto"`` means ``"pca"`` if network, bottleneck, penalty and loss allow it,
+        else ``"random"``. ``"pca"`` raises an error if they do not.
     scale : {"auto", "global", "feature"} or None, default="feature"
-        Internal scaling, undone on the way out: one factor each feature, so
-        that all count alike in the score, or one for all, or none. ``"auto"``
-        means ``"global"``. Nothing is scaled under an output activation such as
-        the sigmoid, which can reach the data only in their own units; under
-        ``loss="mixed"`` these are the binary columns.
+        Internal scaling of the rows, undone in reconstructions. ``"global"`` divides
+        all features by the square root of their mean variance, which does not change
+        the directions of a PCA; ``"feature"`` divides each feature by its standard
+        deviation; None does not scale. ``"auto"`` means ``"global"``. Features with a
+        bounded output, such as that of a sigmoid, are never scaled, because the output
+        can match them only in their own units. With ``loss="mixed"`` these are the
+        binary columns.
     max_epochs : int or "auto", default="auto"
-        Most passes over the training rows, >= 1. ``"auto"`` means as many as
-        make 600 steps, but 150 at most.
+        Maximum number of passes over the training rows, >= 1. ``"auto"`` means the
+        number of epochs that make 600 steps, but at most 150.
     batch_size : int or "auto", default="auto"
-        Rows in a step, >= 1. ``"auto"`` means 256, or all rows where they are
-        fewer.
+        Number of rows in each step, >= 1. ``"auto"`` means 256, or all training rows if
+        there are fewer.
     learning_rate : float or "auto", default="auto"
-        Learning rate of AdamW [4]_, > 0; it falls in a line to zero over the
-        last 40 % of `max_epochs`. ``"auto"`` means
+        Initial learning rate of AdamW [4]_, > 0. It decreases linearly to zero over
+        the last 40 % of `max_epochs`. ``"auto"`` means
         ``0.004 * sqrt(batch_size / 128)``.
     weight_decay : float, default=0.01
         Weight decay of AdamW, >= 0.
     early_stopping : bool or "auto", default=False
-        Whether to hold rows out, to return to the weights of the epoch with
-        the lowest loss on them, and to stop when it falls no further.
-        ``"auto"`` means whenever there are two distinct rows; up to 500 of them,
-        each of five parts is held out once, and the network then learns from all
-        rows, for as many epochs as were best on average.
+        Whether to hold out rows, to stop training when the loss on them no longer
+        decreases, and to return the weights of the epoch with the lowest such loss;
+        without it, the weights of the last epoch are returned. ``"auto"`` means True if
+        there are at least two distinct rows; with up to 500 distinct rows, early
+        stopping is then cross-validated: each of five folds is held out once, and the
+        network is trained on all rows for the mean of the best numbers of epochs. A fit
+        that resumes (see `warm_start`) holds rows out only once.
     validation_fraction : float, default=0.1
-        Share of the distinct rows held out for early stopping, in (0, 1), where
-        they are held out once.
+        Fraction of the distinct rows to hold out for early stopping, in (0, 1). It is
+        not used where early stopping is cross-validated.
     n_iter_no_change : int, default=10
-        Epochs without an improvement after which training returns to the best
-        epoch and goes on with a fifth of the learning rate; the third time it
-        stops.
+        Number of epochs without an improvement, >= 1, after which training returns to
+        the best epoch and continues with a fifth of the learning rate. The third time,
+        training stops; with a learning rate scheduler in `callbacks`, it stops the
+        first time.
     tol : float, default=1e-4
-        Least fall of the validation loss that counts as an improvement,
-        relative to the lowest so far, >= 0.
+        Minimum decrease of the validation loss, relative to its lowest value so far,
+        that counts as an improvement, >= 0.
     trim : float, default=0.2
-        Share of each batch's weight, in [0, 1): the rows with the highest objective,
-        which are left out of the gradient, so that what few rows are like is not
-        learnt [3]_. Held-out rows are judged without as many of theirs. 0 suits
-        training rows that are known to be clean.
+        Fraction of each batch's weight that is left out of the gradient, in [0, 1): the
+        rows with the highest objective, so that the network is not fitted to outliers
+        [3]_. The same fraction of the held-out rows is left out of the validation loss.
+        0 is suitable if the training rows are known to be clean.
     n_estimators : int or "auto", default="auto"
-        Number of members, >= 1: networks that are trained side by side, and whose
-        errors are averaged. ``"auto"`` means 16 for fully connected networks with
-        the deterministic bottleneck and without a penalty, or 8 or 4 where there are
-        more than 500 or 1000 features; their products are computed together. It
-        means 1 for all other networks, whose members take their time one after
-        another.
+        Number of members of the ensemble, >= 1: networks that are trained together and
+        whose errors are averaged. ``"auto"`` means 16 for a plain ensemble, that is
+        fully connected networks with the deterministic bottleneck and without a
+        penalty, whose matrix products are computed together; it means 8 with more than
+        500 features and 4 with more than 1000. For all other networks, whose members
+        are computed one after another, it means 1.
     max_features : "auto", int or float, default="auto"
-        Features that each member sees, drawn at random: a number, from 1 to
-        `n_features`, or a share in (0, 1]. It reads the others as their mean, but has
-        to reproduce them too. ``"auto"`` means half of them, but two at least, or all
-        if there is one member only.
+        Number of features that each member receives as input, drawn at random: an int
+        from 1 to `n_features`, or a float in (0, 1] for a fraction of them. A member
+        receives the mean of each other feature, but has to reconstruct all features.
+        ``"auto"`` means half of the features, but at least two; a single network
+        receives all.
     error : {"auto", "log", "loss"}, default="auto"
-        How the score measures a row: by the logarithms above, or by the mean of its
-        `loss`. ``"auto"`` means ``"log"`` unless the bottleneck adds a term of its
-        own to the score, as ``Gaussian(score="elbo")`` does.
-    contamination : "auto" or float, default="auto"
-        Share of outliers among the training rows, in (0, 0.5], which fixes the
-        threshold; ``"auto"`` sets it 3.4 robust standard deviations beyond
-        the median of the logarithms of the training errors. At least one
-        training row is flagged, unless all have the same score.
+        Reconstruction error of a row: ``"log"`` is the mean of logarithms in the
+        formula above, ``"loss"`` the mean of the row's `loss`. ``"auto"`` means
+        ``"log"`` unless the bottleneck adds a term to the score, as
+        ``Gaussian(score="elbo")`` does; then it means ``"loss"``.
+    contamination : float or "auto", default="auto"
+        Fraction of outliers among the training rows, in (0, 0.5], which determines the
+        threshold `offset_`. ``"auto"`` flags rows whose logarithm of the error is more
+        than 3.4 robust standard deviations above the median of the training rows. At
+        least one training row is flagged, unless all have the same score.
     warm_start : bool, default=False
-        Whether another `fit` goes on from the last one's network and scale
-        instead of beginning anew, and leaves them only for a significant gain
-        on held-out rows. With the same rows and parameters nothing is left to
-        do, and the model stays as it is; `partial_fit` trains in pieces.
+        Whether `fit` resumes training from the network and the scaling of the previous
+        fit instead of starting anew. With early stopping, the weights then change only
+        if the loss on held-out rows decreases significantly. With the same rows and
+        parameters, `fit` does not train again and leaves the model as it is. Use
+        `partial_fit` to train on successive pieces of the data.
     random_state : int, RandomState instance or None, default=None
-        Determines the initial weights, the held-out rows and the order of the
-        batches. Pass an int for the same result in every call.
+        Controls the randomness of training: initial weights, held-out rows, order of
+        the batches, and noise. Pass an int for reproducible results across multiple
+        function calls.
     verbose : int, default=0
-        1 shows one progress bar on a terminal and some twenty lines elsewhere;
-        more, a line for each epoch.
+        Verbosity level. 0 is silent; 1 shows a progress bar in a terminal and about
+        twenty lines elsewhere; larger values print a line for each epoch.
     device : str or torch.device, default="auto"
-        Where to train: ``"auto"`` means CUDA if there is one, else the CPU.
-        ``"mps"``, which has no float64, trains but does not predict.
+        Device for training. ``"auto"`` means CUDA if it is available, else the CPU.
+        ``"mps"`` has no float64 and is used for training only; predictions then run
+        on the CPU.
     callbacks : list or None, default=None
-        skorch callbacks: objects, classes, or pairs of a name and one of these.
-        They are copied at each fit. A learning rate scheduler among them
-        replaces the one described above. Callbacks that cannot be pickled are
-        left out when a fitted estimator is pickled. Those of scikit-learn are set
-        by `set_callbacks`, see Notes.
-    compile : "auto" or bool, default="auto"
-        How a training step is computed. False: as PyTorch computes it. ``"auto"``:
-        the same, but without the bookkeeping; on a CPU a step is recorded and
-        replayed, which leads to the same numbers, on CUDA it becomes a graph.
-        Modules that come neither with PyTorch nor with skae run as they are.
-        True: by ``torch.compile``, which takes many seconds at the first step and,
-        on a CPU, a C++ compiler.
+        List of skorch callbacks: objects, classes, or pairs of a name and one of these.
+        They are copied at each fit. A learning rate scheduler among them replaces the
+        schedule described under `learning_rate`. Callbacks that cannot be pickled are
+        dropped when a fitted estimator is pickled. The callbacks of scikit-learn are
+        set by `set_callbacks`, see Notes.
+    compile : bool or "auto", default="auto"
+        How to compute a training step:
+
+        - False: as ordinary PyTorch code;
+        - ``"auto"``: with less overhead and the same numbers. On a CPU the step is
+          recorded once and replayed, on CUDA it becomes a CUDA graph. Modules that
+          belong neither to PyTorch nor to skae run as with False;
+        - True: with ``torch.compile``, which takes many seconds at the first step
+          and, on a CPU, needs a C++ compiler.
     n_threads : int or "auto", default="auto"
-        Threads that training may use, >= 1. ``"auto"`` is one where a step takes
-        fewer than 2e7 multiplications, since a second would only delay it, else as
-        many as PyTorch uses. What was before is restored.
+        Maximum number of threads in training, >= 1. ``"auto"`` means one if a step
+        takes fewer than 2e7 multiplications, because further threads would slow it
+        down, else the number of threads that PyTorch uses. The previous number is
+        restored afterwards.
     precision : {"float32", "tf32", "bfloat16"}, default="float32"
-        Arithmetic of the products of matrices in training, each faster and less
-        exact than the one before on hardware that has it. ``"tf32"`` needs CUDA.
-        Weights, losses and predictions stay as they are.
+        Precision of the matrix products in training. Each is faster and less exact
+        than the one before, on hardware that supports it. ``"tf32"`` requires CUDA. The
+        precision of weights, losses and predictions does not change.
 
     Attributes
     ----------
     offset_ : float
-        Threshold of the scores: ``decision_function = score_samples - offset_``.
+        Threshold of the scores: ``decision_function = score_samples - offset_``. After
+        `partial_fit` it comes from the rows of the last call.
     mean_ : ndarray of shape (n_features,)
-        Weighted mean of the observed entries of all rows given to `fit`.
+        Weighted mean of the observed entries of each feature, over all rows passed to
+        the call of `fit` or `partial_fit` that built the network.
     n_components_ : int
-        Width of the code, the widest where members differ.
+        Number of components of the code, the largest one where members differ.
     n_iter_ : int
-        Epochs run.
+        Number of epochs of the returned network's training. Where early stopping is
+        cross-validated, this is the number of epochs for which the returned network was
+        trained on all rows: 0 if it has its initial weights.
     loss_curve_ : list of float
-        Mean objective over the training rows in each epoch: the loss, and
-        what bottleneck and penalty add to it.
+        Mean objective over the training rows in each epoch: the loss plus the weighted
+        terms of bottleneck and penalty. Where early stopping is cross-validated, it is
+        the mean over the folds. Calls that resume training append to it.
     validation_loss_curve_ : list of float or None
-        Mean objective over the held-out rows after each epoch, under the same
-        noise each time; None if there were none.
-    active_units_ : ndarray of bool of shape (n_components,)
-        (With several members, this and the next have a first axis for them.) With a
-        Gaussian bottleneck only: which components vary by more than
-        0.01, see :class:`~skae.bottlenecks.Gaussian`.
-    perplexity_ : ndarray of shape (n_codebooks,)
-        With a quantized bottleneck only: how many entries of each codebook are
-        in use, see :class:`~skae.bottlenecks.Quantized`.
+        Mean objective over the held-out rows after each epoch, computed with the same
+        noise each time. Where early stopping is cross-validated, it is the mean over
+        the folds. None if no rows were held out.
+    active_units_ : bool ndarray of shape (n_components,) or (n_members, n_components)
+        Whether each component varies by more than 0.01 over the training rows (of the
+        last call), see :class:`~skae.bottlenecks.Gaussian`. Only with a Gaussian
+        bottleneck.
+    perplexity_ : ndarray of shape (n_codebooks,) or (n_members, n_codebooks)
+        Effective number of used entries in each codebook, see
+        :class:`~skae.bottlenecks.Quantized`. Only with a quantized bottleneck.
     net_ : skorch.NeuralNet
-        The net that was trained, with its `history`, trimmed for prediction.
+        Trained skorch net, without what only training needs. Its `history` holds the
+        losses of each epoch, those of earlier fits that were resumed included.
+        `net_.best_epoch_` is the epoch in this history whose weights it has; 0 means
+        the initial weights.
     module_ : torch.nn.Module
-        The PyTorch module, in eval mode, with its `encoder` and `decoder`, which
-        work in the scaled space and hold all members: the first axis of their
-        tensors counts them, if there are several. `module_.encode` and
-        `module_.decode` go from and to the units of the data, and between them the
-        codes have the units that a user sees (`code_factor` times the encoder's).
+        Trained PyTorch module, in eval mode. Its submodules `encoder` and `decoder`
+        work in the scaled space and hold all members: with several members, the first
+        axis of their tensors is that of the members. Its methods `encode` and `decode`
+        take and return rows in the units of the data, and codes that are
+        `code_factor` times the encoder's output.
     n_features_in_ : int
         Number of features seen during `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features seen during `fit`, if all are strings.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen during `fit`. Defined only when `X` has feature names
+        that are all strings.
 
     See Also
     --------
-    AutoencoderTransformer : The code itself.
-    sklearn.ensemble.IsolationForest : Outliers by random partitions.
+    AutoencoderTransformer : Dimensionality reduction by an autoencoder.
+    sklearn.ensemble.IsolationForest : Outlier detection by random partitions.
 
     Notes
     -----
-    Weighted, repeated, shuffled and missing entries, and the callbacks of
-    scikit-learn, are treated as in :class:`AutoencoderTransformer`.
+    The defaults of `init`, `scale`, `loss`, `trim` and `early_stopping` differ from
+    those of :class:`AutoencoderTransformer`. Training starts at random weights, because
+    the principal axes would follow the outliers. Each feature is scaled, so that all
+    have the same influence on the score.
+
+    Weighted, repeated and permuted rows, missing entries, and the callbacks of
+    scikit-learn are treated as in :class:`AutoencoderTransformer`.
+
+    The method `feature_contributions` exists only if the score is a sum over the
+    features, which excludes ``bottleneck=Gaussian(score="elbo")``. In a fitted
+    estimator this depends on the bottleneck of the fit, before that on the parameter
+    `bottleneck`.
 
     References
     ----------
@@ -307,13 +357,15 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
     }
 
+    _FITTED: ClassVar[tuple[str, ...]] = (*BaseAutoencoder._FITTED, "offset_")
+
     _STRUCTURE: ClassVar[tuple[str, ...]] = (
         *BaseAutoencoder._STRUCTURE,
         "n_estimators",
         "max_features",
     )
 
-    _TRAINING: ClassVar[_defaults.Training] = _defaults.DETECTOR
+    _TRAINING_DEFAULTS: ClassVar[_defaults.TrainingDefaults] = _defaults.DETECTOR
 
     def __init__(
         self,
@@ -389,112 +441,130 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         self.precision = precision
 
     def decision_function(self, X: MatrixLike) -> np.ndarray:
-        """How far inside the threshold each row lies.
+        """Return the difference between each row's score and the threshold.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows; NaN marks a missing entry.
+            Rows. NaN marks a missing entry.
 
         Returns
         -------
         decision : ndarray of shape (n_samples,), float64
-            ``score_samples(X) - offset_``; negative is an outlier.
+            ``score_samples(X) - offset_``. It is negative for outliers.
         """
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: MatrixLike) -> np.ndarray:
-        """Tell inliers from outliers.
+        """Predict whether each row is an inlier or an outlier.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows; NaN marks a missing entry.
+            Rows. NaN marks a missing entry.
 
         Returns
         -------
         is_inlier : ndarray of shape (n_samples,), int
-            1 for inliers, -1 for outliers.
+            1 for inliers, -1 for outliers, whose `decision_function` is negative.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     @available_if(_has_plain_score)
     def feature_contributions(self, X: MatrixLike) -> MatrixLike:
-        """Share of each feature in the reconstruction error of each row.
+        """Return the contribution of each feature to each row's reconstruction error.
 
-        Absent where the score counts more than this error, as that of
-        ``bottleneck=Gaussian(score="elbo")`` does.
+        This method exists only if the score is a sum over the features, which
+        excludes ``bottleneck=Gaussian(score="elbo")``.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows; NaN marks a missing entry.
+            Rows. NaN marks a missing entry.
 
         Returns
         -------
         contributions : ndarray or data frame of shape (n_samples, n_features), float64
-            Non-negative; each row sums to ``-score_samples``; 0 at missing
-            entries. A data frame, with the columns and the index of X, if
-            `set_output` asks for one.
+            Non-negative values, 0 at missing entries. Each row sums to minus its
+            `score_samples`. A data frame, with the columns and the index of X, if
+            `set_output` requests one.
+
+        Raises
+        ------
+        ValueError
+            If X lies outside the range of the loss.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skae import AutoencoderOutlierDetector
+        >>> x = np.linspace(-1, 1, 100)
+        >>> X = np.column_stack([x, x**2])
+        >>> detector = AutoencoderOutlierDetector(random_state=0).fit(X)
+        >>> contributions = detector.feature_contributions(X)
+        >>> np.allclose(contributions.sum(axis=1), -detector.score_samples(X))
+        True
         """
-        rows = self._check_X(X)
-        self._check_bounds(rows, self.module_.loss)
+        rows = self._check_rows_to_score(X)
         contributions = self._evaluate("contributions", rows).astype(np.float64)
-        # NaN is what overflow in the network leaves, as in `score_samples`.
+        # NaN results from an overflow in the network, as in `score_samples`.
         contributions[np.isnan(contributions)] = np.inf
-        return self._like_X(contributions, X)
+        return wrap_output(self, contributions, X)
 
     def set_output(self, *, transform: str | None = None) -> Self:
-        """Choose the container of what has a value for each entry of X.
+        """Set the output container of `feature_contributions` and `reconstruct`.
 
-        These are `feature_contributions` and `reconstruct`. The parameter has the
-        name that it has in scikit-learn's transformers, and
-        ``sklearn.set_config(transform_output=...)`` does the same for all estimators.
+        The parameter has the same name as in scikit-learn's transformers. Use
+        ``sklearn.set_config(transform_output=...)`` for all estimators.
 
         Parameters
         ----------
         transform : {"default", "pandas", "polars"}, default=None
-            ``"default"`` is an array; None leaves it as it is.
+            Container of the output:
+
+            - ``"default"``: NumPy array;
+            - ``"pandas"``: pandas DataFrame;
+            - ``"polars"``: polars DataFrame;
+            - None: leave the setting unchanged.
 
         Returns
         -------
         self : object
-            The estimator.
+            The estimator itself.
         """
         if transform is not None:
-            self._sklearn_output_config = {"transform": transform}
+            set_output_container(self, transform)
         return self
 
-    # What "auto" means, and what is checked once the data are known
+    # Values of "auto", and further checks of parameters
 
-    def _ensemble(
-        self, parts: Parts, n_features: int, generator: torch.Generator
-    ) -> Ensemble | None:
+    def _ensemble(self, parts: Parts, n_features: int) -> Ensemble | None:
         n_members = self._n_members(parts, n_features)
         n_visible = self._n_visible(n_members, n_features)
         if n_members == 1 and n_visible == n_features:
             return None
-        u = torch.rand(n_members, 1, n_features, generator=generator)
-        visible = u.argsort(dim=-1).argsort(dim=-1) < n_visible
         widths = None
-        if self.n_components == "auto" and self.trim > 0 and _is_plain(parts):
+        if self.n_components == "auto" and self.trim > 0 and parts.members_stack:
             widths = tuple(islice(cycle(WIDTHS), n_members))
-        return Ensemble(n_members, visible, widths)
+        return Ensemble(n_members, n_visible, widths)
 
     def _n_members(self, parts: Parts, n_features: int) -> int:
+        """Return the number of members for `n_estimators`."""
         if self.n_estimators != "auto":
             return int(self.n_estimators)
-        return auto_n_estimators(n_features) if _is_plain(parts) else 1
+        return auto_n_estimators(n_features) if parts.members_stack else 1
 
     def _n_visible(self, n_members: int, n_features: int) -> int:
+        """Return the number of input features of each member for `max_features`."""
         if isinstance(self.max_features, Integral):
             return int(self.max_features)
         if not isinstance(self.max_features, str):
             return max(1, round(float(self.max_features) * n_features))
         if n_members == 1:
             return n_features
-        # One feature alone cannot tell what goes with what: in the plane, with eight
-        # draws of five toy sets, seeing both raised the ROC AUC from .907 to .919.
+        # A member with one input can hardly reconstruct other features. On tables with
+        # two features, two inputs instead of one raised the ROC AUC from .907 to .919
+        # (five toy data sets, eight draws of each).
         return min(n_features, max(2, round(n_features / 2)))
 
     def _auto_n_components(self, parts: Parts, n_features: int) -> int:
@@ -512,7 +582,6 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
             )
 
     def _check_combination(self, parts: Parts) -> None:
-        super()._check_combination(parts)
         if self.error == "log" and not parts.bottleneck.has_plain_score:
             raise ValueError(
                 f"error='log' measures residuals alone, but bottleneck="
@@ -520,46 +589,21 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
                 "or error='loss'."
             )
 
-    def _finish(self, job: Job, net: AutoencoderNet, history: list[dict]) -> None:
-        super()._finish(job, net, history)
-        net.module_.residual_scale = self._typical_residuals(job)
-        self.offset_ = threshold(
-            self._score_samples(job.rows),
-            job.rows.weight,
-            self.contamination,
-            rounding=1e3 * np.finfo(job.rows.X.dtype).eps,
+    def _resolve_error(self, parts: Parts) -> str | None:
+        has_log_error = self.error != "loss" and parts.bottleneck.has_plain_score
+        return "log" if has_log_error else "loss"
+
+    def _attributes_of(self, trained: Trained) -> dict[str, Any]:
+        scores = trained.scores
+        assert scores is not None
+        offset = threshold(
+            scores.values, scores.weight, self.contamination, scores.rounding
         )
-
-    def _typical_residuals(self, job: Job) -> torch.Tensor | None:
-        """Each member's mean residual of each feature, if the score needs it."""
-        if self.error == "loss" or not job.parts.bottleneck.has_plain_score:
-            return None
-        total = np.float64(0)
-        weight = np.float64(0)
-        for where, sizes in self._blocks_of("residuals", job.rows):
-            w = job.rows.weight[where].reshape(-1, *[1] * (sizes.ndim - 1))
-            total = total + np.nansum(w * sizes, axis=0)
-            weight = weight + np.sum(w * ~np.isnan(sizes), axis=0)
-        factor = self.module_.scaler.factor.cpu().numpy()
-        least = MIN_RESIDUAL * job.spread.deviation / factor
-        typical = np.maximum(total / np.maximum(weight, 1e-300), least)
-        typical = torch.from_numpy(typical)
-        if typical.ndim == 2:  # as the residuals of a batch, (n_members, 1, n_features)
-            typical = typical[:, None]
-        return typical.to(self.module_.code_factor.device)
-
-
-def _is_plain(parts: Parts) -> bool:
-    """Whether the members are perceptrons whose products can be computed together."""
-    return (
-        isinstance(parts.network, MLP)
-        and type(parts.bottleneck) is Deterministic
-        and parts.penalty is None
-    )
+        return {**super()._attributes_of(trained), "offset_": offset}
 
 
 def auto_n_estimators(n_features: int) -> int:
-    """16 members, or 8 or 4 where more than 500 or 1000 features make each slow."""
+    """Return 16 members, 8 with more than 500 features or 4 with more than 1000."""
     return next(n for n in (16, 8, 4) if n * n_features <= 8000 or n == 4)
 
 
@@ -569,20 +613,20 @@ def threshold(
     contamination: float | str,
     rounding: float,
 ) -> float:
-    """Score below which a row is an outlier.
+    """Return the score below which a row is an outlier.
 
-    The candidates are the gaps between different scores, and a threshold lies
-    in the middle of its gap, so that rounding never decides about a row. A
-    fraction takes the gap below which the share of the weight is nearest to it.
-    ``"auto"`` takes the first gap above
+    The threshold is the midpoint of a gap between two different scores, so that
+    rounding errors do not decide about a row. With a fraction as `contamination`, it
+    is the gap below which the fraction of the weight is closest to this value. With
+    ``"auto"``, it is the first gap above
 
     .. math:: m - 3.4 \\cdot 1.4826 \\, \\operatorname{median} |t - m|,
               \\quad t = -\\log(-\\text{score}), \\; m = \\operatorname{median} t.
 
-    Errors are positive and skewed, their logarithms nearly symmetric, and median and
-    median deviation are not moved by the outliers [1]_. On clean rows of 49 tables
-    this flags 1.5 % of new ones. In either case at least one row is flagged, unless
-    all scores are equal.
+    Errors are positive and skewed, and their logarithms are nearly symmetric. The
+    median and the median absolute deviation are robust to outliers [1]_. On 49 data
+    sets without outliers, this flags 1.5 % of the new rows. In both cases at least
+    one row is flagged, unless all scores are equal.
 
     Parameters
     ----------
@@ -591,13 +635,14 @@ def threshold(
     weight : ndarray of shape (n_rows,)
         Positive weights.
     contamination : float in (0, 0.5] or "auto"
-        Share of the weight to be flagged.
+        Fraction of the weight to be flagged.
     rounding : float
-        Relative difference up to which scores count as equal.
+        Relative difference up to which two scores are considered equal.
 
     Returns
     -------
     offset : float
+        The threshold. Rows with a lower score are outliers.
 
     References
     ----------
@@ -619,7 +664,7 @@ def threshold(
         gap = gaps[np.argmin(np.abs(gaps + 1 - n_flagged))]
     else:
         flagged = np.cumsum(weight)[gaps] / weight.sum()
-        # Of two gaps that are equally near, the one that flags more.
+        # Of two gaps at the same distance, take the one that flags more rows.
         nearest = np.argmin(np.round(np.abs(flagged - contamination), 12)[::-1])
         gap = gaps[::-1][nearest]
     return float((scores[gap] + scores[gap + 1]) / 2)

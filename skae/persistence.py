@@ -1,7 +1,7 @@
 """Save fitted estimators to one file and load them, without pickle.
 
-The file is in the format of safetensors [1]_: the numbers as they lie in memory, and a
-description in JSON of the objects that hold them. Loading makes objects of known
+The file has the format of safetensors [1]_. It holds the arrays and, as its metadata, a
+description in JSON of the objects that contain them. Loading creates objects of known
 classes and sets their attributes; it runs no code from the file.
 
 References
@@ -11,7 +11,6 @@ References
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -19,6 +18,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -28,55 +28,76 @@ import numpy as np
 import sklearn
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialized
+from safetensors.torch import save as serialize
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-import skae
 from skae._base import BaseAutoencoder
-from skae._files import replace
-from skae._net import AutoencoderNet
+from skae._compat import (
+    CALLBACKS_ATTRIBUTE,
+    METADATA_REQUESTS,
+    METADATA_REQUESTS_MODULE,
+)
+from skae._files import replace_file
+from skae._version import __version__
+from skae.engine.net import AutoencoderNet, without_batches
+from skae.networks import Network
 
 __all__ = ["load", "save"]
 
-# Number of the format; it rises when files can no longer be read by older versions.
+# Version of the file format, increased when older versions of skae cannot read a file.
 FORMAT = 1
 
-# The entry of the file's metadata that has a line with a digest of all that the file
-# holds and, below it, the description.
-ENTRY = "skae"
+# Key of the file's metadata. Its value is one line with the digest of the whole content
+# and, below it, the description.
+METADATA_KEY = "skae"
 
-# What objects may be made of without being asked for, by where their classes stand.
-KNOWN = ("skae.", "torch.nn.modules.", "sklearn.utils._metadata_requests.")
+# Classes whose objects a file may hold without `trusted`: subclasses of these, by the
+# package or module that defines them. `_is_known` adds skae's dataclasses and named
+# tuples.
+KNOWN_CLASSES: dict[str, tuple[type, ...]] = {
+    "skae": (BaseEstimator, Network, nn.Module),
+    "torch.nn.modules": (nn.Module,),
+    METADATA_REQUESTS_MODULE: METADATA_REQUESTS,
+}
 
-# Attributes of an estimator that are code, not results.
-LEFT_OUT = ("callbacks", "_skl_callbacks")
+# Attributes of an estimator that are not saved, since they are code.
+NOT_SAVED = ("callbacks", CALLBACKS_ATTRIBUTE)
 
 
 def save(estimator: BaseAutoencoder, path: str | os.PathLike) -> None:
-    """Write a fitted estimator to a file.
+    """Save a fitted estimator to a file.
 
-    An interrupted save leaves an older file of this name as it was. Callbacks are not
-    saved, nor the batches in `net_.history`.
+    The file is written atomically: if saving fails or is interrupted, an existing file
+    is unchanged. Callbacks and the batches in `net_.history` are not saved.
 
     Parameters
     ----------
     estimator : AutoencoderTransformer or AutoencoderOutlierDetector
-        Fitted.
+        The fitted estimator.
     path : str or path-like
-        The file to write; ``".safetensors"`` suits as its ending.
+        The file to write, by convention with the suffix ``".safetensors"``.
 
     Raises
     ------
     TypeError
-        If the estimator is no autoencoder of skae, or holds an object whose content
-        cannot be described.
+        If `estimator` is not an autoencoder of skae, or contains an object that cannot
+        be saved.
     NotFittedError
         If it is not fitted.
+    OSError
+        If the file cannot be written.
+
+    Warns
+    -----
+    UserWarning
+        If the estimator has callbacks.
 
     See Also
     --------
-    load : The way back.
+    load : Load the estimator.
+    export_onnx : Export its predictions as a graph.
 
     Examples
     --------
@@ -89,76 +110,101 @@ def save(estimator: BaseAutoencoder, path: str | os.PathLike) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "iris.safetensors"
     ...     skae.save(ae, path)
-    ...     again = skae.load(path)
-    >>> bool((again.transform(X) == ae.transform(X)).all())
+    ...     loaded = skae.load(path)
+    >>> bool((loaded.transform(X) == ae.transform(X)).all())
     True
     """
     if not isinstance(estimator, BaseAutoencoder):
         raise TypeError(
             "estimator must be an AutoencoderTransformer or an "
-            f"AutoencoderOutlierDetector, got {estimator!r}. Of a Pipeline, save the "
+            f"AutoencoderOutlierDetector, got {estimator!r}. For a Pipeline, save the "
             "last step."
         )
     check_is_fitted(estimator)
     if estimator.callbacks:
         warnings.warn("callbacks are code and are not saved.", stacklevel=2)
-    state = {k: v for k, v in vars(estimator).items() if k not in LEFT_OUT}
+    state = {k: v for k, v in vars(estimator).items() if k not in NOT_SAVED}
+    name = type(estimator).__name__
     writer = _Writer()
     description = {
         "format": FORMAT,
         "versions": {
-            made.__name__: made.__version__ for made in (skae, sklearn, torch)
+            "skae": __version__,
+            "sklearn": sklearn.__version__,
+            "torch": torch.__version__,
         },
-        "class": _path_of(type(estimator)),
-        "state": writer.mapping({**state, "callbacks": None}, type(estimator).__name__),
+        "class": _qualified_name(type(estimator)),
+        "state": writer.describe_mapping({**state, "callbacks": None}, name),
     }
     text = json.dumps(description, allow_nan=False)
-    metadata = {ENTRY: f"{_digest(text, writer.tensors)}\n{text}"}
-    replace(Path(path), serialized(writer.tensors, metadata))
+    metadata = {METADATA_KEY: f"{_digest(text, writer.tensors)}\n{text}"}
+    replace_file(Path(path), serialize(writer.tensors, metadata))
 
 
 def load(
     path: str | os.PathLike, *, trusted: Iterable[type | Callable] = ()
 ) -> BaseAutoencoder:
-    """Read an estimator that `save` wrote.
+    """Load an estimator from a file written by `save`.
 
-    It predicts what it predicted before, to the bit on the same machine, and can be
-    trained on; of its last training only the losses are known.
+    On the same machine, the predictions of the loaded estimator are bit-identical to
+    those of the saved one. Training can be continued; of the previous training, only
+    the losses are kept.
 
     Parameters
     ----------
     path : str or path-like
         The file.
     trusted : iterable of class or function, default=()
-        Your own classes and functions that the estimator may hold, such as the
-        modules of a `Custom` network: nothing else is imported. Their ``__init__`` is
-        not called, their attributes are set.
+        Classes and functions that are not part of skae and that the file may contain,
+        such as the modules of a `Custom` network. The ``__init__`` of a class is not
+        called; the attributes of its objects are set.
 
     Returns
     -------
     estimator : AutoencoderTransformer or AutoencoderOutlierDetector
-        Fitted, on the CPU.
+        The fitted estimator, on the CPU.
 
     Raises
     ------
     ValueError
-        If the file is not one of skae's, or is truncated or altered.
+        If the file was not written by `save`, or is truncated or altered.
     TypeError
-        If it holds an object of a class that is neither known nor trusted.
+        If it contains an object of a class that is neither known nor trusted.
     OSError
         If it cannot be read.
 
     Warns
     -----
     UserWarning
-        If a later version of skae wrote it, in a format that this one does not know.
+        If the file was written by a later version of skae, in a newer format.
 
     See Also
     --------
-    save : Writes the file.
+    save : Save an estimator.
+
+    Notes
+    -----
+    The known classes are those of skae that estimators consist of, the modules of
+    `torch.nn`, and the metadata requests of scikit-learn. They are looked up among the
+    modules that are imported already; loading imports no module.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import skae
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> ae = skae.AutoencoderTransformer(1, max_epochs=5, random_state=0).fit(X)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "iris.safetensors"
+    ...     skae.save(ae, path)
+    ...     loaded = skae.load(path)
+    >>> loaded.n_features_in_
+    4
     """
     path = Path(path)
-    with path.open("rb"):  # for the usual errors, which name the file
+    with path.open("rb"):  # raises the usual OSError, which names the file
         pass
     try:
         with safe_open(path, framework="pt") as file:
@@ -166,43 +212,43 @@ def load(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
-            f"{str(path)!r} is not a whole file of skae: {error}."
+            f"{str(path)!r} is not a complete file of skae: {error}."
         ) from error
-    if ENTRY not in metadata:
+    if METADATA_KEY not in metadata:
         raise ValueError(f"{str(path)!r} was not written by skae.save.")
-    digest, _, text = metadata[ENTRY].partition("\n")
+    digest, _, text = metadata[METADATA_KEY].partition("\n")
     if digest != _digest(text, tensors):
         raise ValueError(f"{str(path)!r} has been altered since it was saved.")
-    with _sense_expected(path):
+    with _invalid_description_as_value_error(path):
         description = json.loads(text)
         is_newer = description["format"] > FORMAT
-        release = description["versions"]["skae"]
+        version = description["versions"]["skae"]
     if is_newer:
         warnings.warn(
-            f"{str(path)!r} was written by skae {release}, in a format that this "
-            "version does not know; what it gives may be wrong.",
+            f"{str(path)!r} was written by skae {version}, in a format that this "
+            "version does not know. The loaded estimator may be wrong.",
             stacklevel=2,
         )
-    with _sense_expected(path):
-        return _Reader(tensors, trusted).estimator(description)
+    with _invalid_description_as_value_error(path):
+        return _Reader(tensors, trusted).make_estimator(description)
 
 
 @contextmanager
-def _sense_expected(path: Path) -> Iterator[None]:
-    """Tell whatever a description without sense leads to as one error."""
+def _invalid_description_as_value_error(path: Path) -> Iterator[None]:
+    """Raise any error caused by an invalid description as a ValueError."""
     try:
         yield
     except _NotTrustedError:
         raise
     except Exception as error:
         raise ValueError(
-            f"{str(path)!r} describes no estimator that this version of skae can make: "
-            f"{error!r}."
+            f"{str(path)!r} does not describe an estimator that this version of skae "
+            f"can load: {error!r}."
         ) from error
 
 
 def _digest(text: str, tensors: dict[str, Tensor]) -> str:
-    """Tells this description and these numbers from all others."""
+    """Return a hash of the description and of the names and values of the tensors."""
     digest = blake2b(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -211,51 +257,63 @@ def _digest(text: str, tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _path_of(thing: Any) -> str:
-    """Where a class or a function is found."""
-    return f"{thing.__module__}:{thing.__qualname__}"
+def _qualified_name(value: Any) -> str:
+    """Return the module and the name of a class or a function."""
+    return f"{value.__module__}:{value.__qualname__}"
 
 
 class _Writer:
-    """Describes objects; their numbers are gathered beside.
+    """Describes objects and collects their tensors and arrays.
 
-    In the description a value that JSON has stands for itself; any other is a dict of
-    one entry, whose key says how to read it.
+    In the description, values of JSON types are themselves. Any other value is a dict
+    of one item, whose key is the kind of the value; see `_Reader` for the kinds.
 
     Attributes
     ----------
     tensors : dict of str to Tensor
-        Contiguous, on the CPU; a tensor in several places is in it once.
+        Contiguous tensors on the CPU by their names in the file. A tensor that is
+        referenced several times is contained once.
     """
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
         self._names: dict[int, str] = {}
-        self._held: list[Any] = []  # an id is unique only while its object lives
+        # Keeps the objects alive, since an id is unique only during a lifetime.
+        self._named_values: list[Any] = []
 
-    def mapping(self, values: dict[str, Any], where: str) -> dict[str, Any]:
+    def describe_mapping(self, values: dict[str, Any], where: str) -> dict[str, Any]:
+        """Describe each value of a dict or of the attributes of an object."""
         return {
             str(name): self.describe(value, f"{where}.{name}")
             for name, value in values.items()
         }
 
     def describe(self, value: Any, where: str) -> Any:
-        """The description of a value; `where` names it in errors and in the file."""
+        """Describe a value; `where` is its path in errors and in names of tensors."""
         if value is None or type(value) in (bool, int, str):
             return value
+        if isinstance(value, np.str_):
+            return str(value)
         if type(value) is float:
             return value if math.isfinite(value) else {"float": repr(value)}
         if type(value) is list:
-            return self._items(value, where)
+            return self._describe_items(value, where)
         if type(value) is tuple:
-            return {"tuple": self._items(value, where)}
+            return {"tuple": self._describe_items(value, where)}
+        if isinstance(value, tuple):
+            return {
+                "named_tuple": [
+                    _qualified_name(type(value)),
+                    self._describe_items(value, where),
+                ]
+            }
         if type(value) is set:
-            return {"set": self._items(sorted(value), where)}
+            return {"set": self._describe_items(sorted(value), where)}
         if isinstance(value, dict) and all(type(key) is str for key in value):
-            return {"dict": self.mapping(value, where)}
+            return {"dict": self.describe_mapping(value, where)}
         if isinstance(value, Tensor):
             kind = "parameter" if isinstance(value, nn.Parameter) else "tensor"
-            return {kind: [self._name(value, where), value.requires_grad]}
+            return {kind: [self._add_tensor(value, where), value.requires_grad]}
         if isinstance(value, np.ndarray | np.generic):
             return self._describe_array(value, where)
         if isinstance(value, np.random.RandomState):
@@ -265,178 +323,208 @@ class _Writer:
         if isinstance(value, torch.dtype):
             return {"dtype": str(value).removeprefix("torch.")}
         if isinstance(value, partial):
-            pieces = (value.func, value.args, value.keywords)
-            return {"partial": self._items(pieces, where)}
+            parts = (value.func, value.args, value.keywords)
+            return {"partial": self._describe_items(parts, where)}
         if isinstance(value, AutoencoderNet):
-            return {"net": self.mapping(_net_state(value), where)}
+            return {"net": self.describe_mapping(_net_state(value), where)}
         if isinstance(value, type) or hasattr(value, "__qualname__"):
-            _check_findable(value, where)
-            return {"named": _path_of(value)}
+            _check_importable(value, where)
+            return {"named": _qualified_name(value)}
         return self._describe_object(value, where)
 
-    def _items(self, values: Iterable[Any], where: str) -> list[Any]:
+    def _describe_items(self, values: Iterable[Any], where: str) -> list[Any]:
         return [self.describe(v, f"{where}.{i}") for i, v in enumerate(values)]
 
     def _describe_array(self, value: np.ndarray | np.generic, where: str) -> Any:
         if value.dtype.kind in "OU":
-            return {"strings": self._items(np.asarray(value, object).tolist(), where)}
+            items = np.asarray(value, object).tolist()
+            return {"strings": self._describe_items(items, where)}
         if value.dtype.kind not in "biuf":
             raise TypeError(f"{where} has dtype {value.dtype}, which cannot be saved.")
         kind = "array" if isinstance(value, np.ndarray) else "scalar"
-        return {kind: self._name(value, where)}
+        return {kind: self._add_tensor(value, where)}
 
-    def _name(self, value: Any, where: str) -> str:
-        """The name of a tensor's or an array's numbers in the file."""
+    def _add_tensor(self, value: Any, where: str) -> str:
+        """Add a tensor or an array to the file; return its name there."""
         if id(value) not in self._names:
-            numbers = value if isinstance(value, Tensor) else torch.tensor(value)
-            self.tensors[where] = numbers.detach().cpu().contiguous().clone()
+            tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+            self.tensors[where] = tensor.detach().cpu().contiguous().clone()
             self._names[id(value)] = where
-            self._held.append(value)
+            self._named_values.append(value)
         return self._names[id(value)]
 
     def _describe_object(self, value: Any, where: str) -> Any:
+        """Describe an object by its class and its state."""
         if not hasattr(value, "__dict__"):
             raise TypeError(f"{where} is {value!r}, which cannot be saved.")
-        state = vars(value)
+        state: Any = value.__getstate__() if is_dataclass(type(value)) else vars(value)
+        if isinstance(value, METADATA_REQUESTS):
+            # The owner is the estimator or, in older versions of scikit-learn, its
+            # class name. Only its class name is used, in error messages.
+            owner = state["owner"]
+            name = owner if isinstance(owner, str) else type(owner).__name__
+            state = {**state, "owner": name}
         if isinstance(value, nn.Module):
-            empty = vars(nn.Module())
-            hooks = [name for name in empty if "hook" in name]
-            hooked = [name for name in hooks if state.get(name)]
-            if hooked:
+            hooks = [name for name in vars(nn.Module()) if "hook" in name]
+            if any(state.get(name) for name in hooks):
                 raise TypeError(f"{where} has hooks, which cannot be saved.")
             state = {k: v for k, v in state.items() if k not in hooks}
-        _check_findable(type(value), where)
-        return {"object": [_path_of(type(value)), self.mapping(state, where)]}
+        _check_importable(type(value), where)
+        path = _qualified_name(type(value))
+        return {"object": [path, self.describe_mapping(state, where)]}
 
 
-def _check_findable(thing: Any, where: str) -> None:
-    """Raise for what no name leads to, such as a lambda or a local class."""
-    found: Any = sys.modules.get(thing.__module__)
-    for name in thing.__qualname__.split("."):
-        found = getattr(found, name, None)
-    if found is not thing:
+def _check_importable(value: Any, where: str) -> None:
+    """Raise TypeError for a class or function that cannot be imported by its name.
+
+    These are lambdas and all that is defined in a function.
+    """
+    resolved: Any = sys.modules.get(value.__module__)
+    for name in value.__qualname__.split("."):
+        resolved = getattr(resolved, name, None)
+    if resolved is not value:
         raise TypeError(
-            f"{where} is or holds {thing!r}, which cannot be saved: it must be defined "
-            "at the top of a module."
+            f"{where} is or contains {value!r}, which cannot be saved: it must be "
+            "defined at the top level of a module."
         )
 
 
 def _net_state(net: AutoencoderNet) -> dict[str, Any]:
-    """What is kept of a net: all but the batches of its history."""
-    essentials = net.essentials
-    history = [
-        {name: value for name, value in epoch.items() if name != "batches"}
-        for epoch in essentials["history"]
-    ]
-    return {**essentials, "history": history}
+    """Return the state of a net that is saved, without the batches of its history."""
+    state = net.state
+    return {**state, "history": list(map(without_batches, state["history"]))}
 
 
 class _NotTrustedError(TypeError):
-    """A file names a class or a function that is neither known nor trusted."""
+    """A file contains a class or a function that is neither known nor trusted."""
 
 
 class _Reader:
-    """Makes the objects that a `_Writer` has described.
+    """Creates the objects that a `_Writer` has described.
 
     Parameters
     ----------
     tensors : dict of str to Tensor
+        Tensors of the file.
     trusted : iterable of class or function
+        Classes and functions that are allowed besides the known classes.
     """
 
     def __init__(self, tensors: dict[str, Tensor], trusted: Iterable[Any]):
         self._tensors = tensors
-        self._trusted = {_path_of(thing): thing for thing in trusted}
+        self._trusted = {_qualified_name(value): value for value in trusted}
         self._parameters: dict[str, nn.Parameter] = {}
-        self._makers: dict[str, Callable[[Any], Any]] = {
+        self._factories: dict[str, Callable[[Any], Any]] = {
             "float": float,
-            "tuple": lambda values: tuple(self._items(values)),
-            "set": lambda values: set(self._items(values)),
-            "dict": self.mapping,
-            "tensor": lambda described: self._tensors[described[0]],
-            "parameter": self._parameter,
+            "tuple": lambda items: tuple(self._make_items(items)),
+            "named_tuple": self._make_named_tuple,
+            "set": lambda items: set(self._make_items(items)),
+            "dict": self.make_mapping,
+            "tensor": lambda content: self._tensors[content[0]],
+            "parameter": self._make_parameter,
             "array": lambda name: self._tensors[name].numpy(),
             "scalar": lambda name: self._tensors[name].numpy()[()],
-            "strings": lambda values: np.array(self._items(values), dtype=object),
-            "random_state": self._random_state,
+            "strings": lambda items: np.array(self._make_items(items), dtype=object),
+            "random_state": self._make_random_state,
             "device": torch.device,
-            "dtype": self._dtype,
-            "partial": self._partial,
-            "net": self._net,
-            "named": self.named,
-            "object": self._object,
+            "dtype": self._make_dtype,
+            "partial": self._make_partial,
+            "net": self._make_net,
+            "named": self.resolve,
+            "object": self._make_object,
         }
 
-    def estimator(self, description: dict[str, Any]) -> BaseAutoencoder:
-        """The estimator, after one row has gone through its network."""
-        kind = self.named(description["class"])
+    def make_estimator(self, description: dict[str, Any]) -> BaseAutoencoder:
+        """Create the estimator, and check that its network fits its features."""
+        kind = self.resolve(description["class"])
         if not (isinstance(kind, type) and issubclass(kind, BaseAutoencoder)):
-            raise ValueError(f"{kind!r} is no autoencoder")
+            raise ValueError(f"{kind!r} is not an autoencoder")
         estimator = kind.__new__(kind)
-        estimator.__dict__.update(self.mapping(description["state"]))
+        estimator.__dict__.update(self.make_mapping(description["state"]))
         row = np.zeros((1, estimator.n_features_in_))
         if estimator._evaluate("forward", row).shape != row.shape:
-            raise ValueError("the network does not suit n_features_in_")
+            raise ValueError("the network does not fit n_features_in_")
         return estimator
 
-    def mapping(self, described: dict[str, Any]) -> dict[str, Any]:
+    def make_mapping(self, described: dict[str, Any]) -> dict[str, Any]:
+        """Create the values of a dict or the attributes of an object."""
         return {name: self.make(value) for name, value in described.items()}
 
     def make(self, described: Any) -> Any:
+        """Create a value from its description."""
         if isinstance(described, list):
-            return self._items(described)
+            return self._make_items(described)
         if not isinstance(described, dict):
             return described
         ((kind, content),) = described.items()
-        return self._makers[kind](content)
+        return self._factories[kind](content)
 
-    def named(self, path: str) -> Any:
-        """A class or function that is trusted, or a known class."""
+    def resolve(self, path: str) -> Any:
+        """Return a trusted class or function, or a known class."""
         if path in self._trusted:
             return self._trusted[path]
         module, _, name = path.partition(":")
-        if f"{module}.".startswith(KNOWN):
-            found = getattr(importlib.import_module(module), name, None)
-            if isinstance(found, type):
-                return found
+        value = getattr(sys.modules.get(module), name, None)
+        # The second condition rejects classes that a module has only imported.
+        if _is_known(value) and _qualified_name(value) == path:
+            return value
         raise _NotTrustedError(
-            f"The file holds {path!r}, which is not trusted. If it is your own, pass "
-            f"it by load(..., trusted=[{name}])."
+            f"The file contains {path!r}, which is not trusted. To trust it, "
+            f"pass it to load(..., trusted=[{name}])."
         )
 
-    def _items(self, described: list[Any]) -> list[Any]:
+    def _make_items(self, described: list[Any]) -> list[Any]:
         return [self.make(value) for value in described]
 
-    def _parameter(self, described: list[Any]) -> nn.Parameter:
-        name, requires_grad = described
-        if name not in self._parameters:
+    def _make_parameter(self, content: list[Any]) -> nn.Parameter:
+        name, requires_grad = content
+        if name not in self._parameters:  # shared parameters stay shared
             tensor = self._tensors[name]
             self._parameters[name] = nn.Parameter(tensor, requires_grad)
         return self._parameters[name]
 
-    def _random_state(self, described: Any) -> np.random.RandomState:
+    def _make_random_state(self, described: Any) -> np.random.RandomState:
         random_state = np.random.RandomState()
         random_state.set_state(self.make(described))
         return random_state
 
-    def _dtype(self, name: str) -> torch.dtype:
-        found = getattr(torch, name, None)
-        if not isinstance(found, torch.dtype):
-            raise ValueError(f"The file holds an unknown dtype, {name!r}.")
-        return found
+    def _make_dtype(self, name: str) -> torch.dtype:
+        dtype = getattr(torch, name, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"The file contains an unknown dtype, {name!r}.")
+        return dtype
 
-    def _partial(self, described: list[Any]) -> partial:
-        function, args, keywords = self._items(described)
+    def _make_partial(self, described: list[Any]) -> partial:
+        function, args, keywords = self._make_items(described)
         return partial(function, *args, **keywords)
 
-    def _net(self, described: dict[str, Any]) -> AutoencoderNet:
-        return AutoencoderNet.restored(**self.mapping(described))
+    def _make_named_tuple(self, content: list[Any]) -> Any:
+        path, items = content
+        return self.resolve(path)(*self._make_items(items))
 
-    def _object(self, described: list[Any]) -> Any:
-        path, state = described
-        kind = self.named(path)
-        made = kind.__new__(kind)
-        if isinstance(made, nn.Module):
-            nn.Module.__init__(made)  # no hooks
-        vars(made).update(self.mapping(state))
-        return made
+    def _make_net(self, described: dict[str, Any]) -> AutoencoderNet:
+        return AutoencoderNet.restored(**self.make_mapping(described))
+
+    def _make_object(self, content: list[Any]) -> Any:
+        path, described = content
+        kind = self.resolve(path)
+        state = self.make_mapping(described)
+        value = kind.__new__(kind)
+        if is_dataclass(kind) and hasattr(kind, "__setstate__"):
+            value.__setstate__(state)
+            return value
+        if isinstance(value, nn.Module):
+            nn.Module.__init__(value)  # sets the empty dicts of hooks
+        vars(value).update(state)  # also in a frozen dataclass
+        return value
+
+
+def _is_known(value: Any) -> bool:
+    """Return whether a value is a class whose objects are loaded without `trusted`."""
+    if not isinstance(value, type):
+        return False
+    for package, bases in KNOWN_CLASSES.items():
+        if f"{value.__module__}.".startswith(f"{package}."):
+            is_record = is_dataclass(value) or issubclass(value, tuple)
+            return issubclass(value, bases) or (package == "skae" and is_record)
+    return False

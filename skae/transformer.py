@@ -1,4 +1,4 @@
-"""The transformer: a nonlinear PCA."""
+"""Dimensionality reduction by an autoencoder."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state, check_scalar
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from skae import _defaults
-from skae._base import BaseAutoencoder, MatrixLike, Parts
-from skae._batches import Rows
-from skae.bottlenecks import Bottleneck, Deterministic
+from skae._base import BaseAutoencoder, MatrixLike
+from skae._checks import check_weight, check_X
+from skae._compat import Interval, StrOptions
+from skae._job import Parts
+from skae._prediction import evaluate
+from skae._rows import Rows
+from skae.bottlenecks import Bottleneck
 from skae.corruptions import Corruption
-from skae.losses import Loss, SquaredError
-from skae.networks import MLP, Conv, Network
+from skae.losses import Loss
+from skae.networks import Network
 from skae.penalties import Penalty
 
-# Steps by which `transform` refines a code where nothing else is said, and the widest
-# code for which it does: its first step takes an evaluation for each component.
+# Meaning of transform_max_iter="auto": number of refinement steps, and the largest
+# number of components for which codes are refined. The first step evaluates the
+# decoder once for each component.
 N_REFINEMENTS = 10
 MAX_REFINED = 16
 
 
 def _bottleneck_has(name: str) -> Callable[[BaseAutoencoder], bool]:
-    """Whether the chosen bottleneck has an attribute, which a method needs."""
+    """Return a check that the bottleneck has an attribute, for `available_if`."""
 
     def check(autoencoder: BaseAutoencoder) -> bool:
-        getattr(autoencoder._resolved_bottleneck(), name)  # an AttributeError tells
+        getattr(autoencoder._bottleneck, name)  # may raise AttributeError
         return True
 
     return check
@@ -44,246 +48,287 @@ def _bottleneck_has(name: str) -> Callable[[BaseAutoencoder], bool]:
 class AutoencoderTransformer(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseAutoencoder
 ):
-    r"""Nonlinear PCA: a network squeezes rows into a few components and back.
+    r"""Dimensionality reduction by an autoencoder, a nonlinear PCA.
 
-    An encoder maps each row to a code of `n_components` values and a decoder
-    maps the code back; both are trained together so that little is lost. With
-    the default ``init`` the network starts as the PCA of the training rows and
-    learns what PCA cannot say,
+    An encoder maps each row to a code of `n_components` values, and a decoder maps
+    the code back to a row. Both networks are trained together to minimize the
+    reconstruction loss. With the default ``init``, they start as the PCA of the
+    training rows, to which they add nonlinear terms,
 
     .. math::
 
-        z = P (x - \bar x) + f(x), \qquad \hat x = \bar x + P^\top z + g(z),
+        z = P (x - \bar x) + f(x), \qquad \hat x = \bar x + P^\top z + g(z).
 
-    where the rows of P are the principal axes, f and g are networks whose last
-    layers start at zero, and all of it is trained. Training leaves the PCA only
-    if rows that were held out gain by it, by more than the standard error of
-    their mean gain. A code learnt by a narrow network generalises principal
-    components to curved surfaces [1]_ [2]_.
+    The rows of P are the principal axes, and the last layers of the networks f and g
+    start at zero. All weights are trained, those of P included. With early stopping,
+    the trained weights replace the PCA only if the loss on held-out rows decreases by
+    more than the standard error of its mean decrease. With few components, such a
+    code extends PCA from planes to curved surfaces [1]_ [2]_.
 
-    PCA's code of a row is that of the nearest point on its plane. An encoder only
-    comes near the nearest point on a curved surface; so `transform` begins at the
-    encoder's code and moves it, by a few Levenberg-Marquardt steps, nearer to
+    The PCA of a row is the nearest point on a plane. An encoder only approximates the
+    nearest point on a curved surface. Therefore `transform` starts at the encoder's
+    code and refines it, by a few Levenberg-Marquardt steps, towards
 
     .. math::
 
         z(x) = \arg\min_z \sum_j (\hat x_j(z) - x_j)^2,
 
-    which is the projection index of principal curves [5]_. Held-out rows are
-    judged in the same way, in three steps at most. On 26 tables, with one, two and
-    five components, this removes 49 % of PCA's error on new rows on average, while
-    the encoder's codes remove 38 %.
+    which is the projection index of principal curves [5]_. The loss on held-out rows
+    is computed with refined codes, too, in at most three steps. On 26 data sets, with
+    one, two and five components, refined codes remove 49 % of PCA's error on new rows
+    on average, and the encoder's codes 38 %.
 
-    The rest of the family are settings, which combine: ``corruption`` makes the
-    autoencoder a denoising one, ``penalty`` a sparse or a contractive one,
-    ``bottleneck`` a variational or a vector-quantized one, and ``network`` a
-    convolutional one. What is minimised over the rows is
+    Other kinds of autoencoders are settings, which can be combined: `corruption` gives
+    a denoising autoencoder, `penalty` a sparse or contractive one, `bottleneck` a
+    variational or vector-quantized one, and `network` a convolutional one. Training
+    minimizes the mean over the rows of
 
     .. math::
 
         L(x, \hat x) + \beta \, T + \lambda \, \Omega(z),
 
-    the loss of the reconstruction of x from its corrupted version, the
-    bottleneck's term T with its weight :math:`\beta`, and the penalty
-    :math:`\Omega` with its weight :math:`\lambda`. Nothing is corrupted or drawn
-    once the training is over: the same row always gets the same code.
+    where L is the `loss` between a row and its reconstruction from the corrupted row,
+    T is the bottleneck's term with the weight :math:`\beta` (`bottleneck_weight`), and
+    :math:`\Omega` is the penalty with the weight :math:`\lambda` (`penalty_weight`).
+    After training there is neither corruption nor sampling: equal rows always get equal
+    codes.
 
     Parameters
     ----------
     n_components : int or "auto", default=2
-        Width of the code, >= 1; it may exceed the number of features.
+        Number of components of the code, >= 1. It may exceed the number of features.
         ``"auto"`` means the square root of the number of features, rounded up.
-    network : {"mlp", "conv"} or Network object, default="mlp"
-        What maps rows to codes and codes to rows: fully connected layers, or
-        convolutions over rows of `input_shape`, or an object of
+    network : {"mlp", "conv"} or Network, default="mlp"
+        Architecture of encoder and decoder: fully connected layers (``"mlp"``),
+        convolutions over rows of shape `input_shape` (``"conv"``), or an object of
         :mod:`skae.networks`, such as ``MLP(activation="relu")``,
-        ``Conv(channels=(32, 64))`` or ``Custom(encoder=..., decoder=...)`` for
-        PyTorch modules of your own.
+        ``Conv(channels=(32, 64))`` or ``Custom(encoder=..., decoder=...)`` for your
+        own PyTorch modules.
     hidden_layer_sizes : tuple of int or "auto", default="auto"
-        Widths of the encoder's hidden layers, each >= 1, mirrored by the
-        decoder; ``()`` is a linear autoencoder. ``"auto"`` means 4h, 2h and h,
-        where h is 64, or the first power of two from ``4 * n_components`` on
-        if that is more; but no layer has more than ``2**21 / n_features`` units unless
-        that is less than h. For ``"conv"`` these are layers between the
-        convolutions and the code, and ``"auto"`` means none. Beside a network
-        object it must be ``"auto"``.
+        Numbers of units of the encoder's hidden layers, each >= 1; the decoder has the
+        same layers in reverse order. ``()`` gives a linear autoencoder. ``"auto"``
+        means ``(4 * h, 2 * h, h)``, where h is 64 or the first power of two >=
+        ``4 * n_components``, whichever is larger, and no layer has more than
+        ``max(h, 2**21 // n_features)`` units. With ``network="conv"`` these are layers
+        between the convolutions and the code, and ``"auto"`` means none. With a
+        network object, the value must be ``"auto"``.
     input_shape : tuple of int or None, default=None
-        Shape of one row, for networks that look at neighbours: (length,),
-        (height, width) or (channels, height, width), whose product is the
-        number of features. None means (n_features,).
-    bottleneck : {"deterministic", "gaussian", "quantized"} or Bottleneck object, \
-            default="deterministic"
-        What happens to a code between encoder and decoder: nothing; or it is
-        drawn from a normal distribution, as in a variational autoencoder; or
-        replaced by the nearest entry of a codebook. See :mod:`skae.bottlenecks`
-        for their settings, such as ``Quantized(n_codes=64)``.
+        Shape of one row, for networks that use the order of the features, such as
+        convolutions: (length,), (height, width) or (channels, height, width). The
+        product of its entries must be the number of features. None means
+        (n_features,).
+    bottleneck : str or Bottleneck, default="deterministic"
+        How the encoder's output becomes the code:
+
+        - ``"deterministic"``: unchanged;
+        - ``"gaussian"``: drawn from a normal distribution in training, as in a
+          variational autoencoder;
+        - ``"quantized"``: replaced by the nearest entry of a codebook.
+
+        The objects of :mod:`skae.bottlenecks` have further settings, for example
+        ``Quantized(n_codes=64)``.
     bottleneck_weight : float, default=1.0
-        Weight of the bottleneck's term in the objective, >= 0: beta of the
-        variational term, or the commitment of a code to its entry.
-    corruption : {"gaussian", "masking", "swap", "salt_and_pepper"}, Corruption \
-            object or None, default=None
-        Noise on the rows that the encoder sees in training, while the
-        reconstruction is held to the clean rows: a denoising autoencoder. See
-        :mod:`skae.corruptions`.
+        Weight of the bottleneck's term in the objective, >= 0: beta of a variational
+        autoencoder, or the weight of the commitment loss of a quantized code.
+    corruption : str, Corruption or None, default=None
+        Noise on the encoder's input in training. The reconstruction is compared with
+        the clean rows, as in a denoising autoencoder. Either ``"gaussian"``,
+        ``"masking"``, ``"swap"`` or ``"salt_and_pepper"``, or an object of
+        :mod:`skae.corruptions`. None means no noise.
     corruption_level : float, default=0.3
-        Standard deviation of ``"gaussian"``, >= 0, in the scaled space, or the
-        probability, in [0, 1], that another corruption hits an entry. Noise of
-        standard deviation s in the units of X has the level s where nothing is
-        scaled, and ``s / np.sqrt(X.var(axis=0).mean())`` under one factor for
-        all features.
-    penalty : {"l1", "kl", "contractive"}, Penalty object or None, default=None
-        What is added to the objective for the code: its absolute values, which
-        makes it sparse and puts a rectifier on it; the divergence of its mean
-        activation from a target; or the squared norm of the encoder's Jacobian.
-        See :mod:`skae.penalties`.
+        For ``corruption="gaussian"``, the standard deviation of the noise in the scaled
+        space, >= 0; for the other corruptions, the probability that an entry is
+        corrupted, in [0, 1]. Gaussian noise of standard deviation s in the units of X
+        has the level s if ``scale=None``, and ``s / np.sqrt(X.var(axis=0).mean())`` if
+        ``scale="global"``.
+    penalty : {"l1", "kl", "contractive"}, Penalty or None, default=None
+        Term on the code that is added to the objective:
+
+        - ``"l1"``: the sum of absolute values, for a sparse code; the network's
+          ``code_activation="auto"`` then means ReLU;
+        - ``"kl"``: the Kullback-Leibler divergence of each component's mean
+          activation from a target;
+        - ``"contractive"``: the squared Frobenius norm of the encoder's Jacobian.
+
+        The objects of :mod:`skae.penalties` have further settings. None means no
+        penalty.
     penalty_weight : float, default=1e-3
-        Weight of the penalty, >= 0.
-    loss : {"squared_error", "absolute_error", "huber", "log_error", \
-            "binary_cross_entropy", "mixed"} or Loss object, default="squared_error"
-        Reconstruction loss, see :mod:`skae.losses`. The cross-entropy is for data in
-        [0, 1] and puts a sigmoid behind the decoder. ``"mixed"`` does so for columns
-        of 0 and 1 only, and takes the squared error for the others:
-        ``Mixed(binary=["a", "b"])`` names them.
+        Weight of the penalty in the objective, >= 0.
+    loss : str or Loss, default="squared_error"
+        Reconstruction loss: ``"squared_error"``, ``"absolute_error"``, ``"huber"``,
+        ``"log_error"``, ``"binary_cross_entropy"`` or ``"mixed"``, or an object of
+        :mod:`skae.losses`. ``"binary_cross_entropy"`` requires data in [0, 1] and
+        applies a sigmoid to the decoder's output. ``"mixed"`` does so for the columns
+        that hold only 0 and 1, and uses the squared error for the others;
+        ``Mixed(binary=["a", "b"])`` names the binary columns.
     init : {"auto", "pca", "random"}, default="auto"
-        Where training starts: at the PCA of the training rows or at random
-        weights. ``"auto"`` means the PCA wherever network, bottleneck and loss
-        can express it; ``"pca"`` raises an error where they cannot.
+        Where training starts: at the PCA of the training rows, or at random weights.
+        ``"auto"`` means ``"pca"`` if network, bottleneck, penalty and loss allow it,
+        else ``"random"``. ``"pca"`` raises an error if they do not.
     scale : {"auto", "global", "feature"} or None, default="auto"
-        Internal scaling, undone on the way out: one factor for all features,
-        which is PCA's view of the data, or one each, or none. ``"auto"`` means
-        ``"global"``. Nothing is scaled under an output activation such as the
-        sigmoid, which can reach the data only in their own units; under
-        ``loss="mixed"`` these are the binary columns.
+        Internal scaling of the rows, undone in reconstructions. ``"global"`` divides
+        all features by the square root of their mean variance, which does not change
+        the directions of a PCA; ``"feature"`` divides each feature by its standard
+        deviation; None does not scale. ``"auto"`` means ``"global"``. Features with a
+        bounded output, such as that of a sigmoid, are never scaled, because the output
+        can match them only in their own units. With ``loss="mixed"`` these are the
+        binary columns.
     max_epochs : int or "auto", default="auto"
-        Most passes over the training rows, >= 1. ``"auto"`` means as many as
-        make 2500 steps from the PCA, or 4000 from a random start, but 12 at least and
-        500 at most.
+        Maximum number of passes over the training rows, >= 1. ``"auto"`` means the
+        number of epochs that make 2500 steps from a PCA, or 4000 steps from random
+        weights, but at least 12 and at most 500.
     batch_size : int or "auto", default="auto"
-        Rows in a step, >= 1. ``"auto"`` means a sixteenth of the training rows,
-        but 8 at least and 128 at most.
+        Number of rows in each step, >= 1. ``"auto"`` means a sixteenth of the training
+        rows, but at least 8 and at most 128.
     learning_rate : float or "auto", default="auto"
-        Learning rate of AdamW [3]_, > 0; it falls in a line to zero over the
-        last 40 % of `max_epochs`. ``"auto"`` means
+        Initial learning rate of AdamW [4]_, > 0. It decreases linearly to zero over
+        the last 40 % of `max_epochs`. ``"auto"`` means
         ``0.004 * sqrt(batch_size / 128)``.
     weight_decay : float, default=0.01
         Weight decay of AdamW, >= 0.
     early_stopping : bool or "auto", default="auto"
-        Whether to hold rows out, to return to the weights of the epoch with
-        the lowest loss on them, and to stop when it falls no further.
-        ``"auto"`` means whenever there are two distinct rows; up to 500 of them,
-        each of five parts is held out once, and the network then learns from all
-        rows, for as many epochs as were best on average.
+        Whether to hold out rows, to stop training when the loss on them no longer
+        decreases, and to return the weights of the epoch with the lowest such loss;
+        without it, the weights of the last epoch are returned. ``"auto"`` means True if
+        there are at least two distinct rows; with up to 500 distinct rows, early
+        stopping is then cross-validated: each of five folds is held out once, and the
+        network is trained on all rows for the mean of the best numbers of epochs. A fit
+        that resumes (see `warm_start`) holds rows out only once.
     validation_fraction : float, default=0.1
-        Share of the distinct rows held out for early stopping, in (0, 1), where
-        they are held out once.
+        Fraction of the distinct rows to hold out for early stopping, in (0, 1). It is
+        not used where early stopping is cross-validated.
     n_iter_no_change : int, default=10
-        Epochs without an improvement after which training returns to the best
-        epoch and goes on with a fifth of the learning rate; the third time it
-        stops.
+        Number of epochs without an improvement, >= 1, after which training returns to
+        the best epoch and continues with a fifth of the learning rate. The third time,
+        training stops; with a learning rate scheduler in `callbacks`, it stops the
+        first time.
     tol : float, default=1e-4
-        Least fall of the validation loss that counts as an improvement,
-        relative to the lowest so far, >= 0.
+        Minimum decrease of the validation loss, relative to its lowest value so far,
+        that counts as an improvement, >= 0.
     trim : float, default=0.0
-        Share of each batch's weight, in [0, 1): the rows with the highest objective,
-        which are left out of the gradient, so that what few rows are like is not
-        learnt [4]_. Held-out rows are judged without as many of theirs.
+        Fraction of each batch's weight that is left out of the gradient, in [0, 1): the
+        rows with the highest objective, so that the network is not fitted to outliers
+        [3]_. The same fraction of the held-out rows is left out of the validation loss.
+        0 is suitable if the training rows are known to be clean.
     warm_start : bool, default=False
-        Whether another `fit` goes on from the last one's network and scale
-        instead of beginning anew, and leaves them only for a significant gain
-        on held-out rows. With the same rows and parameters nothing is left to
-        do, and the model stays as it is; `partial_fit` trains in pieces.
+        Whether `fit` resumes training from the network and the scaling of the previous
+        fit instead of starting anew. With early stopping, the weights then change only
+        if the loss on held-out rows decreases significantly. With the same rows and
+        parameters, `fit` does not train again and leaves the model as it is. Use
+        `partial_fit` to train on successive pieces of the data.
     random_state : int, RandomState instance or None, default=None
-        Determines the initial weights, the held-out rows and the order of the
-        batches. Pass an int for the same result in every call.
+        Controls the randomness of training: initial weights, held-out rows, order of
+        the batches, and noise. Pass an int for reproducible results across multiple
+        function calls.
     verbose : int, default=0
-        1 shows one progress bar on a terminal and some twenty lines elsewhere;
-        more, a line for each epoch.
+        Verbosity level. 0 is silent; 1 shows a progress bar in a terminal and about
+        twenty lines elsewhere; larger values print a line for each epoch.
     device : str or torch.device, default="auto"
-        Where to train: ``"auto"`` means CUDA if there is one, else the CPU.
-        ``"mps"``, which has no float64, trains but does not predict.
+        Device for training. ``"auto"`` means CUDA if it is available, else the CPU.
+        ``"mps"`` has no float64 and is used for training only; predictions then run
+        on the CPU.
     callbacks : list or None, default=None
-        skorch callbacks: objects, classes, or pairs of a name and one of these.
-        They are copied at each fit. A learning rate scheduler among them
-        replaces the one described above. Callbacks that cannot be pickled are
-        left out when a fitted estimator is pickled. Those of scikit-learn are set
-        by `set_callbacks`, see Notes.
-    compile : "auto" or bool, default="auto"
-        How a training step is computed. False: as PyTorch computes it. ``"auto"``:
-        the same, but without the bookkeeping; on a CPU a step is recorded and
-        replayed, which leads to the same numbers, on CUDA it becomes a graph.
-        Modules that come neither with PyTorch nor with skae run as they are.
-        True: by ``torch.compile``, which takes many seconds at the first step and,
-        on a CPU, a C++ compiler.
+        List of skorch callbacks: objects, classes, or pairs of a name and one of these.
+        They are copied at each fit. A learning rate scheduler among them replaces the
+        schedule described under `learning_rate`. Callbacks that cannot be pickled are
+        dropped when a fitted estimator is pickled. The callbacks of scikit-learn are
+        set by `set_callbacks`, see Notes.
+    compile : bool or "auto", default="auto"
+        How to compute a training step:
+
+        - False: as ordinary PyTorch code;
+        - ``"auto"``: with less overhead and the same numbers. On a CPU the step is
+          recorded once and replayed, on CUDA it becomes a CUDA graph. Modules that
+          belong neither to PyTorch nor to skae run as with False;
+        - True: with ``torch.compile``, which takes many seconds at the first step
+          and, on a CPU, needs a C++ compiler.
     n_threads : int or "auto", default="auto"
-        Threads that training may use, >= 1. ``"auto"`` is one where a step takes
-        fewer than 2e7 multiplications, since a second would only delay it, else as
-        many as PyTorch uses. What was before is restored.
+        Maximum number of threads in training, >= 1. ``"auto"`` means one if a step
+        takes fewer than 2e7 multiplications, because further threads would slow it
+        down, else the number of threads that PyTorch uses. The previous number is
+        restored afterwards.
     precision : {"float32", "tf32", "bfloat16"}, default="float32"
-        Arithmetic of the products of matrices in training, each faster and less
-        exact than the one before on hardware that has it. ``"tf32"`` needs CUDA.
-        Weights, losses and predictions stay as they are.
+        Precision of the matrix products in training. Each is faster and less exact
+        than the one before, on hardware that supports it. ``"tf32"`` requires CUDA. The
+        precision of weights, losses and predictions does not change.
     transform_max_iter : int or "auto", default="auto"
-        Steps, >= 0, by which a code is moved from where the encoder puts it to
-        where the decoder gives less squared error, in the scaled space and over
-        the observed entries; 0 takes the encoder's word. A step costs as much as
-        a row's way through the decoder, and the first one `n_components` times as
-        much. ``"auto"`` means 10 where the code has 16 components at most and is to
-        say which point is nearest: with the squared error, an ``MLP`` or a
-        ``Conv`` without a code activation, a deterministic bottleneck, and neither
-        corruption nor penalty. Else it means 0. Noise that a denoising encoder
-        removes, for one, would come back. It takes effect at `fit`.
+        Maximum number of steps, >= 0, by which `transform` refines the encoder's code
+        to reduce the squared error of its reconstruction, in the scaled space and over
+        the observed entries. 0 returns the encoder's output unchanged. A step costs as
+        much as decoding the row, the first one `n_components` times as much.
+        ``"auto"`` means 10 if the code has at most 16 components and stands for the
+        nearest point: with the squared error, an ``MLP`` or a ``Conv`` without an
+        activation on the code, a deterministic bottleneck, and neither corruption nor
+        penalty. Otherwise it means 0; with a denoising autoencoder, for example,
+        refinement would bring back the noise that the encoder removes. It takes effect
+        at `fit`.
 
     Attributes
     ----------
     mean_ : ndarray of shape (n_features,)
-        Weighted mean of the observed entries of all rows given to `fit`.
+        Weighted mean of the observed entries of each feature, over all rows passed to
+        the call of `fit` or `partial_fit` that built the network.
     n_components_ : int
-        Width of the code.
+        Number of components of the code.
     n_iter_ : int
-        Epochs run.
+        Number of epochs of the returned network's training. Where early stopping is
+        cross-validated, this is the number of epochs for which the returned network was
+        trained on all rows: 0 if it has its initial weights.
     loss_curve_ : list of float
-        Mean objective over the training rows in each epoch: the loss, and
-        what bottleneck and penalty add to it.
+        Mean objective over the training rows in each epoch: the loss plus the weighted
+        terms of bottleneck and penalty. Where early stopping is cross-validated, it is
+        the mean over the folds. Calls that resume training append to it.
     validation_loss_curve_ : list of float or None
-        Mean objective over the held-out rows after each epoch, under the same
-        noise each time; None if there were none.
-    active_units_ : ndarray of bool of shape (n_components,)
-        With a Gaussian bottleneck only: which components vary by more than
-        0.01, see :class:`~skae.bottlenecks.Gaussian`.
+        Mean objective over the held-out rows after each epoch, computed with the same
+        noise each time. Where early stopping is cross-validated, it is the mean over
+        the folds. None if no rows were held out.
+    active_units_ : bool ndarray of shape (n_components,)
+        Whether each component varies by more than 0.01 over the training rows (of the
+        last call), see :class:`~skae.bottlenecks.Gaussian`. Only with a Gaussian
+        bottleneck.
     perplexity_ : ndarray of shape (n_codebooks,)
-        With a quantized bottleneck only: how many entries of each codebook are
-        in use, see :class:`~skae.bottlenecks.Quantized`.
+        Effective number of used entries in each codebook, see
+        :class:`~skae.bottlenecks.Quantized`. Only with a quantized bottleneck.
     net_ : skorch.NeuralNet
-        The net that was trained, with its `history`, trimmed for prediction.
+        Trained skorch net, without what only training needs. Its `history` holds the
+        losses of each epoch, those of earlier fits that were resumed included.
+        `net_.best_epoch_` is the epoch in this history whose weights it has; 0 means
+        the initial weights.
     module_ : torch.nn.Module
-        The PyTorch module, in eval mode, with its `encoder` and `decoder`, which
-        work in the scaled space; `module_.encode` and `module_.decode` go from
-        and to the units of the data, and between them the codes have the units
-        that a user sees (`code_factor` times the encoder's).
+        Trained PyTorch module, in eval mode. Its submodules `encoder` and `decoder`
+        work in the scaled space. Its methods `encode` and `decode` take and return
+        rows in the units of the data, and codes as `transform` returns them
+        (`code_factor` times the encoder's output).
     n_features_in_ : int
         Number of features seen during `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features seen during `fit`, if all are strings.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen during `fit`. Defined only when `X` has feature names
+        that are all strings.
 
     See Also
     --------
-    AutoencoderOutlierDetector : Outliers by their reconstruction error.
-    sklearn.decomposition.PCA : The linear case.
+    AutoencoderOutlierDetector : Outlier detection by the reconstruction error.
+    sklearn.decomposition.PCA : Linear dimensionality reduction.
 
     Notes
     -----
-    Up to 10,000 rows, equal rows are merged, their weights added, and the rows
-    brought into an order of their own before anything else; so weighted,
-    repeated and shuffled rows give the same model. A missing entry is read as
-    the feature's mean and does not count in the loss.
+    With up to 10,000 rows, `fit` first merges equal rows, adds their weights, and sorts
+    the rows by their content. Weighted, repeated and permuted rows therefore give the
+    same model. The network reads a missing entry as the feature's mean, and the loss
+    ignores it.
 
-    Training runs in float32. Rows in float64 are encoded and decoded in
-    float64, so that a row's code does not depend on the other rows beside it.
+    Training runs in float32. Rows in float64 are encoded and decoded in float64, so
+    that the code of a row does not depend on the other rows in the same call.
 
-    From scikit-learn 1.9 on, `set_callbacks` takes those of :mod:`sklearn.callback`.
-    The tasks of a fit are its epochs, or folds that have epochs. Where rows are held
-    out five times, a last task learns from all rows. A callback may ask for an
-    estimator after each epoch, which has that epoch's weights.
+    Some methods exist only with certain bottlenecks: `sample` with a Gaussian one,
+    `quantize` and `dequantize` with a quantized one. In a fitted estimator this depends
+    on the bottleneck of the fit, before that on the parameter `bottleneck`.
+
+    With scikit-learn >= 1.9, `set_callbacks` accepts the callbacks of
+    :mod:`sklearn.callback`. The subtasks of a fit are its epochs. Where early stopping
+    is cross-validated, they are the folds, followed by the training on all rows, and
+    the epochs are subtasks of these. A callback may request a fitted estimator after
+    each epoch; it has the weights of that epoch.
 
     References
     ----------
@@ -291,10 +336,10 @@ class AutoencoderTransformer(
        autoassociative neural networks. AIChE Journal, 37(2), 233-243.
     .. [2] Hinton, G. E., & Salakhutdinov, R. R. (2006). Reducing the
        dimensionality of data with neural networks. Science, 313, 504-507.
-    .. [3] Loshchilov, I., & Hutter, F. (2019). Decoupled weight decay
-       regularization. ICLR.
-    .. [4] Shen, Y., & Sanghavi, S. (2019). Learning with bad training data via
+    .. [3] Shen, Y., & Sanghavi, S. (2019). Learning with bad training data via
        iterative trimmed loss minimization. ICML.
+    .. [4] Loshchilov, I., & Hutter, F. (2019). Decoupled weight decay
+       regularization. ICLR.
     .. [5] Hastie, T., & Stuetzle, W. (1989). Principal curves. Journal of the
        American Statistical Association, 84(406), 502-516.
 
@@ -319,7 +364,7 @@ class AutoencoderTransformer(
         ],
     }
 
-    _TRAINING: ClassVar[_defaults.Training] = _defaults.TRANSFORMER
+    _TRAINING_DEFAULTS: ClassVar[_defaults.TrainingDefaults] = _defaults.TRANSFORMER
 
     def __init__(
         self,
@@ -391,18 +436,21 @@ class AutoencoderTransformer(
     def transform(self, X: MatrixLike) -> np.ndarray:
         """Encode rows.
 
+        The encoder's codes are refined by up to `transform_max_iter` steps.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows; NaN marks a missing entry.
+            Rows. NaN marks a missing entry.
 
         Returns
         -------
         Z : ndarray of shape (n_samples, n_components)
-            Codes, in the floating type of X.
+            Codes, in the floating-point type of X. A data frame if `set_output`
+            requests one.
         """
-        X = self._check_X(X)
-        return self._evaluate("encode", X)
+        check_is_fitted(self)
+        return self._evaluate("encode", check_X(self, X))
 
     def inverse_transform(self, Z: ArrayLike) -> np.ndarray:
         """Decode codes.
@@ -410,12 +458,17 @@ class AutoencoderTransformer(
         Parameters
         ----------
         Z : array-like of shape (n_samples, n_components)
-            Codes, such as `transform` gives.
+            Codes, such as those returned by `transform`.
 
         Returns
         -------
         X_hat : ndarray of shape (n_samples, n_features)
-            Rows in the units of the training data, in the floating type of Z.
+            Rows in the units of the training data, in the floating-point type of Z.
+
+        Raises
+        ------
+        ValueError
+            If Z does not have `n_components_` columns.
         """
         check_is_fitted(self)
         codes: np.ndarray = check_array(
@@ -434,67 +487,97 @@ class AutoencoderTransformer(
         n_samples: int = 1,
         random_state: int | np.random.RandomState | None = None,
     ) -> np.ndarray:
-        """Make new rows: codes drawn from the prior, decoded.
+        """Generate rows by decoding codes drawn from the prior.
 
-        Only a variational bottleneck (``bottleneck="gaussian"``) has it.
+        This method exists only with a variational bottleneck, such as
+        ``bottleneck="gaussian"``.
 
         Parameters
         ----------
         n_samples : int, default=1
             Number of rows, >= 1.
         random_state : int, RandomState instance or None, default=None
-            Determines the codes.
+            Controls the drawing of the codes. Pass an int for reproducible results
+            across multiple function calls.
 
         Returns
         -------
         X : ndarray of shape (n_samples, n_features), float64
-            In the units of the training data; the decoder adds no noise.
+            Rows in the units of the training data. They are means: the decoder adds
+            no noise.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skae import AutoencoderTransformer
+        >>> vae = AutoencoderTransformer(bottleneck="gaussian", max_epochs=20)
+        >>> vae.fit(load_iris().data).sample(3, random_state=0).shape
+        (3, 4)
         """
         check_is_fitted(self)
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
-        codes = self._resolved_bottleneck().sample_prior(
+        codes = self._bottleneck.sample_prior(
             n_samples, self.n_components_, check_random_state(random_state)
         )
         return self._evaluate("decode", codes)
 
     @available_if(_bottleneck_has("n_codes"))
     def quantize(self, X: MatrixLike) -> np.ndarray:
-        """Encode rows as integers: positions in the codebooks.
+        """Encode rows as integers, the indices of codebook entries.
 
-        Only a quantized bottleneck (``bottleneck="quantized"``) has it.
+        This method exists only with a quantized bottleneck, such as
+        ``bottleneck="quantized"``.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows; NaN marks a missing entry.
+            Rows. NaN marks a missing entry.
 
         Returns
         -------
         codes : ndarray of shape (n_samples, n_groups)
-            Each in [0, n_codes), in the smallest unsigned integer type that
-            holds them.
+            Indices in [0, n_codes), in the smallest unsigned integer type that can
+            hold them.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skae import AutoencoderTransformer
+        >>> X = load_iris().data
+        >>> vq = AutoencoderTransformer(bottleneck="quantized", max_epochs=20).fit(X)
+        >>> codes = vq.quantize(X)
+        >>> codes.shape, codes.dtype
+        ((150, 1), dtype('uint8'))
+        >>> vq.dequantize(codes).shape
+        (150, 4)
         """
-        codes = self._evaluate("quantize", self._check_X(X))
+        check_is_fitted(self)
+        codes = self._evaluate("quantize", check_X(self, X))
         return codes.astype(np.min_scalar_type(self._n_codes - 1))
 
     @available_if(_bottleneck_has("n_codes"))
     def dequantize(self, codes: ArrayLike) -> np.ndarray:
-        """Decode integers that `quantize` gave.
+        """Decode integers returned by `quantize`.
+
+        This method exists only with a quantized bottleneck, such as
+        ``bottleneck="quantized"``.
 
         Parameters
         ----------
         codes : array-like of int of shape (n_samples, n_groups)
-            Each in [0, n_codes).
+            Indices of codebook entries, in [0, n_codes).
 
         Returns
         -------
         X_hat : ndarray of shape (n_samples, n_features), float64
-            The rows that `reconstruct` gives.
+            Rows in the units of the training data, equal to those that `reconstruct`
+            returns for the quantized rows.
 
         Raises
         ------
         ValueError
-            If the codes do not fit the codebooks.
+            If the codes do not have one column for each codebook, are not integers,
+            or lie outside [0, n_codes).
         """
         check_is_fitted(self)
         checked: np.ndarray = check_array(
@@ -504,7 +587,7 @@ class AutoencoderTransformer(
         if checked.shape[1] != n_groups:
             raise ValueError(
                 f"codes has {checked.shape[1]} columns, but {type(self).__name__} was "
-                f"fitted with {n_groups} groups of components."
+                f"fitted with n_groups={n_groups} groups of components."
             )
         if checked.dtype.kind not in "iu":
             raise ValueError(f"codes must be integers, got dtype {checked.dtype}.")
@@ -517,72 +600,73 @@ class AutoencoderTransformer(
 
     @property
     def _n_codes(self) -> int:
+        """Number of entries of a codebook."""
         return self.module_.bottleneck.codebooks.shape[1]
 
     def score(
         self, X: MatrixLike, y: Any = None, sample_weight: ArrayLike | None = None
     ) -> float:
-        r"""Explained variance of the reconstruction.
+        r"""Return the explained variance of the reconstruction.
 
         .. math:: 1 - \frac{\sum_{ij} w_i (x_{ij} - \hat x_{ij})^2}
                   {\sum_{ij} w_i (x_{ij} - \bar x_j)^2}
 
-        over the observed entries, with :math:`\bar x` the training mean. A
-        linear autoencoder reaches the sum of PCA's `explained_variance_ratio_`
-        on its training rows.
+        The sums are over the observed entries, and :math:`\bar x` is `mean_`. For a
+        linear autoencoder with the PCA's weights and its training rows, this is the
+        sum of PCA's `explained_variance_ratio_`.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows; NaN marks a missing entry.
+            Rows. NaN marks a missing entry.
         y : Ignored
-            Present for API consistency by convention.
+            Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights.
+            Non-negative weights of the rows. None means equal weights.
 
         Returns
         -------
         score : float
-            1 is perfect, 0 is the mean, and a worse model is negative. Rows that
-            all equal the mean score 1 if they are reconstructed exactly, else 0.
+            At most 1. 1 is a perfect reconstruction, and 0 is as good as
+            reconstructing each row as the mean. If all rows equal the mean, 1 if they
+            are reconstructed exactly, else 0.
         """
-        X = self._check_X(X)
+        check_is_fitted(self)
+        X = check_X(self, X)
+        rows = Rows(X, weight=check_weight(sample_weight, X))
+        module, mean = self.net_.module_in(X.dtype), self.mean_
         residual = total = 0.0
-        rows = Rows(X, weight=self._check_weight(sample_weight, X))
         for where, block in rows.blocks():
             weight = rows.weight[where, None]
-            X_hat = self._evaluate("forward", block)
-            residual += np.nansum(weight * (block - X_hat.astype(np.float64)) ** 2)
-            total += np.nansum(weight * (block - self.mean_) ** 2)
+            X_hat = evaluate(module, "forward", Rows(block)).astype(np.float64)
+            residual += np.nansum(weight * (block - X_hat) ** 2)
+            total += np.nansum(weight * (block - mean) ** 2)
         if total == 0:
             return 1.0 if residual == 0 else 0.0
-        with np.errstate(over="ignore"):  # -inf, for rows hardly apart from the mean
+        with np.errstate(over="ignore"):  # -inf if `total` is tiny
             return float(1 - residual / total)
 
     def _check_combination(self, parts: Parts) -> None:
-        super()._check_combination(parts)
-        is_asked_for = self.transform_max_iter not in ("auto", 0)
-        if is_asked_for and not isinstance(parts.bottleneck, Deterministic):
+        is_requested = self.transform_max_iter not in ("auto", 0)
+        if is_requested and not parts.bottleneck.codes_may_be_refined:
             raise ValueError(
-                f"transform_max_iter={self.transform_max_iter} moves codes freely, "
-                f"which bottleneck={self.bottleneck!r} does not allow. Use "
+                f"transform_max_iter={self.transform_max_iter} refines codes, which "
+                f"bottleneck={self.bottleneck!r} does not allow. Use "
                 "transform_max_iter='auto' or bottleneck='deterministic'."
             )
 
     def _max_refinements(self, parts: Parts, n_components: int) -> int:
         if self.transform_max_iter != "auto":
             return int(self.transform_max_iter)
-        network = parts.network
-        is_to_be_nearest = (
-            isinstance(network, MLP | Conv)
-            and network.code_activation in ("auto", "identity")
-            and isinstance(parts.bottleneck, Deterministic)
-            and isinstance(parts.loss, SquaredError)
+        code_is_nearest_point = (
+            parts.network.codes_may_be_refined
+            and parts.bottleneck.codes_may_be_refined
+            and parts.loss.codes_may_be_refined
             and parts.corruption is None
             and parts.penalty is None
         )
-        can_afford = n_components <= MAX_REFINED
-        return N_REFINEMENTS if is_to_be_nearest and can_afford else 0
+        is_refined = code_is_nearest_point and n_components <= MAX_REFINED
+        return N_REFINEMENTS if is_refined else 0
 
     def _auto_n_components(self, parts: Parts, n_features: int) -> int:
         return math.ceil(math.sqrt(n_features))

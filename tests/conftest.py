@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings and fixtures shared by all tests."""
 
 import os
 
@@ -9,6 +9,20 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from skae.engine import trainer
+
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # the tests with the oldest versions do without it
+    pass
+else:
+    # No test fails because the machine is busy: neither by the time of one example
+    # (deadline) nor by the time that it takes to generate examples (too_slow).
+    settings.register_profile(
+        "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("tests")
+
 # The workers of the test run share the cores.
 torch.set_num_threads(1)
 
@@ -17,3 +31,9 @@ torch.set_num_threads(1)
 def digits():
     """The 8 x 8 digits, of shape (1797, 64)."""
     return load_digits().data
+
+
+@pytest.fixture
+def always_recorded(monkeypatch):
+    """Record training steps also where few follow."""
+    monkeypatch.setattr(trainer, "MIN_RECORDED_STEPS", 0)

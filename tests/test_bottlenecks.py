@@ -25,7 +25,7 @@ from skae.bottlenecks import (
 from skae.networks import MLP, Conv
 
 DONE = torch.tensor(1.0)
-BRIEF = {"max_epochs": 15, "hidden_layer_sizes": (16,), "random_state": 0}
+FEW_EPOCHS = {"max_epochs": 15, "hidden_layer_sizes": (16,), "random_state": 0}
 
 
 def generator(seed=0):
@@ -58,14 +58,14 @@ def X():
 
 
 @pytest.mark.parametrize("name", sorted(BOTTLENECKS))
-def test_a_named_bottleneck_has_defaults_and_can_be_cloned(name):
+def test_named_bottleneck_has_valid_defaults_and_can_be_cloned(name):
     bottleneck = BOTTLENECKS[name]()
     bottleneck._validate_params()
     assert clone(bottleneck).get_params() == bottleneck.get_params()
 
 
 @pytest.mark.parametrize("name", sorted(BOTTLENECKS))
-def test_a_row_gets_the_same_code_each_time_outside_training(name):
+def test_code_of_a_row_is_deterministic_outside_training(name):
     spec = BOTTLENECKS[name]()
     H = normal(40, spec.encoder_width(3))
     module = train(build(spec, 3), H, 3)
@@ -74,11 +74,11 @@ def test_a_row_gets_the_same_code_each_time_outside_training(name):
     torch.testing.assert_close(module(H[:1]), module(H)[:1], rtol=0, atol=0)
 
 
-def test_a_new_bottleneck_allows_no_pca_unless_it_says_so():
+def test_bottlenecks_do_not_allow_a_pca_by_default():
     assert not Bottleneck.allows_pca
 
 
-def test_a_bottleneck_without_a_build_is_abstract():
+def test_bottleneck_without_build_is_abstract():
     with pytest.raises(TypeError, match="build"):
         Bottleneck()
 
@@ -86,7 +86,7 @@ def test_a_bottleneck_without_a_build_is_abstract():
 # Deterministic
 
 
-def test_deterministic_code_is_what_the_encoder_says():
+def test_deterministic_code_is_the_encoder_output():
     H, module = normal(5, 3), build(Deterministic(), 3)
     Z, term = module.train().training_code(H, torch.ones(5), torch.tensor(0.5))
     assert torch.equal(Z, H)
@@ -95,7 +95,7 @@ def test_deterministic_code_is_what_the_encoder_says():
     assert module.score_term(H) is None
 
 
-def test_deterministic_bottleneck_has_nothing_to_learn():
+def test_deterministic_bottleneck_has_no_parameters():
     assert not build(Deterministic(), 3).state_dict()
     assert Deterministic().encoder_width(7) == 7
     assert Deterministic().allows_pca
@@ -119,7 +119,7 @@ def test_gaussian_code_is_the_mean_outside_training():
     assert torch.equal(build(Gaussian(), 3)(H), H[:, :3])
 
 
-def test_gaussian_training_draws_around_the_mean_with_the_stated_variance():
+def test_gaussian_training_code_has_the_encoded_mean_and_variance():
     H = torch.tensor([[3.0, -1.0, math.log(4.0), math.log(0.01)]]).expand(20_000, -1)
     Z, term = build(Gaussian(), 2).training_code(H, torch.ones(20_000), DONE)
     torch.testing.assert_close(Z.mean(0), torch.tensor([3.0, -1.0]), atol=0.1, rtol=0)
@@ -133,7 +133,7 @@ def test_only_the_deterministic_bottleneck_stacks_and_refines():
         assert kind.codes_may_be_refined == (name == "deterministic")
 
 
-def test_gaussian_noise_is_fresh_and_comes_from_the_generator_only():
+def test_gaussian_noise_is_drawn_from_the_generator_at_each_call():
     H, weight, before = normal(9, 4), torch.ones(9), torch.get_rng_state()
     module = build(Gaussian(), 2)
     first, second = (module.training_code(H, weight, DONE)[0] for _ in range(2))
@@ -143,7 +143,7 @@ def test_gaussian_noise_is_fresh_and_comes_from_the_generator_only():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_gradient_reaches_mean_and_variance_through_the_draw():
+def test_samples_have_gradients_of_mean_and_variance():
     H = normal(9, 4).requires_grad_()
     Z, _ = build(Gaussian(), 2).training_code(H, torch.ones(9), DONE)
     Z.square().sum().backward()
@@ -151,7 +151,7 @@ def test_the_gradient_reaches_mean_and_variance_through_the_draw():
 
 
 @pytest.mark.parametrize(("done", "share"), [(0.0, 0), (0.1, 0.25), (0.4, 1), (1.0, 1)])
-def test_warm_up_raises_the_weight_of_the_term_in_a_line(done, share):
+def test_warm_up_increases_the_weight_of_the_term_linearly(done, share):
     H, weight = normal(9, 4), torch.ones(9)
     module = build(Gaussian(warm_up=0.4), 2)
     _, term = module.training_code(H, weight, torch.tensor(done))
@@ -184,14 +184,14 @@ def test_active_units_count_weights_as_repetitions():
     assert not rare["active_units_"][0]
 
 
-def test_a_heavy_weight_of_the_term_silences_all_units(X):
-    ae = AutoencoderTransformer(3, bottleneck="gaussian", **BRIEF)
+def test_large_weight_of_the_term_makes_all_units_inactive(X):
+    ae = AutoencoderTransformer(3, bottleneck="gaussian", **FEW_EPOCHS)
     assert ae.fit(X).active_units_.any()
     assert not ae.set_params(bottleneck_weight=1e4).fit(X).active_units_.any()
 
 
 def test_samples_are_rows_decoded_from_the_prior(X):
-    ae = AutoencoderTransformer(3, bottleneck="gaussian", **BRIEF).fit(X)
+    ae = AutoencoderTransformer(3, bottleneck="gaussian", **FEW_EPOCHS).fit(X)
     samples = ae.sample(7, random_state=1)
     codes = np.random.RandomState(1).standard_normal((7, 3))
     np.testing.assert_array_equal(samples, ae.inverse_transform(codes))
@@ -208,8 +208,8 @@ def test_only_a_variational_bottleneck_samples():
         assert not hasattr(AutoencoderTransformer(bottleneck=bottleneck), "sample")
 
 
-def test_the_elbo_scores_lower_and_has_no_contributions(X):
-    plain = AutoencoderOutlierDetector(2, bottleneck="gaussian", **BRIEF).fit(X)
+def test_elbo_scores_are_lower_and_have_no_contributions(X):
+    plain = AutoencoderOutlierDetector(2, bottleneck="gaussian", **FEW_EPOCHS).fit(X)
     elbo = clone(plain).set_params(bottleneck=Gaussian(score="elbo")).fit(X)
     assert (elbo.score_samples(X) < plain.score_samples(X)).all()
     np.testing.assert_array_equal(elbo.score_samples(X), elbo.score_samples(X))
@@ -252,7 +252,7 @@ def test_codes_are_the_nearest_entries(n_components, code_dim, n_codes, shared):
         assert torch.equal(Z[:, columns], entries[codes[:, group]])
 
 
-def test_the_gradient_passes_straight_through():
+def test_quantization_has_a_straight_through_gradient():
     H = normal(20, 4).requires_grad_()
     module = train(build(Quantized(5, 2), 4), H.detach(), 3)
     Z, _ = module.training_code(H, torch.ones(20), DONE)
@@ -261,7 +261,7 @@ def test_the_gradient_passes_straight_through():
     assert (H.grad == 3).all()
 
 
-def test_the_term_pulls_codes_to_their_entries():
+def test_gradient_of_the_term_moves_codes_to_their_entries():
     H = normal(20, 4).requires_grad_()
     module = train(build(Quantized(5, 2), 4), H.detach(), 3)
     _, term = module.training_code(H, torch.ones(20), DONE)
@@ -271,7 +271,7 @@ def test_the_term_pulls_codes_to_their_entries():
     torch.testing.assert_close(H.grad, 2 * residual)
 
 
-def test_entries_become_the_means_of_those_that_choose_them():
+def test_entries_converge_to_the_means_of_their_codes():
     centres = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])
     H = centres.repeat(50, 1) + 0.1 * normal(200, 2)
     module = train(build(Quantized(4, 2, decay=0.9), 2), H, 300)
@@ -284,7 +284,7 @@ def test_entries_become_the_means_of_those_that_choose_them():
         )
 
 
-def test_entries_follow_the_weights():
+def test_entries_are_weighted_means():
     H = torch.tensor([[0.0], [1.0], [50.0]])
     weight = torch.tensor([3.0, 1.0, 4.0])
     module = train(build(Quantized(2, 1, decay=0.5), 1), H, 200, weight)
@@ -292,14 +292,14 @@ def test_entries_follow_the_weights():
     torch.testing.assert_close(entries, torch.tensor([0.25, 50.0]))
 
 
-def test_dead_entries_are_revived():
+def test_dead_entries_are_replaced():
     H = normal(256, 2)
     module = build(Quantized(32, 2), 2)
-    train(module, H[:1], 400)  # one code only: 31 entries are of no use
+    train(module, H[:1], 400)  # a single code uses one entry
     assert len(train(module, H, 400).quantize(H).unique()) >= 16
 
 
-def test_entries_rest_outside_training():
+def test_entries_do_not_change_outside_training():
     H, module = normal(30, 2), train(build(Quantized(5, 2), 2), normal(30, 2))
     before = module.codebooks.clone()
     module.training_code(H + 1, torch.ones(30), DONE)  # as on held-out rows
@@ -307,14 +307,14 @@ def test_entries_rest_outside_training():
     assert torch.equal(module.codebooks, before)
 
 
-def test_revival_draws_from_the_generator_only():
+def test_replacement_of_dead_entries_draws_from_the_generator_only():
     before = torch.get_rng_state()
     one, other = (train(build(Quantized(5, 2), 2), normal(30, 2)) for _ in range(2))
     assert torch.equal(one.codebooks, other.codebooks)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_group_width_is_that_of_a_position_or_four():
+def test_auto_code_dim_is_the_number_of_channels_or_four():
     assert build(Quantized(), 12).code_dim == 4
     assert build(Quantized(), 3).code_dim == 3
     assert build(Quantized(), 12, n_channels=6).code_dim == 6
@@ -327,37 +327,37 @@ def test_a_shared_codebook_needs_equal_groups():
 
 
 @pytest.mark.parametrize(
-    "settings_",
+    "parameters",
     [{"n_codes": 1}, {"code_dim": 0}, {"decay": 1.0}, {"shared": "yes"}],
 )
-def test_wrong_settings_of_the_quantizer_are_named(settings_):
-    with pytest.raises(InvalidParameterError, match=next(iter(settings_))):
-        Quantized(**settings_)._validate_params()
+def test_errors_name_invalid_parameters_of_quantized(parameters):
+    with pytest.raises(InvalidParameterError, match=next(iter(parameters))):
+        Quantized(**parameters)._validate_params()
 
 
 @pytest.mark.parametrize(
-    "settings_", [{"warm_up": -0.1}, {"warm_up": 1.1}, {"score": "loss"}]
+    "parameters", [{"warm_up": -0.1}, {"warm_up": 1.1}, {"score": "loss"}]
 )
-def test_wrong_settings_of_the_gaussian_are_named(settings_):
-    with pytest.raises(InvalidParameterError, match=next(iter(settings_))):
-        Gaussian(**settings_)._validate_params()
+def test_errors_name_invalid_parameters_of_gaussian(parameters):
+    with pytest.raises(InvalidParameterError, match=next(iter(parameters))):
+        Gaussian(**parameters)._validate_params()
 
 
 @pytest.mark.parametrize(
     ("n_codes", "dtype"), [(256, np.uint8), (257, np.uint16), (70_000, np.uint32)]
 )
-def test_integers_take_the_smallest_type(X, n_codes, dtype):
+def test_quantized_codes_have_the_smallest_type(X, n_codes, dtype):
     bottleneck = Quantized(n_codes, 2)
     ae = AutoencoderTransformer(
-        3, bottleneck=bottleneck, **{**BRIEF, "max_epochs": 1}
+        3, bottleneck=bottleneck, **{**FEW_EPOCHS, "max_epochs": 1}
     ).fit(X)
     codes = ae.quantize(X)
     assert codes.dtype == dtype
     assert codes.shape == (200, 2)
 
 
-def test_dequantized_integers_are_the_reconstruction(X):
-    ae = AutoencoderTransformer(4, bottleneck=Quantized(8, 2), **BRIEF).fit(X)
+def test_dequantized_codes_are_the_reconstruction(X):
+    ae = AutoencoderTransformer(4, bottleneck=Quantized(8, 2), **FEW_EPOCHS).fit(X)
     np.testing.assert_array_equal(ae.dequantize(ae.quantize(X)), ae.reconstruct(X))
     assert len(np.unique(ae.transform(X), axis=0)) <= 64
 
@@ -371,13 +371,13 @@ def test_dequantized_integers_are_the_reconstruction(X):
         ([[0.5, 0]], "integers.*float64"),
     ],
 )
-def test_wrong_integers_are_refused(X, codes, message):
-    ae = AutoencoderTransformer(4, bottleneck=Quantized(8, 2), **BRIEF).fit(X)
+def test_invalid_quantized_codes_raise(X, codes, message):
+    ae = AutoencoderTransformer(4, bottleneck=Quantized(8, 2), **FEW_EPOCHS).fit(X)
     with pytest.raises(ValueError, match=message):
         ae.dequantize(codes)
 
 
-def test_only_a_quantized_bottleneck_gives_integers():
+def test_only_a_quantized_bottleneck_quantizes():
     for name in ("quantize", "dequantize"):
         assert hasattr(AutoencoderTransformer(bottleneck="quantized"), name)
         assert not hasattr(AutoencoderTransformer(), name)
@@ -397,7 +397,7 @@ def test_perplexity_is_the_effective_number_of_entries():
     )
 
 
-def test_most_entries_are_in_use(digits):
+def test_most_entries_are_used(digits):
     ae = AutoencoderTransformer(
         4, bottleneck=Quantized(16, 2), max_epochs=30, random_state=0
     ).fit(digits)
@@ -422,26 +422,28 @@ def test_positions_of_a_feature_map_share_a_codebook(digits):
     assert distances.min(axis=1).max() == 0
 
 
-def test_own_bottlenecks_may_leave_most_to_the_base(X):
-    class Noisy(Squeeze):
+def test_user_defined_bottlenecks_need_only_build(X):
+    class NoisySqueeze(Squeeze):
         generator = None
 
         def training_code(self, H, weight, done):
             noise = torch.randn(H.shape, generator=self.generator)
             return H + noise, H.square().sum(dim=1)
 
-    class Own(Bottleneck):
+    class UserDefined(Bottleneck):
         def build(self, n_components, n_channels, generator):
-            return Noisy()
+            return NoisySqueeze()
 
-    ae = AutoencoderTransformer(2, bottleneck=Own(), early_stopping=True, **BRIEF)
+    ae = AutoencoderTransformer(
+        2, bottleneck=UserDefined(), early_stopping=True, **FEW_EPOCHS
+    )
     ae.fit(X)
-    silenced = clone(ae).set_params(bottleneck_weight=1e4).fit(X)
-    assert np.var(silenced.transform(X)) < 0.01 * np.var(ae.transform(X))
+    inactive = clone(ae).set_params(bottleneck_weight=1e4).fit(X)
+    assert np.var(inactive.transform(X)) < 0.01 * np.var(ae.transform(X))
 
 
-def test_code_activation_implied_by_a_penalty_leaves_a_gaussian_code_alone(X):
-    ae = AutoencoderTransformer(2, penalty="l1", **BRIEF)
+def test_code_activation_of_a_penalty_is_not_applied_to_a_gaussian_code(X):
+    ae = AutoencoderTransformer(2, penalty="l1", **FEW_EPOCHS)
     assert ae.fit_transform(X).min() >= 0
     assert ae.set_params(bottleneck="gaussian").fit_transform(X).min() < 0
     own = MLP((16,), code_activation="relu")

@@ -1,9 +1,133 @@
-"""Every variant of both estimators against scikit-learn's estimator checks."""
+"""Facts that hold for every variant of both estimators."""
 
-from sklearn.utils.estimator_checks import parametrize_with_checks
-from variants import variants
+import pickle
+from itertools import combinations as pairs_of
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import (
+    check_estimator,
+    parametrize_with_checks,
+)
+from variants import (
+    FACTORS,
+    REFUSED,
+    allowed_pairs,
+    build,
+    combinations,
+    representatives,
+    small,
+    variants,
+)
+
+import skae
+
+# Every output that has a value for each row.
+METHODS = ("transform", "reconstruct", "score_samples", "feature_contributions")
+
+FEW_EPOCHS = {"max_epochs": 2, "random_state": 0}
 
 
-@parametrize_with_checks(list(variants()))
+def on_one_line(estimator):
+    return " ".join(repr(estimator).split())
+
+
+@pytest.mark.oldest
+@parametrize_with_checks(list(representatives()))
 def test_estimator_checks(estimator, check):
     check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", list(variants()), ids=on_one_line)
+def test_every_variant_passes_all_estimator_checks(estimator):
+    # Skipped checks warn, which is an error in the test run.
+    check_estimator(estimator)
+
+
+# Combinations of settings
+
+
+def make_rows(kind):
+    """A table of shape (24, 6) in [0, 1], and weights or None.
+
+    Its last two columns are 0 or 1.
+    """
+    rng = np.random.default_rng(0)
+    t = rng.uniform(size=24)
+    curve = np.column_stack([t, t**2, 1 - t, rng.uniform(size=24)])
+    X = np.column_stack([curve, t > 0.5, rng.uniform(size=24) > 0.5])
+    weight = np.arange(24) % 3 if kind == "weighted" else None
+    if kind == "float32":
+        X = X.astype(np.float32)
+    if kind == "missing":
+        X[rng.uniform(size=X.shape) < 0.1] = np.nan
+    return (sparse.csr_array(X) if kind == "sparse" else X), weight
+
+
+def outputs(model, X):
+    return {name: getattr(model, name)(X) for name in METHODS if hasattr(model, name)}
+
+
+def assert_same_outputs(one, other, X):
+    expected = outputs(other, X)
+    for name, values in outputs(one, X).items():
+        assert_array_equal(values, expected[name])
+
+
+@pytest.mark.oldest
+@pytest.mark.parametrize(
+    "combination", combinations(), ids=lambda c: "-".join(map(str, c.values()))
+)
+def test_settings_work_together(combination):
+    X, weight = make_rows(combination["rows"])
+    model = build(combination, n_components=2, **FEW_EPOCHS)
+    model.fit(X, sample_weight=weight)
+    shapes = {"transform": (24, 2), "score_samples": (24,)}
+    for name, values in outputs(model, X).items():
+        assert values.shape == shapes.get(name, (24, 6))
+        assert values.dtype == (
+            X.dtype if name in ("transform", "reconstruct") else float
+        )
+        assert np.isfinite(values).all()
+    if hasattr(model, "score"):
+        assert model.score(X, sample_weight=weight) <= 1
+    if hasattr(model, "predict"):
+        assert set(model.predict(X)) <= {-1, 1}
+    assert_same_outputs(pickle.loads(pickle.dumps(model)), model, X)
+    assert_same_outputs(clone(model).fit(X, sample_weight=weight), model, X)
+
+
+def test_combinations_contain_every_allowed_pair():
+    contained = {
+        frozenset(pair) for row in combinations() for pair in pairs_of(row.items(), 2)
+    }
+    assert contained == set(allowed_pairs())
+
+
+@pytest.mark.parametrize(
+    "pair", REFUSED, ids=lambda pair: "-".join(f"{k}={v}" for k, v in sorted(pair))
+)
+@pytest.mark.parametrize("estimator", FACTORS["estimator"])
+def test_pairs_left_out_of_the_combinations_are_refused(estimator, pair):
+    X, _ = make_rows("dense")
+    with pytest.raises(ValueError, match="init='pca' is not possible"):
+        build({"estimator": estimator, **dict(pair)}).fit(X)
+
+
+# The oldest supported versions of all dependencies
+
+
+@pytest.mark.oldest
+@pytest.mark.parametrize("estimator", FACTORS["estimator"].values())
+def test_a_model_is_trained_used_and_stored(estimator, tmp_path):
+    X, weight = make_rows("missing")
+    model = small(estimator, verbose=1, **FEW_EPOCHS).fit(X, sample_weight=weight)
+    assert np.isfinite(model.score_samples(X)).all()
+    assert_same_outputs(pickle.loads(pickle.dumps(model)), model, X)
+    skae.save(model, tmp_path / "model.safetensors")
+    assert_same_outputs(skae.load(tmp_path / "model.safetensors"), model, X)
+    assert_same_outputs(model.partial_fit(X), model, X)

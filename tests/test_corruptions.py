@@ -23,19 +23,19 @@ from skae.corruptions import (
 ADDING = [GaussianNoise(), GaussianNoise(clip=True)]
 REPLACING = [Masking(), Masking("low"), Masking("high"), Swap(), SaltAndPepper()]
 SPECS = ADDING + REPLACING
-every_spec = pytest.mark.parametrize("spec", SPECS, ids=repr)
-every_replacing = pytest.mark.parametrize("spec", REPLACING, ids=repr)
+each_spec = pytest.mark.parametrize("spec", SPECS, ids=repr)
+each_replacing_spec = pytest.mark.parametrize("spec", REPLACING, ids=repr)
 
 
 def distinct(n_samples, n_features, dtype=torch.float64):
-    """A table whose entries all differ, in no order."""
+    """Return a table whose entries all differ, in random order."""
     generator = torch.Generator().manual_seed(3)
     X = torch.randperm(n_samples * n_features, generator=generator) + 1
     return X.reshape(n_samples, n_features).to(dtype)
 
 
 def spread_of(X):
-    """A spread whose values are none of X, so that a replacement shows."""
+    """Return a spread without values of X, so that replaced entries differ."""
     return Spread(X.mean(dim=0) + 1e-3, X.amin(dim=0) - 0.5, X.amax(dim=0) + 0.5)
 
 
@@ -46,13 +46,13 @@ def make(spec, X, level, seed=0):
 
 
 def is_share(n_hits, n_trials, probability):
-    """Whether the count is within five standard deviations of the binomial."""
+    """Return whether a count is within five standard deviations of its mean."""
     deviation = (n_trials * probability * (1 - probability)) ** 0.5
     return abs(n_hits - n_trials * probability) <= 5 * deviation
 
 
-@every_spec
-def test_corruption_leaves_its_input_as_it_is(spec):
+@each_spec
+def test_corruption_does_not_modify_its_input(spec):
     X = distinct(20, 5)
     before = X.clone()
     X_tilde = make(spec, X, 0.5)(X)
@@ -61,16 +61,16 @@ def test_corruption_leaves_its_input_as_it_is(spec):
     assert not torch.equal(X_tilde, X)
 
 
-@every_spec
-def test_level_zero_gives_an_equal_table_in_other_memory(spec):
+@each_spec
+def test_level_zero_returns_an_equal_copy(spec):
     X = distinct(20, 5)
     X_tilde = make(spec, X, 0.0)(X)
     assert torch.equal(X_tilde, X)
     assert X_tilde.data_ptr() != X.data_ptr()
 
 
-@every_spec
-def test_noise_is_fresh_at_each_call_and_repeats_with_the_seed(spec):
+@each_spec
+def test_noise_differs_between_calls_and_depends_on_the_seed_only(spec):
     X = distinct(20, 5)
     one, two = make(spec, X, 0.5), make(spec, X, 0.5)
     first, second = one(X), one(X)
@@ -80,8 +80,8 @@ def test_noise_is_fresh_at_each_call_and_repeats_with_the_seed(spec):
     assert not torch.equal(first, make(spec, X, 0.5, seed=1)(X))
 
 
-@every_spec
-def test_global_generator_is_used_only_without_an_own_one(spec):
+@each_spec
+def test_global_generator_is_used_only_if_generator_is_none(spec):
     X = distinct(20, 5)
     module = make(spec, X, 0.5)
     with torch.random.fork_rng(devices=[]):
@@ -93,29 +93,29 @@ def test_global_generator_is_used_only_without_an_own_one(spec):
         assert not torch.equal(torch.get_rng_state(), before)
 
 
-@every_spec
+@each_spec
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_corruption_keeps_the_type(spec, dtype):
     X = distinct(20, 5)
     assert make(spec, X, 0.5)(X.to(dtype)).dtype == dtype
 
 
-@every_replacing
+@each_replacing_spec
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_same_entries_are_replaced_in_each_type(spec, dtype):
+def test_same_entries_are_replaced_in_each_type(spec, dtype):
     X = distinct(20, 5)  # up to 100, which bfloat16 holds exactly
     replaced = make(spec, X, 0.3)(X.to(dtype)) != X.to(dtype)
     assert torch.equal(replaced, make(spec, X, 0.3)(X) != X)
 
 
-@every_spec
+@each_spec
 def test_corruption_moves_to_another_device(spec):
     X = distinct(20, 5)
     module = spec.build(0.5, spread_of(X)).to("meta")
     assert module(X.to("meta")).device.type == "meta"
 
 
-@every_spec
+@each_spec
 def test_specs_and_modules_can_be_pickled_and_specs_cloned(spec):
     X = distinct(20, 5)
     loaded = pickle.loads(pickle.dumps(spec))
@@ -125,13 +125,13 @@ def test_specs_and_modules_can_be_pickled_and_specs_cloned(spec):
     assert torch.equal(module(X), make(spec, X, 0.5)(X))
 
 
-@every_replacing
+@each_replacing_spec
 @pytest.mark.parametrize("level", [0.1, 0.8, 1])
 def test_each_entry_is_replaced_with_the_stated_probability(spec, level):
     X = distinct(200, 100)
     replaced = make(spec, X, level)(X) != X
     assert is_share(replaced.sum(), X.numel(), level)
-    # Entries on their own, not whole rows or columns.
+    # Independent entries, not whole rows or columns.
     for counts in (replaced.sum(dim=0), replaced.sum(dim=1)):
         n_trials = X.numel() // len(counts)
         assert all(is_share(count, n_trials, level) for count in counts)
@@ -144,19 +144,19 @@ def test_each_entry_is_replaced_with_the_stated_probability(spec, level):
     st.floats(0, 1),
     st.integers(0, 2**32),
 )
-def test_a_replaced_entry_is_always_a_legal_value(spec, shape, level, seed):
+def test_replaced_entries_have_valid_values(spec, shape, level, seed):
     X = distinct(*shape)
     spread = spread_of(X)
     if isinstance(spec, Masking):
-        legal = getattr(spread, spec.fill_value)[None]
+        valid = getattr(spread, spec.fill_value)[None]
     else:
-        legal = X if isinstance(spec, Swap) else torch.stack([spread.low, spread.high])
+        valid = X if isinstance(spec, Swap) else torch.stack([spread.low, spread.high])
     X_tilde = make(spec, X, level, seed)(X)
-    is_legal = (X_tilde == legal[:, None]).any(dim=0)
-    assert (is_legal | (X_tilde == X)).all()
+    is_valid = (X_tilde == valid[:, None]).any(dim=0)
+    assert (is_valid | (X_tilde == X)).all()
 
 
-def test_swap_takes_from_each_other_row_alike_and_entry_by_entry():
+def test_swap_draws_other_rows_uniformly_and_independently():
     X = torch.arange(4.0)[:, None].expand(4, 6000)
     X_tilde = make(Swap(), X, 1.0)(X)
     for i in range(4):
@@ -167,14 +167,14 @@ def test_swap_takes_from_each_other_row_alike_and_entry_by_entry():
     assert is_share(agree.sum(), 6000, 1 / 9)
 
 
-def test_swap_leaves_a_lone_row_as_it_is():
+def test_swap_returns_a_copy_of_a_single_row():
     X = distinct(1, 5)
     X_tilde = make(Swap(), X, 1.0)(X)
     assert torch.equal(X_tilde, X)
     assert X_tilde.data_ptr() != X.data_ptr()
 
 
-def test_salt_is_as_frequent_as_pepper():
+def test_salt_and_pepper_are_equally_frequent():
     X = distinct(200, 100)
     X_tilde = make(SaltAndPepper(), X, 0.4)(X)
     for end in (spread_of(X).low, spread_of(X).high):
@@ -190,7 +190,7 @@ def test_gaussian_noise_is_normal_with_the_stated_deviation(level):
     assert is_share((epsilon.abs() < 1).sum(), len(epsilon), 0.6827)
 
 
-def test_clipped_noise_is_the_noise_up_to_the_range():
+def test_clipped_noise_is_noise_clipped_to_the_range():
     X = distinct(20, 5)
     spread = spread_of(X)
     expected = make(GaussianNoise(), X, 100.0)(X)
@@ -200,11 +200,11 @@ def test_clipped_noise_is_the_noise_up_to_the_range():
     assert torch.equal(make(GaussianNoise(clip=True), X, 100.0)(X), expected)
 
 
-@every_spec
-def test_only_a_corruption_that_says_so_looks_at_the_range(spec):
+@each_spec
+def test_range_is_used_only_if_needs_range(spec):
     X = distinct(20, 5)
-    nowhere = torch.full((5,), torch.nan)
-    module = spec.build(1.0, spread_of(X)._replace(low=nowhere, high=nowhere))
+    nan = torch.full((5,), torch.nan)
+    module = spec.build(1.0, spread_of(X)._replace(low=nan, high=nan))
     assert module(X).isnan().any() == spec.needs_range
 
 
@@ -214,9 +214,9 @@ def test_only_swap_needs_a_batch_and_only_gaussian_noise_has_a_deviation():
     assert [name for name, kind in kinds if not kind.is_probability] == ["gaussian"]
 
 
-@every_spec
+@each_spec
 @pytest.mark.parametrize("level", [-0.1, np.nan, np.inf, "0.3", None])
-def test_a_bad_level_is_refused(spec, level):
+def test_invalid_levels_raise(spec, level):
     with pytest.raises(ValueError, match="corruption_level must be") as caught:
         spec.check_level(level)
     allowed = "a probability in [0, 1]" if spec.is_probability else "finite and >= 0"
@@ -224,8 +224,8 @@ def test_a_bad_level_is_refused(spec, level):
         assert part in str(caught.value)
 
 
-@every_spec
-def test_a_level_above_one_is_refused_as_a_probability_only(spec):
+@each_spec
+def test_probability_above_one_raises_and_deviation_does_not(spec):
     for level in (0, 0.3, 1, np.float32(0.5)):
         spec.check_level(level)
     if spec.is_probability:
@@ -236,11 +236,11 @@ def test_a_level_above_one_is_refused_as_a_probability_only(spec):
 
 
 @pytest.mark.parametrize("spec", [Masking("zero"), GaussianNoise(clip="yes")], ids=repr)
-def test_a_wrong_setting_is_refused(spec):
+def test_errors_name_invalid_parameters(spec):
     with pytest.raises(InvalidParameterError, match=next(iter(spec.get_params()))):
         spec._validate_params()
 
 
-def test_a_corruption_without_a_build_is_abstract():
+def test_corruption_without_build_is_abstract():
     with pytest.raises(TypeError, match="build"):
         Corruption()

@@ -1,4 +1,4 @@
-"""Examples that run with scikit-learn's classes, too, as `docs/dropin.rst` says."""
+"""Tests of the drop-in examples, which also run with scikit-learn's classes."""
 
 import ast
 import io
@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "dropin.rst").read_text()
 SCRIPTS = sorted((ROOT / "examples").glob("plot_dropin_*.py"))
 
-# What the page tells sed to put in place of what, and which of it are names.
+# Scripts that take more than a few seconds.
+SLOW = ("plot_dropin_comparison", "plot_dropin_grid_search")
+
+# Replacements made by the sed command in `docs/dropin.rst`, and those of class names.
 REPLACEMENTS = dict(re.findall(r"-e 's/([^/]+)/([^/]+)/g'", PAGE))
 NAMES = {ours: theirs for ours, theirs in REPLACEMENTS.items() if " " not in ours}
 
@@ -31,21 +34,21 @@ def for_sklearn(text):
 
 
 def renamed(text):
-    """An output or a column, with the names of the other classes."""
+    """Replace the names of our classes in an output or the name of a column."""
     for ours, theirs in NAMES.items():
         text = text.replace(ours, theirs).replace(ours.lower(), theirs.lower())
     return text
 
 
 def tokens(text):
-    """The words of a script; strings and comments are one each."""
+    """The tokens of a script; a string or a comment is a single token."""
     return [
         token.string for token in tokenize.generate_tokens(io.StringIO(text).readline)
     ]
 
 
 def kind(value):
-    """What a value is, whatever the numbers in it."""
+    """The type and shape of a value, without its numbers."""
     if isinstance(value, np.ndarray):
         return "array", value.shape, value.dtype
     if isinstance(value, pd.DataFrame):
@@ -58,7 +61,7 @@ def kind(value):
         return [kind(item) for item in value]
     name = renamed(type(value).__name__)
     if isinstance(value, BaseEstimator) and name not in NAMES.values():
-        # Its arrays may have other shapes: a search finds a width of its own.
+        # Shapes of its arrays may differ, for example those of a search.
         return name, {
             key: kind(item) if isinstance(item, dict) else renamed(type(item).__name__)
             for key, item in vars(value).items()
@@ -68,7 +71,7 @@ def kind(value):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Run a script; what is left in its namespace, its output and its pictures."""
+    """Run a script; return its variables, its output and its image files."""
 
     def run(text, name):
         out = tmp_path.resolve() / name
@@ -87,7 +90,7 @@ def run(tmp_path, monkeypatch, capsys):
     plt.close("all")
 
 
-def test_page_has_an_import_and_a_name_of_each_class():
+def test_page_replaces_import_and_name_of_each_class():
     assert NAMES == {
         "AutoencoderTransformer": "PCA",
         "AutoencoderOutlierDetector": "IsolationForest",
@@ -109,13 +112,13 @@ def test_replacing_changes_one_import_and_the_name_of_the_class(script):
         text.replace(line, "")
         for text, line in zip((ours, theirs), imports[0], strict=True)
     ]
-    # A string, a docstring or a comment that named the class would differ here.
+    # This also fails if a string or a comment contains the name of the class.
     assert [NAMES.get(word, word) for word in tokens(without[0])] == tokens(without[1])
     assert "skae" not in tokens(theirs)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_class_is_only_called_and_no_error_is_caught(script):
+def test_scripts_only_call_the_class_and_catch_no_error(script):
     nodes = list(ast.walk(ast.parse(script.read_text())))
     names = [node for node in nodes if isinstance(node, ast.Name) and node.id in NAMES]
     called = [node.func for node in nodes if isinstance(node, ast.Call)]
@@ -124,15 +127,22 @@ def test_class_is_only_called_and_no_error_is_caught(script):
     assert not any(isinstance(node, ast.Try) for node in nodes)
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_both_versions_do_the_same(script, run):
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(script, marks=pytest.mark.slow if script.stem in SLOW else ())
+        for script in SCRIPTS
+    ],
+    ids=lambda script: script.stem,
+)
+def test_both_versions_give_the_same_kinds_of_results(script, run):
     text = script.read_text()
     ours, printed, pictures = run(text, "ours")
     theirs, their_printed, their_pictures = run(for_sklearn(text), "theirs")
     assert {key: kind(value) for key, value in ours.items()} == {
         key: kind(value) for key, value in theirs.items()
     }
-    # Another class was at work: its numbers are others.
+    # The numbers differ, since another class was used.
     assert printed != their_printed
     number = r" *-?\d+(\.\d+)?"
     assert re.sub(number, "", renamed(printed)) == re.sub(number, "", their_printed)

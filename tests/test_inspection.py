@@ -1,4 +1,4 @@
-"""Displays: what they compute, what they draw, and what they refuse."""
+"""Tests of skae.inspection."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ from skae.model_selection import explained_variance, one_standard_error
 
 matplotlib.use("Agg")
 
-BRIEF = {"hidden_layer_sizes": (16,), "max_epochs": 3, "random_state": 0}
+FAST = {"hidden_layer_sizes": (16,), "max_epochs": 3, "random_state": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def no_open_figures():
 
 @pytest.fixture(scope="module")
 def images(digits):
-    ae = AutoencoderTransformer(4, input_shape=(8, 8), early_stopping=True, **BRIEF)
+    ae = AutoencoderTransformer(4, input_shape=(8, 8), early_stopping=True, **FAST)
     return ae.fit(digits[:300])
 
 
@@ -52,7 +52,7 @@ def wine():
 
 @pytest.fixture(scope="module")
 def pipeline(wine):
-    ae = AutoencoderTransformer(2, **BRIEF)
+    ae = AutoencoderTransformer(2, **FAST)
     return make_pipeline(StandardScaler(), ae).fit(wine)
 
 
@@ -61,27 +61,27 @@ def detector(wine):
     return AutoencoderOutlierDetector(max_epochs=3, random_state=0).fit(wine)
 
 
-def with_gaps(X):
+def with_missing_entries(X):
     X = X.copy()
     X.iloc[::3, 1] = np.nan
     return X
 
 
-def test_matplotlib_is_imported_only_to_draw():
+def test_importing_inspection_does_not_import_matplotlib():
     code = "import sys, skae.inspection; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_without_matplotlib_the_error_says_so(monkeypatch):
+def test_plot_without_matplotlib_raises_import_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"LossCurveDisplay.plot requires matplotlib"):
         LossCurveDisplay([1.0, 0.5]).plot()
 
 
-# Whatever holds the autoencoder
+# Pipelines, searches and other estimators
 
 
-def test_search_and_pipeline_are_opened(wine, pipeline):
+def test_displays_accept_searches_and_pipelines(wine, pipeline):
     search = GridSearchCV(pipeline, {"autoencodertransformer__n_components": [2]}, cv=2)
     search.fit(wine)
     scaled = StandardScaler().fit_transform(wine)
@@ -104,19 +104,20 @@ def test_search_and_pipeline_are_opened(wine, pipeline):
         (FeatureContributionDisplay, "AutoencoderOutlierDetector"),
     ],
 )
-def test_other_estimators_are_refused(display, kind, digits):
+def test_other_estimators_are_rejected(display, kind, digits):
+    before = plt.get_fignums()
     with pytest.raises(TypeError, match=rf"must be a fitted {kind}.*PCA"):
         display.from_estimator(PCA(2).fit(digits), digits)
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == before
 
 
-def test_an_estimator_that_is_not_fitted_is_refused():
+def test_unfitted_estimators_are_rejected():
     with pytest.raises(ValueError, match="not fitted yet"):
         LossCurveDisplay.from_estimator(AutoencoderTransformer())
 
 
-@pytest.mark.parametrize("given", ["subplots", "add_axes"])
-def test_all_draw_into_given_axes(given, images, detector, wine, digits):
+@pytest.mark.parametrize("method", ["subplots", "add_axes"])
+def test_displays_draw_into_given_axes(method, images, detector, wine, digits):
     for draw in (
         lambda ax: LossCurveDisplay.from_estimator(images, ax=ax),
         lambda ax: ReconstructionDisplay.from_estimator(images, digits, ax=ax),
@@ -126,7 +127,9 @@ def test_all_draw_into_given_axes(given, images, detector, wine, digits):
         lambda ax: FeatureContributionDisplay.from_estimator(detector, wine, ax=ax),
     ):
         figure = plt.figure()
-        ax = figure.subplots() if given == "subplots" else figure.add_axes((0, 0, 1, 1))
+        ax = (
+            figure.subplots() if method == "subplots" else figure.add_axes((0, 0, 1, 1))
+        )
         display = draw(ax)
         assert display.ax_ is ax
         assert display.figure_ is figure
@@ -135,10 +138,10 @@ def test_all_draw_into_given_axes(given, images, detector, wine, digits):
         plt.close(figure)
 
 
-# One by one
+# Each display
 
 
-def test_loss_curves_and_the_best_epoch_are_marked(images):
+def test_loss_curves_and_best_epoch_are_drawn(images):
     display = LossCurveDisplay.from_estimator(images)
     training, validation = display.lines_
     assert_allclose(training.get_ydata(), images.loss_curve_)
@@ -148,14 +151,14 @@ def test_loss_curves_and_the_best_epoch_are_marked(images):
     assert display.ax_.get_title() == "AutoencoderTransformer"
 
 
-def test_without_held_out_rows_there_is_one_curve(detector):
+def test_without_validation_loss_there_is_one_curve(detector):
     display = LossCurveDisplay.from_estimator(detector, name="mine", color="k")
     assert len(display.lines_) == 1
     assert display.lines_[0].get_color() == "k"
     assert display.ax_.get_title() == "mine"
 
 
-def test_images_stand_above_their_reconstructions(images, digits):
+def test_images_are_drawn_above_their_reconstructions(images, digits):
     display = ReconstructionDisplay.from_estimator(images, digits, n_samples=5)
     assert display.axes_.shape == (2, 5)
     shown = [[ax.get_images()[0].get_array() for ax in row] for row in display.axes_]
@@ -163,7 +166,7 @@ def test_images_stand_above_their_reconstructions(images, digits):
     assert_allclose(np.reshape(shown[1], (5, 64)), images.reconstruct(display.X))
 
 
-def test_which_rows_are_drawn_depends_on_random_state(images, digits):
+def test_random_state_determines_the_rows(images, digits):
     def rows(random_state):
         display = ReconstructionDisplay.from_estimator(
             images, digits, random_state=random_state
@@ -174,7 +177,7 @@ def test_which_rows_are_drawn_depends_on_random_state(images, digits):
     assert not np.array_equal(rows(0), rows(1))
 
 
-def test_three_channels_are_colours():
+def test_images_with_three_channels_are_drawn_in_colour():
     X = np.random.default_rng(0).uniform(2, 5, size=(4, 3 * 16))
     display = ReconstructionDisplay(X, X, input_shape=(3, 4, 4)).plot()
     shown = display.axes_[0, 0].get_images()[0].get_array()
@@ -182,22 +185,22 @@ def test_three_channels_are_colours():
     assert_allclose(shown, expected.reshape(3, 4, 4).transpose(1, 2, 0))
 
 
-def test_missing_entries_are_gaps(pipeline, wine):
-    display = ReconstructionDisplay.from_estimator(pipeline, with_gaps(wine))
+def test_missing_entries_are_not_drawn(pipeline, wine):
+    display = ReconstructionDisplay.from_estimator(pipeline, with_missing_entries(wine))
     display.figure_.canvas.draw()
     drawn = np.array([ax.lines[0].get_ydata() for ax in display.axes_[:, 0]])
     assert np.isnan(drawn).any()
     assert np.isfinite([ax.lines[1].get_ydata() for ax in display.axes_[:, 0]]).all()
 
 
-def test_wide_codes_are_drawn_on_their_principal_axes(images, digits):
+def test_codes_of_many_components_are_projected_onto_principal_axes(images, digits):
     display = LatentSpaceDisplay.from_estimator(images, digits[:50])
     Z = PCA(2, svd_solver="full").fit_transform(images.transform(digits[:50]))
     assert_allclose(display.ax_.collections[0].get_offsets(), Z)
     assert "principal axis" in display.ax_.get_xlabel()
 
 
-def test_frames_that_an_estimator_gives_are_drawn_as_arrays(detector, wine):
+def test_transform_output_pandas_gives_the_same_displays(detector, wine):
     def drawn():
         rows = ReconstructionDisplay.from_estimator(detector, wine, n_samples=3)
         shares = FeatureContributionDisplay.from_estimator(detector, wine, row=4)
@@ -209,7 +212,7 @@ def test_frames_that_an_estimator_gives_are_drawn_as_arrays(detector, wine):
             np.testing.assert_array_equal(array, from_frame)
 
 
-def test_one_component_with_numbers_some_missing_shows_all_rows():
+def test_histogram_with_continuous_y_counts_all_rows():
     z = np.linspace(-1, 1, 30)[:, None]
     y = np.arange(30.0)
     y[:4] = np.nan
@@ -217,7 +220,7 @@ def test_one_component_with_numbers_some_missing_shows_all_rows():
     assert sum(bar.get_height() for bar in bars) == 30
 
 
-def test_classes_have_colours_and_missing_ones_are_grey(pipeline, wine):
+def test_missing_classes_have_their_own_group(pipeline, wine):
     y = load_wine().target.astype(float)
     y[:10] = np.nan
     display = LatentSpaceDisplay.from_estimator(pipeline, wine, y)
@@ -228,32 +231,32 @@ def test_classes_have_colours_and_missing_ones_are_grey(pipeline, wine):
     assert sizes[0] == 10
 
 
-def test_numbers_are_coloured_by_their_size(pipeline, wine):
+def test_continuous_y_is_mapped_to_a_colormap(pipeline, wine):
     y = wine["proline"].to_numpy()
     display = LatentSpaceDisplay.from_estimator(pipeline, wine, y)
     assert_array_equal(display.ax_.collections[0].get_array(), y)
-    assert len(display.figure_.axes) == 2  # with a bar of the colours
+    assert len(display.figure_.axes) == 2  # the second is the colorbar
 
 
-def test_many_points_of_one_colour_become_a_density():
+def test_many_points_of_one_colour_are_drawn_as_a_density():
     Z = np.random.default_rng(0).standard_normal((6_000, 2))
     assert LatentSpaceDisplay(Z).plot().ax_.collections[0].get_array().sum() == 6_000
     coloured = LatentSpaceDisplay(Z, np.arange(6_000) % 3).plot()
     assert len(coloured.ax_.collections) == 3
 
 
-def test_one_component_is_a_distribution():
+def test_code_of_one_component_is_drawn_as_a_histogram():
     z = np.random.default_rng(0).standard_normal((500, 1))
     display = LatentSpaceDisplay(z, np.arange(500) % 2).plot()
     assert sum(bar.get_height() for bar in display.ax_.patches) == 500
 
 
-def test_labels_must_suit_the_rows(pipeline, wine):
+def test_y_of_wrong_length_is_rejected(pipeline, wine):
     with pytest.raises(ValueError, match="for each of the 178 rows, got 3"):
         LatentSpaceDisplay.from_estimator(pipeline, wine, [1, 2, 3])
 
 
-def test_scores_threshold_and_roc_auc(detector, wine):
+def test_threshold_and_roc_auc_of_scores(detector, wine):
     y = np.where(np.arange(len(wine)) % 5 == 0, -1, 1)
     display = OutlierScoreDisplay.from_estimator(detector, wine, y)
     expected = roc_auc_score(y, detector.score_samples(wine))
@@ -266,25 +269,25 @@ def test_scores_threshold_and_roc_auc(detector, wine):
     assert other.roc_auc == display.roc_auc
 
 
-def test_all_scores_are_counted_without_labels(detector, wine):
-    display = OutlierScoreDisplay.from_estimator(detector, with_gaps(wine))
+def test_histogram_without_labels_counts_all_scores(detector, wine):
+    display = OutlierScoreDisplay.from_estimator(detector, with_missing_entries(wine))
     assert display.roc_auc is None
     assert sum(bar.get_height() for bar in display.ax_.patches) == len(wine)
 
 
-def test_one_kind_alone_has_no_roc_auc(detector, wine):
+def test_roc_auc_of_a_single_class_is_none(detector, wine):
     y = np.full(len(wine), -1)
     display = OutlierScoreDisplay.from_estimator(detector, wine, y)
     assert display.roc_auc is None
 
 
 @pytest.mark.parametrize("y", [[0, 1] * 89, np.arange(178) % 3 - 1])
-def test_labels_that_do_not_say_what_an_outlier_is_are_refused(y, detector, wine):
+def test_labels_without_outlier_label_are_rejected(y, detector, wine):
     with pytest.raises(ValueError, match=r"two labels, one of them outlier_label=-1"):
         OutlierScoreDisplay.from_estimator(detector, wine, y)
 
 
-def test_largest_contributions_come_first(detector, wine):
+def test_contributions_are_drawn_in_descending_order(detector, wine):
     display = FeatureContributionDisplay.from_estimator(
         detector, wine, 7, max_features=4
     )
@@ -295,7 +298,7 @@ def test_largest_contributions_come_first(detector, wine):
     assert label.startswith(f"{wine.columns[top]} = {wine.iloc[7, top]:.3g} instead of")
 
 
-def test_a_missing_entry_contributes_nothing_and_is_called_missing(detector, wine):
+def test_missing_entry_has_no_contribution_and_is_labelled_missing(detector, wine):
     X = wine.copy()
     X.iloc[0, 1] = np.nan
     display = FeatureContributionDisplay.from_estimator(detector, X, max_features=13)
@@ -304,12 +307,12 @@ def test_a_missing_entry_contributes_nothing_and_is_called_missing(detector, win
     assert display.contributions[1] == 0
 
 
-def test_a_row_that_is_not_there_is_refused(detector, wine):
+def test_row_out_of_range_is_rejected(detector, wine):
     with pytest.raises(ValueError, match="one of the 178 rows of X, got 178"):
         FeatureContributionDisplay.from_estimator(detector, wine, 178)
 
 
-def test_traversal_moves_one_component_of_the_median_code(images, digits):
+def test_traversal_varies_one_component_of_the_median_code(images, digits):
     display = ComponentTraversalDisplay.from_estimator(
         images, digits, n_steps=3, percentiles=(10, 90), max_components=2
     )
@@ -321,20 +324,22 @@ def test_traversal_moves_one_component_of_the_median_code(images, digits):
     assert_allclose(display.X_hat[1, 2], images.inverse_transform(code[None])[0])
 
 
-def test_traversal_of_a_table_names_its_features(pipeline, wine):
-    display = ComponentTraversalDisplay.from_estimator(pipeline, with_gaps(wine))
+def test_traversal_labels_the_features_of_a_table(pipeline, wine):
+    display = ComponentTraversalDisplay.from_estimator(
+        pipeline, with_missing_entries(wine)
+    )
     assert display.axes_.shape == (2, 1)
     ticks = [t.get_text() for t in display.axes_[-1, 0].get_xticklabels()]
     assert ticks == list(wine.columns)
     assert len(display.axes_[0, 0].lines) == 7
 
 
-# How many components
+# Number of components
 
 
 @pytest.fixture(scope="module")
 def search(digits):
-    """A number of components and something else vary."""
+    """A search over the number of components and another parameter."""
     return GridSearchCV(
         make_pipeline(StandardScaler(with_std=False), PCA(random_state=0)),
         {"pca__n_components": [20, 1, 5, 10], "pca__whiten": [True, False]},
@@ -344,7 +349,7 @@ def search(digits):
     ).fit(digits[:400])
 
 
-def test_curve_of_a_search_with_its_standard_errors(search):
+def test_curve_of_a_search_shows_means_and_standard_errors(search):
     display = ComponentSelectionDisplay.from_search(search)
     line, _, bars = display.curve_
     assert_array_equal(line.get_xdata(), [1, 5, 10, 20])
@@ -356,7 +361,7 @@ def test_curve_of_a_search_with_its_standard_errors(search):
     assert display.ax_.get_ylabel() == "explained variance"
 
 
-def test_marks_are_what_the_rules_choose(search):
+def test_marks_are_at_the_numbers_chosen_by_the_rules(search):
     display = ComponentSelectionDisplay.from_search(search)
     chosen = search.best_params_["pca__n_components"]
     assert (display.best, display.one_standard_error) == (20, chosen)
@@ -365,7 +370,7 @@ def test_marks_are_what_the_rules_choose(search):
     assert [line.get_xdata()[0] for line in display.marks_] == [20, 5]
 
 
-def test_rules_that_choose_differently_have_marks_of_their_own():
+def test_rules_with_different_choices_have_separate_marks():
     scores = [[0.1, 0.1], [0.6, 0.6], [0.7, 0.7], [0.69, 0.79]]
     display = ComponentSelectionDisplay([1, 2, 3, 4], scores).plot()
     assert (display.best, display.one_standard_error, display.elbow) == (4, 3, 2)
@@ -373,7 +378,7 @@ def test_rules_that_choose_differently_have_marks_of_their_own():
     assert display.ax_.lines[-1].get_ydata() == pytest.approx([0.69] * 2)
 
 
-def test_from_estimator_is_a_search(digits):
+def test_from_estimator_equals_a_search(digits):
     pipeline = make_pipeline(StandardScaler(with_std=False), PCA(random_state=0))
     display = ComponentSelectionDisplay.from_estimator(
         pipeline, digits[:100], n_components=np.array([2, 1]), cv=2
@@ -385,9 +390,9 @@ def test_from_estimator_is_a_search(digits):
     assert display.curve_.get_label() == "PCA"
 
 
-def test_scores_of_the_transformer_are_called_explained_variance(wine):
+def test_scores_of_the_transformer_are_labelled_explained_variance(wine):
     display = ComponentSelectionDisplay.from_estimator(
-        make_pipeline(StandardScaler(), AutoencoderTransformer(**BRIEF)),
+        make_pipeline(StandardScaler(), AutoencoderTransformer(**FAST)),
         wine[:30],
         n_components=[1],
         cv=2,
@@ -396,7 +401,7 @@ def test_scores_of_the_transformer_are_called_explained_variance(wine):
     assert display.elbow is None
 
 
-def test_a_second_curve_has_no_marks(search, digits):
+def test_curve_without_marks(search, digits):
     display = ComponentSelectionDisplay.from_search(search)
     other = ComponentSelectionDisplay.from_search(
         search, ax=display.ax_, marks=False, name="again", color="k"
@@ -407,20 +412,20 @@ def test_a_second_curve_has_no_marks(search, digits):
     assert len(labels) == 4
 
 
-def test_a_single_split_has_no_standard_error():
+def test_single_split_has_no_standard_error():
     display = ComponentSelectionDisplay([1, 2, 3], [[0.1], [0.5], [0.6]]).plot()
     assert display.one_standard_error is None
     assert [line.get_label() for line in display.marks_] == ["best: 3", "elbow: 2"]
 
 
 @pytest.mark.parametrize("scores", [[0.1, 0.2, 0.3], [[0.1, 0.2, 0.3]]])
-def test_scores_have_a_line_for_each_number(scores):
+def test_scores_of_wrong_shape_are_rejected(scores):
     with pytest.raises(ValueError, match=r"shape \(3, n_splits\).* got "):
         ComponentSelectionDisplay([1, 2, 3], scores).plot()
     assert plt.get_fignums() == []
 
 
-def test_of_several_scores_one_is_named(digits):
+def test_metric_selects_one_of_several_scores(digits):
     search = GridSearchCV(
         PCA(random_state=0),
         {"n_components": [1, 2]},
@@ -439,7 +444,7 @@ def test_of_several_scores_one_is_named(digits):
         ComponentSelectionDisplay.from_search(search)
 
 
-def test_what_is_no_search_is_refused(digits):
+def test_invalid_searches_and_estimators_are_rejected(digits):
     with pytest.raises(TypeError, match=r"must be a fitted search.*PCA"):
         ComponentSelectionDisplay.from_search(PCA(2).fit(digits))
     with pytest.raises(ValueError, match="not fitted yet"):
@@ -448,7 +453,9 @@ def test_what_is_no_search_is_refused(digits):
         ComponentSelectionDisplay.from_estimator(
             StandardScaler(), digits, n_components=[1]
         )
-    with pytest.raises(ValueError, match=r"2 parameters .*'a__n_components'.*by param"):
+    with pytest.raises(
+        ValueError, match=r"2 parameters .*'a__n_components'.*set param"
+    ):
         ComponentSelectionDisplay.from_estimator(
             Pipeline([("a", PCA()), ("b", PCA())]), digits, n_components=[1]
         )

@@ -12,10 +12,10 @@ from skae._layers import (
     Dropout,
     NoiseModule,
     Residual,
-    drawing_parts,
     forward_hooks,
+    initialize_as_linear_map,
     linear,
-    start_at_map,
+    random_modules,
     unbounded_columns,
 )
 from skae.networks import MLP, Conv, Shape
@@ -29,33 +29,33 @@ def generator(seed=0):
 
 
 class UserNoise(nn.Module):
-    """A module that follows the rule without the base class."""
+    """Noise module without the base class."""
 
     def __init__(self, generator=None):
         super().__init__()
         self.generator = generator
 
 
-def test_parts_with_a_generator_attribute_draw():
+def test_random_modules_have_a_generator_attribute():
     own = UserNoise(generator())
     module = nn.Sequential(nn.Linear(2, 2), Dropout(0.5), UserNoise(), own)
-    assert drawing_parts(module, own) == [module[1], module[2], own, own]
-    assert drawing_parts(NoiseModule())[0].generator is None
+    assert random_modules(module, own) == [module[1], module[2], own, own]
+    assert random_modules(NoiseModule())[0].generator is None
 
 
-def test_an_attribute_named_generator_of_another_type_does_not_count():
+def test_random_modules_exclude_generators_of_other_types():
     gan = nn.Module()
     gan.generator = nn.Linear(2, 2)
     settings = UserNoise("philox")
-    assert drawing_parts(gan, settings) == []
+    assert random_modules(gan, settings) == []
 
 
-def test_dropout_does_nothing_in_eval_mode():
+def test_dropout_is_the_identity_in_eval_mode():
     H = torch.ones(10, 10)
     assert torch.equal(Dropout(0.5).eval()(H), H)
 
 
-def test_dropout_scales_what_it_keeps():
+def test_dropout_scales_the_remaining_entries():
     layer = Dropout(0.2)
     layer.generator = generator()
     out = layer(torch.ones(100, 100))
@@ -145,10 +145,10 @@ MATRIX = np.array([[0.5, -2, 3], [1, 0.25, -4]])
 def test_network_starts_as_exactly_the_matrix(hidden):
     encoder, decoder = MLP(hidden).build(Shape(9, 3, 2, 2), generator())
     X = torch.arange(-6.0, 6.0).reshape(4, 3)
-    started = start_at_map(encoder, MATRIX)
+    started = initialize_as_linear_map(encoder, MATRIX)
     assert torch.equal(started(X), X @ torch.tensor(MATRIX.T).float())
     Z = torch.arange(-4.0, 4.0).reshape(4, 2)
-    started = start_at_map(decoder, MATRIX.T)
+    started = initialize_as_linear_map(decoder, MATRIX.T)
     assert torch.equal(started(Z), Z @ torch.tensor(MATRIX).float())
 
 
@@ -157,22 +157,22 @@ def test_a_convolutional_network_starts_as_exactly_the_matrix():
     encoder, decoder = Conv((4, 2)).build(Shape(9, 3, 2, 2), generator())
     X = torch.arange(-6.0, 6.0).reshape(4, 3)
     assert torch.equal(
-        start_at_map(encoder, MATRIX)(X), X @ torch.tensor(MATRIX.T).float()
+        initialize_as_linear_map(encoder, MATRIX)(X), X @ torch.tensor(MATRIX.T).float()
     )
     Z = torch.arange(-4.0, 4.0).reshape(4, 2)
     assert torch.equal(
-        start_at_map(decoder, MATRIX.T)(Z), Z @ torch.tensor(MATRIX).float()
+        initialize_as_linear_map(decoder, MATRIX.T)(Z), Z @ torch.tensor(MATRIX).float()
     )
 
 
 def test_a_linear_network_takes_the_matrix_itself():
     encoder, _ = MLP(()).build(Shape(9, 3, 2, 2), generator())
-    assert start_at_map(encoder, MATRIX) is encoder
+    assert initialize_as_linear_map(encoder, MATRIX) is encoder
 
 
-def test_the_nonlinear_remainder_can_learn_from_the_start():
+def test_the_nonlinear_remainder_has_gradients_at_the_start():
     encoder, _ = MLP((5,)).build(Shape(9, 3, 2, 2), generator())
-    started = start_at_map(encoder, MATRIX)
+    started = initialize_as_linear_map(encoder, MATRIX)
     started(torch.ones(4, 3)).square().sum().backward()
     assert started.linear.weight.grad.abs().min() > 0
     assert started.linear.bias.grad.abs().min() > 0
@@ -180,9 +180,9 @@ def test_the_nonlinear_remainder_can_learn_from_the_start():
     assert encoder[-1].bias.grad.abs().min() > 0
 
 
-def test_all_weights_learn_after_a_first_step():
+def test_all_weights_have_gradients_after_one_step():
     encoder, _ = MLP((5, 4), activation="tanh").build(Shape(9, 3, 2, 2), generator())
-    started = start_at_map(encoder, MATRIX)
+    started = initialize_as_linear_map(encoder, MATRIX)
     optimizer = torch.optim.SGD(started.parameters(), lr=0.01)
     for _ in range(2):
         optimizer.zero_grad()
@@ -191,9 +191,9 @@ def test_all_weights_learn_after_a_first_step():
     assert all(p.grad.abs().max() > 0 for p in started.parameters())
 
 
-def test_starting_leaves_the_matrix_and_the_global_generator_alone():
+def test_starting_does_not_change_the_matrix_and_the_global_generator():
     matrix, before = MATRIX.copy(), torch.get_rng_state()
     encoder, _ = MLP((5,)).build(Shape(9, 3, 2, 2), generator())
-    nn.init.zeros_(start_at_map(encoder, matrix).linear.weight)
+    nn.init.zeros_(initialize_as_linear_map(encoder, matrix).linear.weight)
     np.testing.assert_array_equal(matrix, MATRIX)
     assert torch.equal(torch.get_rng_state(), before)

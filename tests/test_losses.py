@@ -68,7 +68,7 @@ def test_huber_follows_its_equation(pair, delta):
 
 
 @pytest.mark.parametrize("delta", [0, -1.0, "1"])
-def test_huber_refuses_a_delta_that_is_not_positive(delta):
+def test_huber_delta_that_is_not_positive_raises(delta):
     with pytest.raises(InvalidParameterError, match="delta"):
         Huber(delta)._validate_params()
 
@@ -81,7 +81,7 @@ def test_log_error_follows_its_equation(pair, scale):
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, "1"])
-def test_log_error_refuses_a_scale_that_is_not_positive(scale):
+def test_log_error_scale_that_is_not_positive_raises(scale):
     with pytest.raises(InvalidParameterError, match="scale"):
         LogError(scale)._validate_params()
 
@@ -93,7 +93,7 @@ def test_binary_cross_entropy_follows_its_equation(unit_pair):
     np.testing.assert_allclose(BinaryCrossEntropy().elementwise(X, X_hat), expected)
 
 
-def test_binary_cross_entropy_from_raw_equals_the_one_from_probabilities(unit_pair):
+def test_binary_cross_entropy_is_equal_from_logits_and_probabilities(unit_pair):
     X, _ = unit_pair
     raw = torch.linspace(-4, 4, X.numel(), dtype=torch.float64).reshape(X.shape)
     loss = BinaryCrossEntropy()
@@ -104,7 +104,7 @@ def test_binary_cross_entropy_from_raw_equals_the_one_from_probabilities(unit_pa
 
 
 @pytest.mark.parametrize(("x", "raw"), [(0.0, 200.0), (1.0, -200.0)])
-def test_saturated_binary_cross_entropy_keeps_value_and_gradient(x, raw):
+def test_binary_cross_entropy_is_exact_where_the_sigmoid_saturates(x, raw):
     raw = torch.tensor([[raw]], requires_grad=True)
     loss = BinaryCrossEntropy().elementwise_from_raw(
         torch.tensor([[x]]), raw, nn.Sigmoid()
@@ -115,19 +115,19 @@ def test_saturated_binary_cross_entropy_keeps_value_and_gradient(x, raw):
 
 
 @pytest.mark.parametrize(("x", "raw"), [(0.0, -200.0), (1.0, 200.0)])
-def test_binary_cross_entropy_of_a_certain_hit_is_zero(x, raw):
+def test_binary_cross_entropy_of_a_certain_correct_value_is_zero(x, raw):
     loss = BinaryCrossEntropy().elementwise_from_raw(
         torch.tensor([[x]]), torch.tensor([[raw]]), nn.Sigmoid()
     )
     assert loss.item() == 0
 
 
-def test_binary_cross_entropy_of_a_certain_miss_is_cut_off_at_100():
+def test_binary_cross_entropy_of_a_certain_wrong_value_is_100():
     loss = BinaryCrossEntropy().elementwise(torch.ones(1, 1), torch.zeros(1, 1))
     assert loss.item() == 100
 
 
-def test_binary_cross_entropy_goes_through_an_activation_other_than_sigmoid():
+def test_binary_cross_entropy_applies_other_output_activations():
     output = nn.Hardsigmoid()
     X, raw = torch.tensor([[0.25, 1.0]]), torch.tensor([[1.0, 2.0]])
     loss = BinaryCrossEntropy()
@@ -137,7 +137,7 @@ def test_binary_cross_entropy_goes_through_an_activation_other_than_sigmoid():
 
 
 @pytest.mark.parametrize("loss", [SquaredError(), AbsoluteError(), Huber()])
-def test_loss_from_raw_sees_the_activated_values(pair, loss):
+def test_loss_from_raw_applies_the_output_activation(pair, loss):
     X, raw = pair
     torch.testing.assert_close(
         loss.elementwise_from_raw(X, raw, nn.Tanh()), loss.elementwise(X, raw.tanh())
@@ -166,16 +166,16 @@ def test_only_binary_cross_entropy_is_bounded_with_a_sigmoid_everywhere():
     assert set(implied.values()) == {("identity", None)}
 
 
-def test_mixed_is_the_cross_entropy_of_binary_columns_and_the_square_of_others(
+def test_mixed_is_cross_entropy_of_binary_and_squared_error_of_other_columns(
     pair, unit_pair
 ):
     (X, raw), (p, _) = pair, unit_pair
     X[:, [0, 3]] = (X[:, [0, 3]] > 0).double()
     mixed = Mixed([0, 3])
-    told = torch.where(torch.tensor([True, False, False, True]), p, raw)
+    X_hat = torch.where(torch.tensor([True, False, False, True]), p, raw)
     entropy = BinaryCrossEntropy().elementwise(X[:, [0, 3]], p[:, [0, 3]])
     for loss in (mixed, Mixed(), Mixed(np.array([True, False, False, True]))):
-        result = loss.elementwise(X, told)
+        result = loss.elementwise(X, X_hat)
         torch.testing.assert_close(result[:, [0, 3]], entropy)
         torch.testing.assert_close(
             result[:, 1:3], SquaredError().elementwise(X, raw)[:, 1:3]
@@ -233,7 +233,7 @@ def test_only_the_squared_error_refines_codes():
     assert refined == {"squared_error"}
 
 
-def test_mixed_keeps_value_and_gradient_where_its_sigmoid_saturates():
+def test_mixed_is_exact_where_its_sigmoid_saturates():
     mixed = Mixed([0])
     raw = torch.tensor([[-200.0, 1e6]], requires_grad=True)
     loss = mixed.elementwise_from_raw(torch.ones(1, 2), raw, mixed.build_output(2))
@@ -242,12 +242,12 @@ def test_mixed_keeps_value_and_gradient_where_its_sigmoid_saturates():
     assert raw.grad.tolist() == [[-1.0, 0.0]]
 
 
-def test_loss_without_an_elementwise_is_abstract():
+def test_loss_without_elementwise_is_abstract():
     with pytest.raises(TypeError, match="elementwise"):
         Loss()
 
 
-def test_a_cloned_loss_keeps_its_settings():
+def test_clone_of_a_loss_has_equal_parameters():
     assert clone(Huber(delta=0.25)).get_params() == {"delta": 0.25}
 
 
@@ -265,7 +265,7 @@ def test_observed_shares_sum_to_the_mean_of_the_observed(loss, data):
 
 @settings(deadline=None, max_examples=20)
 @given(TABLES)
-def test_nothing_missing_is_the_same_as_all_observed(loss):
+def test_observed_none_equals_all_observed(loss):
     loss = torch.from_numpy(loss)
     torch.testing.assert_close(
         observed_share(loss, None),
@@ -275,7 +275,7 @@ def test_nothing_missing_is_the_same_as_all_observed(loss):
 
 @settings(deadline=None, max_examples=30)
 @given(TABLES, st.data())
-def test_the_mean_of_the_observed_is_the_sum_of_their_shares(loss, data):
+def test_mean_of_observed_entries_is_the_sum_of_their_shares(loss, data):
     observed = data.draw(st.none() | hnp.arrays(bool, loss.shape))
     loss = torch.from_numpy(loss)
     observed = None if observed is None else torch.from_numpy(observed)
@@ -285,7 +285,7 @@ def test_the_mean_of_the_observed_is_the_sum_of_their_shares(loss, data):
 
 
 @pytest.mark.parametrize("reduce", [observed_share, observed_mean])
-def test_a_missing_entry_gets_no_gradient_even_if_its_loss_is_nan(reduce):
+def test_missing_entry_has_zero_gradient_even_if_its_loss_is_nan(reduce):
     loss = torch.tensor([[1.0, torch.nan, 1.0]], requires_grad=True)
     reduce(loss, torch.tensor([[True, False, True]])).sum().backward()
     assert loss.grad.tolist() == [[0.5, 0, 0.5]]

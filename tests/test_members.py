@@ -23,7 +23,7 @@ def random_rows(*shape):
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def one_by_one(members, X):
+def member_outputs(members, X):
     return torch.stack([member(own) for member, own in zip(members, X, strict=True)])
 
 
@@ -38,10 +38,10 @@ def one_by_one(members, X):
     ids=str,
 )
 @pytest.mark.parametrize("fuse", [True, False])
-def test_stack_computes_what_its_members_compute(network, fuse):
+def test_stack_computes_the_outputs_of_its_members(network, fuse):
     members = [member.double() for member in encoders(network)]
     X = random_rows(3, 7, 6)
-    torch.testing.assert_close(stack(members, fuse)(X), one_by_one(members, X))
+    torch.testing.assert_close(stack(members, fuse)(X), member_outputs(members, X))
 
 
 def test_perceptrons_become_batched_products():
@@ -51,7 +51,7 @@ def test_perceptrons_become_batched_products():
     assert stacked[0].weight.shape == (3, 6, 5)
 
 
-def test_linear_start_with_a_remainder_becomes_batched_products():
+def test_residual_networks_become_batched_products():
     generator = torch.Generator().manual_seed(0)
     members = [
         Residual(linear(6, 2, generator), encoder).double()
@@ -60,7 +60,7 @@ def test_linear_start_with_a_remainder_becomes_batched_products():
     stacked = stack(members)
     X = random_rows(3, 7, 6)
     assert type(stacked) is Residual
-    torch.testing.assert_close(stacked(X), one_by_one(members, X))
+    torch.testing.assert_close(stacked(X), member_outputs(members, X))
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_linear_start_with_a_remainder_becomes_batched_products():
         MLP((5,), activation=lambda: nn.Softmax(dim=0)),
         MLP(activation=Squeeze),
     ],
-    ids=["conv", "rows mixed", "unknown"],
+    ids=["conv", "softmax over rows", "unknown"],
 )
-def test_what_is_no_perceptron_stays_side_by_side(network):
+def test_other_networks_are_evaluated_one_after_another(network):
     assert type(stack(encoders(network))) is Members
 
 
@@ -86,7 +86,7 @@ def test_members_do_not_share_weights():
     assert all((p.grad[1:] == 0).all() for p in stacked.parameters())
 
 
-def test_deterministic_bottlenecks_are_one():
+def test_deterministic_bottlenecks_become_one_identity():
     squeezes = [Deterministic().build(2, 2, torch.Generator()) for _ in range(3)]
     assert stack_squeezes(squeezes) is squeezes[0]
 
@@ -96,12 +96,12 @@ def test_deterministic_bottlenecks_are_one():
     [(Gaussian(score="elbo"), 4), (Quantized(4, 1), 2), (Gaussian(), 4)],
     ids=str,
 )
-def test_stacked_bottlenecks_do_what_each_does(bottleneck, width):
+def test_stacked_bottlenecks_compute_the_outputs_of_each(bottleneck, width):
     generator = torch.Generator().manual_seed(0)
     squeezes = [bottleneck.build(2, 2, generator) for _ in range(3)]
     stacked = stack_squeezes(squeezes).eval()
     H = random_rows(3, 7, width).float()
-    torch.testing.assert_close(stacked(H), one_by_one(squeezes, H))
+    torch.testing.assert_close(stacked(H), member_outputs(squeezes, H))
     terms = [s.score_term(own) for s, own in zip(squeezes, H, strict=True)]
     if terms[0] is None:
         assert stacked.score_term(H) is None
@@ -115,7 +115,7 @@ def test_stacked_bottlenecks_do_what_each_does(bottleneck, width):
     assert stacked.n_values == 3 * squeezes[0].n_values
 
 
-def test_stacked_codebooks_are_looked_up_each_in_its_own():
+def test_each_member_has_its_own_codebook():
     generator = torch.Generator().manual_seed(0)
     squeezes = [Quantized(4, 1).build(2, 2, generator) for _ in range(3)]
     for squeeze in squeezes:
@@ -124,10 +124,10 @@ def test_stacked_codebooks_are_looked_up_each_in_its_own():
     H = random_rows(3, 7, 2).float()
     codes = stacked.quantize(H)
     assert codes.shape == (3, 7, 2)
-    torch.testing.assert_close(stacked.look_up(codes), one_by_one(squeezes, H))
+    torch.testing.assert_close(stacked.look_up(codes), member_outputs(squeezes, H))
 
 
-def test_each_member_uses_the_first_units_of_its_code():
+def test_each_member_uses_the_first_components_of_its_code():
     H = torch.ones(3, 2, 4)
     used = CodeWidths((0, 1, 4), 4)(H)[:, 0].sum(dim=1)
     assert used.tolist() == [0, 1, 4]

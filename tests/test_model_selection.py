@@ -1,4 +1,4 @@
-"""Facts about skae.model_selection."""
+"""Tests of skae.model_selection."""
 
 import pickle
 from functools import partial
@@ -57,7 +57,7 @@ def X():
 
 @pytest.fixture(scope="module")
 def y():
-    """Half of the outliers are known, some inliers, and most rows are not."""
+    """Labels of half of the outliers and of some inliers; most rows have no label."""
     y = np.zeros(200, dtype=int)
     y[:10], y[50:110] = -1, 1
     return y
@@ -68,7 +68,7 @@ def forest(X):
     return IsolationForest(n_estimators=20, random_state=0).fit(X)
 
 
-# With labels
+# Scorers with labels
 
 
 @pytest.mark.parametrize(
@@ -82,23 +82,23 @@ def forest(X):
         ("recall", lambda y, s, p: recall_score(y, p, pos_label=-1)),
     ],
 )
-def test_rows_without_a_label_are_not_judged(metric, expected, X, y, forest):
+def test_rows_without_a_label_are_not_scored(metric, expected, X, y, forest):
     known = y != 0
-    found = expected(
+    expected_score = expected(
         y[known], forest.decision_function(X[known]), forest.predict(X[known])
     )
-    assert outlier_scorer(metric)(forest, X, y) == pytest.approx(found)
+    assert outlier_scorer(metric)(forest, X, y) == pytest.approx(expected_score)
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "balanced_accuracy"])
-def test_scikit_learns_scorers_say_the_same_where_all_is_labelled(metric, X, forest):
+def test_scores_equal_those_of_scikit_learn_if_all_rows_are_labelled(metric, X, forest):
     y = np.where(np.arange(200) < 20, -1, 1)
     expected = get_scorer(metric)(forest, X, y)
     assert outlier_scorer(metric)(forest, X, y) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("metric", ["average_precision", "f1", "precision", "recall"])
-def test_scikit_learns_other_scorers_judge_the_inliers(metric, X, forest):
+def test_outliers_are_the_positive_class_unlike_in_scikit_learn(metric, X, forest):
     y = np.where(np.arange(200) < 20, -1, 1)
     theirs = get_scorer(metric)(forest, X, y)
     assert theirs > 0.8
@@ -134,7 +134,7 @@ def test_weights_are_repetitions(X, y, forest):
         assert weighted == pytest.approx(scorer(forest, X[repeated], y[repeated]))
 
 
-def test_no_decision_function_is_needed(X, y):
+def test_score_samples_replaces_a_missing_decision_function(X, y):
     mixture = GaussianMixture(random_state=0).fit(X)
     expected = roc_auc_score(y[y != 0], mixture.score_samples(X[y != 0]))
     assert outlier_scorer()(mixture, X, y) == pytest.approx(expected)
@@ -152,7 +152,7 @@ def test_no_decision_function_is_needed(X, y):
         ),
     ],
 )
-def test_searches_take_all_scorers_at_once(detector, X, y):
+def test_search_with_all_scorers(detector, X, y):
     last = detector[-1] if isinstance(detector, Pipeline) else detector
     name = "n_neighbors" if last is LOF else "contamination"
     param = f"{detector.steps[-1][0]}__{name}" if last is not detector else name
@@ -173,10 +173,10 @@ def test_searches_take_all_scorers_at_once(detector, X, y):
     assert again.score(X, y) == search.score(X, y)
 
 
-def test_processes_change_nothing(X, y):
+def test_n_jobs_does_not_change_the_scores(X, y):
     def search(n_jobs):
         scoring = {"labels": outlier_scorer("f1"), "none": ArtificialOutlierScorer()}
-        found = GridSearchCV(
+        fitted = GridSearchCV(
             LOF,
             {"n_neighbors": [5, 20]},
             scoring=scoring,
@@ -184,12 +184,12 @@ def test_processes_change_nothing(X, y):
             cv=StratifiedKFold(2),
             n_jobs=n_jobs,
         ).fit(X, y)
-        return [found.cv_results_[f"mean_test_{name}"] for name in scoring]
+        return [fitted.cv_results_[f"mean_test_{name}"] for name in scoring]
 
     assert_array_equal(search(2), search(None))
 
 
-def test_metadata_routing_brings_weights(X, y):
+def test_sample_weight_is_routed(X, y):
     with config_context(enable_metadata_routing=True):
         scorer = outlier_scorer().set_score_request(sample_weight=True)
         weight = np.where(np.arange(200) % 2, 1.0, 0.0)
@@ -205,33 +205,35 @@ def test_metadata_routing_brings_weights(X, y):
     assert_allclose(scores, expected)
 
 
-def test_a_fold_without_both_kinds_says_what_to_do(X, y, forest):
+def test_fold_without_both_classes_raises_a_helpful_error(X, y, forest):
     few = np.where(y == 1, 0, y)
     with pytest.raises(ValueError, match=r"10 are labelled -1.* 0 are .*Stratified"):
         outlier_scorer()(forest, X, few)
-    with pytest.warns(UserWarning, match="0 are labelled -1.*StratifiedKFold") as seen:
+    with pytest.warns(
+        UserWarning, match="0 are labelled -1.*StratifiedKFold"
+    ) as warned:
         scores = cross_val_score(LOF, X, y, scoring=outlier_scorer(), cv=4)
-    assert np.isnan(scores).sum() == len(seen) == 4
+    assert np.isnan(scores).sum() == len(warned) == 4
 
 
 @pytest.mark.parametrize(
     ("y", "named"),
     [([2] * 200, r"got \[2\]"), ([np.nan] * 200, "nan"), (["out"] * 200, "'out'")],
 )
-def test_other_labels_are_refused(y, named, X, forest):
+def test_other_labels_are_rejected(y, named, X, forest):
     with pytest.raises(ValueError, match=f"-1 for outliers, 1 for inliers.*{named}"):
         outlier_scorer()(forest, X, y)
 
 
-def test_an_unknown_metric_is_refused():
+def test_unknown_metric_is_rejected():
     with pytest.raises(ValueError, match=r"metric must be one of .*'f1'.*got 'auc'"):
         outlier_scorer("auc")
 
 
-# Without labels
+# Scorers without labels
 
 
-def test_artificial_outliers_lie_off_the_curve():
+def test_artificial_outliers_are_detected_by_a_flexible_detector():
     angle = np.random.default_rng(0).uniform(0, 2 * np.pi, 400)
     X = np.column_stack([np.cos(angle), np.sin(angle)])
     score = ArtificialOutlierScorer()
@@ -239,20 +241,20 @@ def test_artificial_outliers_lie_off_the_curve():
     assert score(OneClassSVM(gamma=1e-3).fit(X), X) < 0.6
 
 
-def test_independent_features_leave_nothing_to_tell_apart():
+def test_independent_features_score_one_half():
     X = np.random.default_rng(0).standard_normal((2_000, 3))
     score = ArtificialOutlierScorer()(GaussianMixture(random_state=0).fit(X), X)
     assert score == pytest.approx(0.5, abs=0.03)
 
 
-class Spy:
-    """A detector that keeps what it is asked to score."""
+class RecordingDetector:
+    """A detector that records the rows that it scores."""
 
     def __init__(self):
-        self.seen = []
+        self.scored = []
 
     def score_samples(self, X):
-        self.seen.append(X)
+        self.scored.append(X)
         return np.arange(_num_samples(X), dtype=float)
 
 
@@ -268,36 +270,36 @@ class Spy:
         np.ndarray.tolist,
     ],
 )
-def test_artificial_outliers_come_in_the_container_of_the_rows(container, n_samples):
+def test_artificial_outliers_have_the_container_of_the_rows(container, n_samples):
     X = np.arange(120.0).reshape(40, 3)
-    given, spy = container(X), Spy()
-    ArtificialOutlierScorer(n_samples=n_samples)(spy, given)
-    artificial = spy.seen[1]
+    rows, detector = container(X), RecordingDetector()
+    ArtificialOutlierScorer(n_samples=n_samples)(detector, rows)
+    artificial = detector.scored[1]
     assert artificial.shape == (n_samples or 40, 3)
-    if hasattr(given, "columns"):
-        assert list(artificial.columns) == list(given.columns)
+    if hasattr(rows, "columns"):
+        assert list(artificial.columns) == list(rows.columns)
     dense = artificial.toarray() if sparse.issparse(artificial) else artificial
     for drawn, column in zip(np.asarray(dense).T, X.T, strict=True):
         assert set(drawn) <= set(column)
-    rows = (np.asarray(dense) - [0, 1, 2]) // 3
-    assert (rows[:, 0] != rows[:, 1]).any()
+    positions = (np.asarray(dense) - [0, 1, 2]) // 3
+    assert (positions[:, 0] != positions[:, 1]).any()
 
 
-def test_frames_keep_their_types():
+def test_artificial_outliers_keep_dtypes():
     X = pd.DataFrame({"a": [1, 2, 3], "b": pd.Categorical(["x", "y", "x"])})
-    spy = Spy()
-    ArtificialOutlierScorer(n_samples=5)(spy, X)
-    assert_array_equal(spy.seen[1].dtypes, X.dtypes)
+    detector = RecordingDetector()
+    ArtificialOutlierScorer(n_samples=5)(detector, X)
+    assert_array_equal(detector.scored[1].dtypes, X.dtypes)
 
 
 @pytest.mark.parametrize("scorer", [ArtificialOutlierScorer, AgreementScorer])
-def test_scores_depend_on_random_state_alone(scorer, X, forest):
+def test_random_state_determines_the_score(scorer, X, forest):
     assert scorer(random_state=3)(forest, X) == scorer(random_state=3)(forest, X)
     assert scorer(random_state=3)(forest, X) != scorer(random_state=4)(forest, X)
     assert clone(scorer(random_state=3)).random_state == 3
 
 
-def test_missing_entries_stay_missing(X):
+def test_missing_entries_are_supported(X):
     X = X.copy()
     X[::5, 0] = np.nan
     forest = IsolationForest(n_estimators=20, random_state=0).fit(X)
@@ -305,7 +307,7 @@ def test_missing_entries_stay_missing(X):
     assert -1 < AgreementScorer()(forest, X) <= 1
 
 
-def test_agreement_is_a_correlation_of_ranks(X, forest):
+def test_agreement_is_the_rank_correlation(X, forest):
     reference = OneClassSVM(gamma=0.1)
     expected = spearmanr(
         forest.decision_function(X), clone(reference).fit(X).decision_function(X)
@@ -315,7 +317,7 @@ def test_agreement_is_a_correlation_of_ranks(X, forest):
     assert not hasattr(reference, "offset_")
 
 
-def test_a_detector_that_scores_all_rows_alike_agrees_with_none(X, forest):
+def test_agreement_of_constant_scores_is_zero(X, forest):
     forest_of_zeros = IsolationForest(n_estimators=10, random_state=0).fit(
         np.zeros((200, 3))
     )
@@ -324,8 +326,8 @@ def test_a_detector_that_scores_all_rows_alike_agrees_with_none(X, forest):
 
 
 @pytest.mark.parametrize("scorer", [ArtificialOutlierScorer(), AgreementScorer()])
-def test_scores_that_are_not_finite_are_refused(scorer, X):
-    class Broken(Spy):
+def test_scores_that_are_not_finite_are_rejected(scorer, X):
+    class Broken(RecordingDetector):
         def score_samples(self, X):
             return np.full(len(X), np.nan)
 
@@ -336,15 +338,15 @@ def test_scores_that_are_not_finite_are_refused(scorer, X):
 
 
 @pytest.mark.parametrize("n_samples", [0, 2.5])
-def test_a_number_of_artificial_outliers_that_is_none_is_refused(n_samples, X, forest):
+def test_invalid_n_samples_is_rejected(n_samples, X, forest):
     with pytest.raises(ValueError, match=rf"integer >= 1, got {n_samples}"):
         ArtificialOutlierScorer(n_samples=n_samples)(forest, X)
 
 
-# How many components
+# Number of components
 
 
-def test_explained_variance_is_that_of_pca_and_of_the_transformer(digits):
+def test_explained_variance_equals_that_of_pca_and_of_the_transformer(digits):
     X = digits[:200]
     pca = PCA(5, random_state=0).fit(X)
     expected = pca.explained_variance_ratio_.sum()
@@ -362,12 +364,12 @@ def test_explained_variance_of_a_pipeline_is_in_the_units_of_its_input(digits):
 
 
 def results(values, scores, name="n_components", **others):
-    """What a search of these settings would hold."""
+    """The results of a search with these settings."""
     scores = np.asarray(scores, dtype=float)
-    found = {f"param_{name}": np.ma.array(values, dtype=object)}
-    found |= {f"param_{other}": np.ma.array(others[other]) for other in others}
-    found |= {f"split{i}_test_score": column for i, column in enumerate(scores.T)}
-    return found | {"mean_test_score": scores.mean(axis=1)}
+    cv_results = {f"param_{name}": np.ma.array(values, dtype=object)}
+    cv_results |= {f"param_{other}": np.ma.array(others[other]) for other in others}
+    cv_results |= {f"split{i}_test_score": column for i, column in enumerate(scores.T)}
+    return cv_results | {"mean_test_score": scores.mean(axis=1)}
 
 
 def test_fewest_components_within_one_standard_error():
@@ -377,12 +379,12 @@ def test_fewest_components_within_one_standard_error():
     assert one_standard_error(results([5, 4, 3, 2, 1], scores)) == 4
 
 
-def test_of_settings_with_as_many_components_the_best_is_taken():
+def test_best_setting_is_chosen_among_equal_numbers_of_components():
     scores = [[0.7, 0.9], [0.75, 0.75], [0.78, 0.78], [0.78, 0.78]]
     assert one_standard_error(results([3, 2, 2, 2], scores, alpha=[1, 1, 2, 3])) == 2
 
 
-def test_settings_without_a_finite_score_are_passed_over():
+def test_settings_without_a_finite_score_are_ignored():
     scores = [[np.nan, 0.9], [0.5, 0.6], [0.5, 0.6]]
     assert one_standard_error(results([1, 2, 3], scores)) == 1
     with pytest.raises(ValueError, match="No setting has a finite mean score"):
@@ -410,12 +412,12 @@ def test_one_standard_error_property(scores, data):
     near = means >= means[best] - error
     assert near[chosen]
     assert values[chosen] == min(np.array(values)[near])
-    # More folds of the same kind make the choice no smaller than these do.
+    # With more splits, the standard error is smaller and the choice not smaller.
     doubled = one_standard_error(results(values, np.hstack([scores, scores])))
     assert values[doubled] >= values[chosen]
 
 
-def test_a_search_is_refitted_with_the_choice(digits):
+def test_search_is_refitted_with_the_chosen_setting(digits):
     pipeline = make_pipeline(StandardScaler(with_std=False), PCA(random_state=0))
     search = GridSearchCV(
         pipeline,
@@ -430,7 +432,7 @@ def test_a_search_is_refitted_with_the_choice(digits):
 
 
 @pytest.mark.parametrize(
-    ("found", "settings", "message"),
+    ("cv_results", "settings", "message"),
     [
         (results([1], [[1, 2]], "alpha"), {}, "no parameters n_components, .'alpha'"),
         (
@@ -440,27 +442,27 @@ def test_a_search_is_refitted_with_the_choice(digits):
         ),
         (results([1], [[1, 2]]), {"param": "k"}, r"param must be one of .*got 'k'"),
         (results([1], [[1, 2]]), {"metric": "r2"}, r"one of \['score'\], got 'r2'"),
-        (results(["auto", 2], [[1, 2]] * 2), {}, "must be numbers.* got 'auto'"),
+        (results(["auto", 2], [[1, 2]] * 2), {}, "must be numbers, got 'auto'"),
         (results([1], [[1]]), {}, "at least two splits"),
     ],
 )
-def test_results_that_leave_the_choice_open_are_refused(found, settings, message):
+def test_invalid_results_are_rejected(cv_results, settings, message):
     with pytest.raises(ValueError, match=message):
-        one_standard_error(found, **settings)
+        one_standard_error(cv_results, **settings)
 
 
-def test_settings_without_the_parameter_are_refused():
-    found = results([1, 2], [[1, 2], [1, 2]])
-    found["param_n_components"][1] = np.ma.masked
+def test_settings_without_the_parameter_are_rejected():
+    cv_results = results([1, 2], [[1, 2], [1, 2]])
+    cv_results["param_n_components"][1] = np.ma.masked
     with pytest.raises(ValueError, match="n_components must be set in all settings"):
-        one_standard_error(found)
+        one_standard_error(cv_results)
 
 
-def test_another_parameter_can_be_kept_small():
+def test_param_selects_another_parameter():
     scores = [[0.8, 0.9], [0.85, 0.86]]
-    found = results([3, 2], scores, "clf__depth", n_components=[1, 2])
-    assert one_standard_error(found, param="clf__depth") == 1
-    assert one_standard_error(found) == 0
+    cv_results = results([3, 2], scores, "clf__depth", n_components=[1, 2])
+    assert one_standard_error(cv_results, param="clf__depth") == 1
+    assert one_standard_error(cv_results) == 0
 
 
 # The elbow
@@ -468,8 +470,8 @@ def test_another_parameter_can_be_kept_small():
 curves = st.lists(finite, min_size=3, max_size=12)
 
 
-def gaps(k, s):
-    """Heights above the chord."""
+def heights(k, s):
+    """Heights of a curve above its chord."""
     return s - s[0] - (k - k[0]) / (k[-1] - k[0]) * (s[-1] - s[0])
 
 
@@ -482,41 +484,41 @@ def test_elbow_property(s, data):
         ).map(sorted)
     )
     k, s = np.array(k), np.array(s)
-    height = gaps(k, s)
-    found = elbow(k, s)
+    height = heights(k, s)
+    result = elbow(k, s)
     if height.max() <= 0:
-        assert found is None
+        assert result is None
         return
-    # Not a bend that rounding would explain.
+    # Exclude heights that are rounding errors.
     assume(height.max() > 1e-8 * np.ptp(s) + 1e-14 * np.abs(s).max())
-    assert found in k[1:-1]
-    assert height[k == found][0] >= height.max() - 1e-8 * np.ptp(s)
-    # The order of the points is nothing.
+    assert result in k[1:-1]
+    assert height[k == result][0] >= height.max() - 1e-8 * np.ptp(s)
+    # The elbow does not depend on the order of the points.
     order = data.draw(st.permutations(range(len(s))))
-    assert elbow(k[order], s[order]) == found
-    # Nor are the units, unless rounding breaks a tie.
+    assert elbow(k[order], s[order]) == result
+    # Nor does it depend on the units, unless rounding breaks a tie.
     assume(np.sum(height > height.max() - 1e-6 * np.ptp(s)) == 1)
-    assume(np.ptp(s) > 1e-6)  # the offset would swallow the curve
-    assert elbow(3 * k + 5, 7 * s - 2) == 3 * found + 5
+    assume(np.ptp(s) > 1e-6)  # the offset would round the curve away
+    assert elbow(3 * k + 5, 7 * s - 2) == 3 * result + 5
 
 
 @given(st.integers(3, 30), st.floats(-50, 50), st.floats(-50, 50))
 @example(3, 1e-12, 32.0)
 @settings(deadline=None)
-def test_a_straight_curve_has_no_elbow(n, slope, start):
+def test_straight_curve_has_no_elbow(n, slope, start):
     k = np.arange(n)
     assert elbow(k, start + slope * k) is None
 
 
 @given(st.integers(3, 30), st.floats(1.1, 4))
 @settings(deadline=None)
-def test_a_convex_curve_has_no_elbow_and_a_concave_one_has(n, power):
+def test_only_concave_curves_have_an_elbow(n, power):
     k = np.arange(1, n + 1)
     assert elbow(k, (k / n) ** power) is None
     assert 1 < elbow(k, (k / n) ** (1 / power)) < n
 
 
-def test_a_corner_is_the_elbow():
+def test_corner_is_the_elbow():
     k = np.arange(1, 11)
     assert elbow(k, np.minimum(k, 4)) == 4
     assert elbow(k, 0.1 * k + np.minimum(k, 7)) == 7
@@ -531,13 +533,13 @@ def test_curves_of_fewer_than_three_points_have_no_elbow():
 @pytest.mark.parametrize(
     ("k", "s", "message"),
     [
-        ([1, 1, 2], [0, 1, 2], "different numbers"),
+        ([1, 1, 2], [0, 1, 2], "distinct numbers"),
         ([1, 2, 3], [0, 1], "inconsistent numbers of samples"),
         ([1, 2, 3], [0, np.nan, 1], "scores contains NaN"),
         (["a", "b", "c"], [0, 1, 2], "n_components must be numbers"),
         ([[1, 2], [3, 4]], [0, 1], "should be a 1d array"),
     ],
 )
-def test_points_that_are_no_curve_are_refused(k, s, message):
+def test_invalid_curves_are_rejected(k, s, message):
     with pytest.raises(ValueError, match=message):
         elbow(k, s)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from skae._batches import Batch
 from skae._module import Autoencoder, Scaler
+from skae._rows import Batch
 from skae.bottlenecks import Squeeze
 from skae.losses import BinaryCrossEntropy, SquaredError
 from skae.networks import MLP, Conv, Shape
@@ -26,7 +26,7 @@ def make_rows(n_rows=5):
 
 
 def batch_of(module, X):
-    """A training batch of rows in their units, all of weight one."""
+    """Return a training batch of unscaled rows with unit weights."""
     return Batch(*module.scaler(X), torch.ones(len(X)))
 
 
@@ -69,7 +69,7 @@ def test_a_large_offset_costs_no_precision_in_float32():
     np.testing.assert_allclose(scaled, expected, atol=1e-6)
 
 
-def test_scaling_gives_the_type_of_the_weights():
+def test_scaled_rows_have_the_type_of_the_weights():
     X = make_rows()
     assert Scaler(MEAN, SHIFT, FACTOR)(X)[0].dtype == torch.float32
     assert Scaler(MEAN, SHIFT, FACTOR).double()(X.float())[0].dtype == torch.float64
@@ -81,7 +81,7 @@ def test_unscaling_keeps_the_type():
     assert scaler.unscale(make_rows()).dtype == torch.float64
 
 
-def test_missing_entries_become_the_mean():
+def test_missing_entries_are_replaced_by_the_mean():
     X = make_rows()
     X[1, 2] = X[3, 0] = torch.nan
     scaled, observed = Scaler(MEAN, SHIFT, FACTOR).double()(X)
@@ -105,7 +105,7 @@ def test_scaling_changes_neither_rows_nor_arrays():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_scaling_may_use_the_memory_of_the_rows(dtype):
+def test_scaling_may_reuse_the_memory_of_its_input(dtype):
     X = make_rows().to(dtype)
     X[1, 2] = torch.nan
     scaler = Scaler(MEAN, SHIFT, FACTOR).to(dtype)
@@ -134,7 +134,7 @@ def test_infinite_rows_are_observed():
     assert observed is None or observed.all()
 
 
-def test_scaler_has_nothing_to_learn():
+def test_scaler_has_no_parameters():
     scaler = Scaler(MEAN, SHIFT, FACTOR)
     assert not list(scaler.parameters())
     assert {"mean", "shift", "factor"} <= scaler.state_dict().keys()
@@ -143,18 +143,18 @@ def test_scaler_has_nothing_to_learn():
 # Autoencoder
 
 
-class Squash(Squeeze):
+class TanhSqueeze(Squeeze):
     def forward(self, H):
         return H.tanh()
 
 
-class Costly(Squeeze):
+class ScoreTermSqueeze(Squeeze):
     def score_term(self, H):
         return torch.full((len(H),), 6.0, dtype=H.dtype)
 
 
 class Plus(nn.Module):
-    """Corrupts by adding one."""
+    """Corruption that adds one."""
 
     def forward(self, X):
         return X + 1
@@ -167,15 +167,15 @@ def test_reconstruction_is_the_decoded_code():
 
 
 @torch.no_grad()
-def test_encoding_sees_scaled_rows_and_passes_the_bottleneck():
+def test_codes_are_encoded_scaled_rows_after_the_bottleneck():
     module, X = make_autoencoder(), make_rows()
-    module.bottleneck = Squash()
+    module.bottleneck = TanhSqueeze()
     scaled, _ = module.scaler(X)
     torch.testing.assert_close(module.encode(X), module.encoder(scaled).tanh())
 
 
 @torch.no_grad()
-def test_decoding_activates_then_unscales():
+def test_decoding_applies_the_output_activation_then_unscales():
     module = make_autoencoder(output=nn.Sigmoid())
     Z = torch.randn(4, 2, generator=generator(), dtype=torch.float64)
     expected = torch.sigmoid(module.decoder(Z)).numpy() * FACTOR + SHIFT
@@ -183,7 +183,7 @@ def test_decoding_activates_then_unscales():
 
 
 @torch.no_grad()
-def test_propagation_holds_target_code_and_raw_values():
+def test_propagation_contains_target_code_and_raw_output():
     module, X = make_autoencoder(output=nn.Sigmoid()), make_rows()
     target, observed, encoder_input, H, raw, term = module.propagate(X)
     torch.testing.assert_close(target, module.scaler(X)[0])
@@ -236,7 +236,7 @@ def test_a_row_without_observed_entries_has_no_loss():
 
 
 @torch.no_grad()
-def test_loss_is_computed_in_front_of_the_sigmoid():
+def test_loss_is_computed_from_the_values_before_the_sigmoid():
     module = make_autoencoder(BinaryCrossEntropy(), nn.Sigmoid(), hidden=())
     module.scaler = Scaler(np.zeros(3), np.zeros(3), np.ones(3)).double()
     module.decoder[-1].bias.fill_(-500)
@@ -246,14 +246,14 @@ def test_loss_is_computed_in_front_of_the_sigmoid():
 
 
 @torch.no_grad()
-def test_training_sees_a_corrupted_input_and_a_clean_target():
+def test_training_uses_a_corrupted_input_and_a_clean_target():
     module, X = make_autoencoder(), make_rows()
     batch = batch_of(module, X)
     target = batch.target.clone()
-    pass_ = module.propagate_in_training(batch, DONE, Plus())
-    assert torch.equal(pass_.target, target)
-    torch.testing.assert_close(pass_.encoder_input, target + 1)
-    torch.testing.assert_close(pass_.H, module.encoder(target + 1))
+    propagation = module.propagate_in_training(batch, DONE, Plus())
+    assert torch.equal(propagation.target, target)
+    torch.testing.assert_close(propagation.encoder_input, target + 1)
+    torch.testing.assert_close(propagation.H, module.encoder(target + 1))
     assert torch.equal(module.propagate(X).encoder_input, target)
 
 
@@ -261,25 +261,25 @@ def test_training_sees_a_corrupted_input_and_a_clean_target():
 def test_a_missing_entry_is_never_corrupted():
     module, X = make_autoencoder(), make_rows()
     X[1, 2] = torch.nan
-    pass_ = module.propagate_in_training(batch_of(module, X), DONE, Plus())
-    change = pass_.encoder_input - pass_.target
+    propagation = module.propagate_in_training(batch_of(module, X), DONE, Plus())
+    change = propagation.encoder_input - propagation.target
     assert change[1, 2] == 0
     assert change.sum() == change.numel() - 1
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("missing", [False, True])
-def test_a_score_term_counts_per_observed_feature(missing):
+def test_score_term_is_divided_by_the_number_of_observed_features(missing):
     module, X = make_autoencoder(), make_rows()
     if missing:
         X[1, 2] = X[3, 0] = X[3, 1] = torch.nan
-    module.bottleneck = Costly()
+    module.bottleneck = ScoreTermSqueeze()
     contributions = module.contributions(X).sum(dim=1)
     expected = contributions + 6 / (3 - X.isnan().sum(dim=1))
     torch.testing.assert_close(module.row_error(X), expected)
 
 
-def test_widest_layer_is_that_of_most_values():
+def test_widest_layer_is_the_largest_number_of_outputs():
     assert make_autoencoder(hidden=(50, 4)).widest_layer == 50
     assert make_autoencoder(hidden=()).widest_layer == 3
 
@@ -288,7 +288,7 @@ def test_work_is_the_number_of_multiplications_of_a_row():
     assert make_autoencoder(hidden=(50, 4)).work == 2 * (3 * 50 + 50 * 4 + 4 * 2)
 
 
-def test_a_convolution_counts_at_each_position():
+def test_work_of_a_convolution_counts_each_position():
     scaler = Scaler(*np.zeros((2, 64)), np.ones(64))
     shape = Shape(9, 64, 5, 5, (8, 8))
     encoder, decoder = Conv((3,)).build(shape, generator())
@@ -299,7 +299,7 @@ def test_a_convolution_counts_at_each_position():
     assert module.work == 2 * (9 * 3 * 16 + 3 * 16 * 5)
 
 
-def test_measuring_leaves_the_module_ready_for_training():
+def test_new_module_is_in_training_mode_without_hooks():
     module = make_autoencoder()
     assert module.training
     assert not any(part._forward_hooks for part in module.modules())
@@ -307,7 +307,7 @@ def test_measuring_leaves_the_module_ready_for_training():
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_code_factor_is_seen_outside_only(dtype):
+def test_code_factor_does_not_change_encoder_and_decoder(dtype):
     module, X = make_autoencoder(), make_rows()
     X, inside = X.to(dtype), module.encode(X)
     module.code_factor = torch.tensor([1e3, 1e-3], dtype=torch.float64)

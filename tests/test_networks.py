@@ -73,8 +73,8 @@ def make_linear_pair(**kwargs):
     return Custom(nn.Linear(6, 2), nn.Linear(2, 6), **kwargs)
 
 
-class Rich(nn.Module):
-    """Has all that a state dict does not tell."""
+class RichModule(nn.Module):
+    """Module with properties that a state dict does not contain."""
 
     def __init__(self):
         super().__init__()
@@ -159,7 +159,7 @@ def test_only_a_linear_code_allows_a_pca():
 
 
 @pytest.mark.parametrize(
-    ("given", "asked_for", "expected"),
+    ("setting", "implied", "expected"),
     [
         ("auto", "identity", nn.Linear),
         ("auto", "relu", nn.ReLU),
@@ -169,16 +169,18 @@ def test_only_a_linear_code_allows_a_pca():
     ],
 )
 @pytest.mark.parametrize("network", [MLP((5,)), Conv((3,))], ids=["mlp", "conv"])
-def test_auto_code_activation_is_the_one_asked_for(network, given, asked_for, expected):
-    network = clone(network).set_params(code_activation=given)
-    shape = Shape(50, 6, 2, 2, code_activation=asked_for)
+def test_auto_code_activation_is_that_of_the_penalty(
+    network, setting, implied, expected
+):
+    network = clone(network).set_params(code_activation=setting)
+    shape = Shape(50, 6, 2, 2, code_activation=implied)
     encoder, decoder = network.build(shape, generator())
     assert type(encoder[-1]) is expected
     assert expected is nn.Linear or not any(type(m) is expected for m in decoder)
 
 
 @pytest.mark.parametrize("network", [MLP((5,)), Conv((3,))], ids=["mlp", "conv"])
-def test_code_activation_leaves_what_is_not_code_alone(network):
+def test_code_activation_leaves_other_encoder_outputs_unchanged(network):
     shape = Shape(50, 6, 4, 2)
     plain, _ = network.build(shape, generator())
     encoder, _ = network.build(shape._replace(code_activation="relu"), generator())
@@ -192,7 +194,7 @@ def test_code_activation_leaves_what_is_not_code_alone(network):
 
 
 @pytest.mark.parametrize("kind", [MLP, Conv])
-def test_codes_may_be_refined_without_an_activation_on_them(kind):
+def test_codes_may_be_refined_without_a_code_activation(kind):
     assert kind().codes_may_be_refined
     assert kind(code_activation="identity").codes_may_be_refined
     assert not kind(code_activation="relu").codes_may_be_refined
@@ -205,7 +207,7 @@ def test_only_perceptrons_stack():
     assert not Custom.members_stack
 
 
-def test_a_network_fixes_no_code_shape_of_its_own():
+def test_code_shape_is_none_without_a_feature_map():
     assert MLP().code_shape((28, 28)) is None
     assert make_linear_pair().code_shape((6,)) is None
 
@@ -221,7 +223,7 @@ def test_each_named_network_takes_hidden_layer_sizes(name):
     ("output_activation", "expected"),
     [("auto", nn.Sigmoid), ("tanh", nn.Tanh), (nn.Softsign, nn.Softsign)],
 )
-def test_explicit_output_activation_wins_over_the_implied_one(
+def test_explicit_output_activation_overrides_that_of_the_loss(
     output_activation, expected
 ):
     network = MLP(output_activation=output_activation)
@@ -229,7 +231,7 @@ def test_explicit_output_activation_wins_over_the_implied_one(
 
 
 @pytest.mark.parametrize("hidden", [(0,), (4, -1), (2.5,), ("a",)])
-def test_widths_that_are_not_positive_integers_are_refused(hidden):
+def test_widths_that_are_not_positive_integers_raise(hidden):
     with pytest.raises(ValueError, match=r"hidden_layer_sizes .*integers >= 1"):
         MLP(hidden).build(SHAPE, generator())
 
@@ -245,17 +247,17 @@ def test_widths_that_are_not_positive_integers_are_refused(hidden):
         ("dropout", -0.1),
     ],
 )
-def test_invalid_settings_are_named(name, value):
+def test_errors_name_invalid_parameters(name, value):
     with pytest.raises(InvalidParameterError, match=name):
         MLP(**{name: value})._validate_params()
 
 
-def test_a_cloned_mlp_keeps_its_settings():
+def test_clone_of_mlp_has_equal_parameters():
     network = MLP((3,), activation=nn.Softsign, dropout=0.5)
     assert clone(network).get_params() == network.get_params()
 
 
-def test_the_same_seed_gives_the_same_weights():
+def test_same_seed_gives_the_same_weights():
     for one, other in zip(
         MLP((5,)).build(SHAPE, generator(3)),
         MLP((5,)).build(SHAPE, generator(3)),
@@ -264,13 +266,13 @@ def test_the_same_seed_gives_the_same_weights():
         assert same_weights(one, other)
 
 
-def test_another_seed_gives_other_weights():
+def test_different_seeds_give_different_weights():
     one, _ = MLP((5,)).build(SHAPE, generator(3))
     other, _ = MLP((5,)).build(SHAPE, generator(4))
     assert not torch.equal(one[0].weight, other[0].weight)
 
 
-def test_building_leaves_the_global_generator_alone():
+def test_building_does_not_change_the_global_generator():
     before = torch.get_rng_state()
     encoder, _ = MLP((5,), dropout=0.5).build(SHAPE, generator())
     encoder[2].generator = generator()
@@ -286,7 +288,7 @@ INPUT_SHAPES = [(1,), (2,), (5,), (17,), (784,), (28, 28), (1, 5), (3, 9, 7), (2
 
 @pytest.mark.parametrize("input_shape", INPUT_SHAPES)
 @pytest.mark.parametrize("hidden", ["auto", (), (6,), [6, 5]])
-def test_convolutions_give_codes_and_rows(input_shape, hidden):
+def test_convolutional_encoder_and_decoder_have_the_right_shapes(input_shape, hidden):
     shape = conv_shape(input_shape)
     network = Conv((2, 3), hidden_layer_sizes=hidden)
     encoder, decoder = network.build(shape, generator())
@@ -303,7 +305,9 @@ def test_convolutions_give_codes_and_rows(input_shape, hidden):
     st.lists(st.integers(1, 3), min_size=1, max_size=3),
     st.sampled_from(["dense", "feature_map"]),
 )
-def test_the_decoder_gives_back_every_size(input_shape, kernel, stride, channels, code):
+def test_convolutional_decoder_restores_every_input_size(
+    input_shape, kernel, stride, channels, code
+):
     network = Conv(channels, kernel_size=kernel, stride=stride, code=code)
     n_components = 2
     try:
@@ -321,7 +325,7 @@ def test_the_decoder_gives_back_every_size(input_shape, kernel, stride, channels
 
 @pytest.mark.parametrize("kernel_size", [2, 3, 4, 5])
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_map_sizes_follow_the_formula(kernel_size, stride):
+def test_map_sizes_follow_their_equation(kernel_size, stride):
     shape = conv_shape((3, 29, 23))
     network = Conv((2, 5), kernel_size=kernel_size, stride=stride)
     encoder, _ = network.build(shape, generator())
@@ -343,7 +347,7 @@ def test_decoder_maps_mirror_the_encoder(input_shape):
     assert up == [*reversed(down[:-1]), first]
 
 
-def test_signals_and_images_get_their_own_convolutions():
+def test_signals_use_1d_and_images_2d_convolutions():
     for input_shape, expected in (
         ((9,), (nn.Conv1d, nn.ConvTranspose1d)),
         ((9, 7), (nn.Conv2d, nn.ConvTranspose2d)),
@@ -354,13 +358,13 @@ def test_signals_and_images_get_their_own_convolutions():
             assert set(kinds(convolutions(part))) == {kind}
 
 
-def test_rows_without_a_shape_are_signals():
+def test_rows_without_input_shape_are_signals():
     encoder, decoder = Conv((2,)).build(SHAPE, generator())
     assert encoder[0].unflattened_size == (1, 6)
     assert decoder(encoder(rows(SHAPE))).shape == (3, 6)
 
 
-def test_rows_are_images_line_by_line():
+def test_rows_are_images_in_c_order():
     shape = conv_shape((2, 4, 3))
     encoder, _ = Conv((2,)).build(shape, generator())
     X = rows(shape)
@@ -383,7 +387,7 @@ def test_an_activation_follows_each_convolution_and_hidden_layer():
     assert widths(decoder) == [(4, 5), (5, 12)]
 
 
-def test_a_feature_map_has_no_activation_but_that_on_the_code():
+def test_feature_map_has_only_the_code_activation():
     network = Conv((2, 3), code="feature_map", code_activation="tanh")
     encoder, decoder = network.build(conv_shape((6, 6), 12), generator())
     assert kinds(encoder) == [
@@ -396,7 +400,7 @@ def test_a_feature_map_has_no_activation_but_that_on_the_code():
     ]
 
 
-def test_number_of_parameters_is_the_one_by_hand():
+def test_number_of_parameters_equals_a_manual_count():
     # Maps 1 x 6 x 6 -> 2 x 3 x 3 -> 3 x 2 x 2, code of 4.
     encoder, decoder = Conv((2, 3)).build(conv_shape((6, 6)), generator())
     assert n_parameters(encoder) == (1 * 9 * 2 + 2) + (2 * 9 * 3 + 3) + (12 * 4 + 4)
@@ -440,7 +444,7 @@ def test_the_first_block_of_a_wide_feature_map_is_the_code():
         assert torch.equal(found.reshape(3, 6, 3), block.flatten(2).transpose(1, 2))
 
 
-def test_code_activation_of_a_wide_feature_map_leaves_the_second_block_alone():
+def test_code_activation_of_a_wide_feature_map_leaves_the_second_block_unchanged():
     shape = conv_shape((9, 7), 6 * 3, n_blocks=2, code_activation="relu")
     encoder, _ = Conv((2, 3), code="feature_map").build(shape, generator())
     raw, out = encoder[:-1](rows(shape)), encoder(rows(shape))
@@ -501,13 +505,13 @@ def test_initial_kernels_fill_the_range_of_one_over_root_inputs():
         (("a",), r"channels must .*integers >= 1, got \('a',\)"),
     ],
 )
-def test_channels_that_are_not_positive_integers_are_refused(channels, message):
+def test_channels_that_are_not_positive_integers_raise(channels, message):
     with pytest.raises(ValueError, match=message):
         Conv(channels).build(conv_shape((6, 6)), generator())
 
 
 @pytest.mark.parametrize("input_shape", [(2, 3, 4, 5), (0,), (4, -1), (2.5, 4), ("a",)])
-def test_input_shapes_of_no_image_or_signal_are_refused(input_shape):
+def test_input_shapes_of_no_image_or_signal_raise(input_shape):
     shape = Shape(50, 6, 2, 2, input_shape)
     with pytest.raises(ValueError, match=r"input_shape must .*got \("):
         Conv().build(shape, generator())
@@ -515,13 +519,13 @@ def test_input_shapes_of_no_image_or_signal_are_refused(input_shape):
         Conv(code="feature_map").code_shape(input_shape)
 
 
-def test_a_kernel_that_does_not_fit_is_refused():
+def test_kernel_larger_than_its_map_raises():
     message = r"kernel_size=4 .*network=Conv\(.*input_shape=\(6, 5\) after 2 conv"
     with pytest.raises(ValueError, match=message):
         Conv((2, 2, 2), kernel_size=4).build(conv_shape((6, 5)), generator())
 
 
-def test_a_feature_map_takes_no_hidden_layers():
+def test_hidden_layers_with_a_feature_map_raise():
     network = Conv((2, 3), code="feature_map", hidden_layer_sizes=(5,))
     message = r"hidden_layer_sizes .*code='feature_map', got \(5,\)"
     with pytest.raises(ValueError, match=message):
@@ -531,14 +535,14 @@ def test_a_feature_map_takes_no_hidden_layers():
         network.build(conv_shape((6, 6), 12), generator())
 
 
-def test_a_feature_map_of_another_width_than_the_code_is_refused():
+def test_feature_map_of_another_size_than_the_code_raises():
     message = "n_components must be 12 .*4 positions times 3 channels, got 10"
     with pytest.raises(ValueError, match=message):
         Conv((2, 3), code="feature_map").build(conv_shape((6, 6), 10), generator())
 
 
 @pytest.mark.parametrize("hidden", [(0,), (4, -1), (2.5,)])
-def test_hidden_widths_behind_convolutions_are_checked(hidden):
+def test_hidden_widths_after_convolutions_are_checked(hidden):
     with pytest.raises(ValueError, match=r"hidden_layer_sizes .*integers >= 1"):
         Conv((2,), hidden_layer_sizes=hidden).build(SHAPE, generator())
 
@@ -558,12 +562,12 @@ def test_hidden_widths_behind_convolutions_are_checked(hidden):
         ("output_activation", "none"),
     ],
 )
-def test_invalid_settings_of_convolutions_are_named(name, value):
+def test_errors_name_invalid_parameters_of_conv(name, value):
     with pytest.raises(InvalidParameterError, match=name):
         Conv(**{name: value})._validate_params()
 
 
-def test_numpy_integers_are_sizes():
+def test_numpy_integers_are_valid_sizes():
     two, three, six = np.array([2, 3, 6])
     network = Conv((two, three), kernel_size=three, stride=two)
     shape = conv_shape((6, 6))._replace(input_shape=(six, six))
@@ -571,15 +575,15 @@ def test_numpy_integers_are_sizes():
     assert decoder(encoder(rows(shape))).shape == (3, 36)
 
 
-def test_a_cloned_or_pickled_conv_keeps_its_settings():
+def test_clone_and_pickle_of_conv_have_equal_parameters():
     network = Conv((3,), kernel_size=5, code="feature_map", activation=nn.Softsign)
     assert clone(network).get_params() == network.get_params()
-    twin = pickle.loads(pickle.dumps(network))
-    assert twin.get_params() == network.get_params()
+    network_copy = pickle.loads(pickle.dumps(network))
+    assert network_copy.get_params() == network.get_params()
 
 
 @pytest.mark.parametrize("code", ["dense", "feature_map"])
-def test_built_convolutions_survive_pickling(code):
+def test_built_convolutions_can_be_pickled(code):
     n_components = 4 if code == "dense" else 12
     shape = conv_shape((6, 6), n_components, 2, code_activation="relu")
     encoder, decoder = Conv((2, 3), code=code).build(shape, generator())
@@ -604,12 +608,12 @@ def test_convolutions_compute_in_float64_row_by_row(input_shape, code):
     assert out.dtype == torch.float64
     torch.testing.assert_close(out.float(), encoder(X.float()), atol=1e-5, rtol=0)
     for i in range(3):
-        alone = torch.func.functional_call(encoder, weights, X[[i]])
-        torch.testing.assert_close(alone[0], out[i], atol=1e-12, rtol=0)
+        single = torch.func.functional_call(encoder, weights, X[[i]])
+        torch.testing.assert_close(single[0], out[i], atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("code", ["dense", "feature_map"])
-def test_members_stacked_by_vmap_compute_as_each_alone(code):
+def test_vmap_over_members_equals_each_member(code):
     n_components = 4 if code == "dense" else 12
     shape = conv_shape((6, 6), n_components, code_activation="relu")
     members = [
@@ -628,7 +632,7 @@ def test_members_stacked_by_vmap_compute_as_each_alone(code):
 
 
 @pytest.mark.parametrize("code", ["dense", "feature_map"])
-def test_every_parameter_of_convolutions_gets_a_gradient(code):
+def test_every_parameter_of_convolutions_has_a_gradient(code):
     n_components = 4 if code == "dense" else 12
     shape = conv_shape((6, 6), n_components)
     encoder, decoder = Conv((2, 3), code=code).build(shape, generator())
@@ -637,13 +641,10 @@ def test_every_parameter_of_convolutions_gets_a_gradient(code):
         assert parameter.grad.abs().sum() > 0
 
 
-# Dropout
-
-
 # Custom
 
 
-def test_given_modules_are_copied():
+def test_module_instances_are_copied():
     network = make_linear_pair()
     before = copy.deepcopy(network)
     encoder, decoder = network.build(SHAPE, generator())
@@ -680,14 +681,14 @@ def test_built_modules_are_in_float32(as_factory):
         assert part.weight.dtype == torch.float32
 
 
-def test_building_leaves_the_training_mode():
+def test_built_modules_are_in_training_mode():
     encoder, decoder = make_linear_pair().build(SHAPE, generator())
     assert encoder.training
     assert decoder.training
 
 
-def test_building_leaves_running_statistics_alone():
-    network = Custom(Rich(), nn.Linear(2, 6))
+def test_building_does_not_update_running_statistics():
+    network = Custom(RichModule(), nn.Linear(2, 6))
     encoder, _ = network.build(SHAPE, generator())
     assert encoder.norm.num_batches_tracked == 0
     assert same_weights(encoder, network.encoder)
@@ -703,30 +704,30 @@ def test_building_leaves_running_statistics_alone():
         (nn.LSTM(6, 2), nn.Linear(2, 6), "encoder"),
     ],
 )
-def test_a_part_of_the_wrong_shape_is_named(encoder, decoder, part):
+def test_error_names_a_part_of_the_wrong_shape(encoder, decoder, part):
     with pytest.raises(ValueError, match=rf"The {part} of network=Custom\(\.\.\.\)"):
         Custom(encoder, decoder).build(SHAPE, generator())
 
 
 @pytest.mark.parametrize("encoder", ["mlp", None, lambda d, k: "module"])
-def test_what_is_no_module_is_refused(encoder):
+def test_part_that_is_not_a_module_raises(encoder):
     with pytest.raises(TypeError, match=r"The encoder of network=Custom\(\.\.\.\)"):
         Custom(encoder, nn.Linear(2, 6)).build(SHAPE, generator())
 
 
-def test_custom_output_activation_wins_over_the_implied_one():
+def test_custom_output_activation_overrides_that_of_the_loss():
     assert type(make_linear_pair().build_output(nn.Sigmoid())) is nn.Sigmoid
     network = make_linear_pair(output_activation="identity")
     assert type(network.build_output(nn.Sigmoid())) is nn.Identity
 
 
-def test_custom_networks_may_draw_globally_and_start_at_no_pca():
+def test_custom_networks_may_draw_globally_and_cannot_start_as_pca():
     assert Custom.draws_globally
     assert not MLP.draws_globally
     assert not make_linear_pair().allows_pca
 
 
-def test_only_custom_networks_may_vary_and_end_in_an_activation():
+def test_only_custom_networks_may_vary_or_end_in_an_activation():
     assert not Custom.is_determined_by_parameters
     assert Custom.decoder_may_end_in_activation
     for kind in (MLP, Conv):
@@ -734,11 +735,11 @@ def test_only_custom_networks_may_vary_and_end_in_an_activation():
         assert not kind.decoder_may_end_in_activation
 
 
-def test_custom_has_no_settings_to_search_through():
+def test_custom_has_no_get_params():
     assert not hasattr(make_linear_pair(), "get_params")
 
 
-def test_custom_shows_factories_by_name():
+def test_repr_of_custom_has_the_names_of_factories():
     def encoder(n_features, n_components):
         return nn.Linear(n_features, n_components)
 
@@ -754,44 +755,44 @@ def duplicate(request):
     return lambda network: pickle.loads(pickle.dumps(network))
 
 
-def test_a_copy_gives_the_same_values(duplicate):
-    network = Custom(Rich(), nn.Linear(2, 6))
-    twin = duplicate(network)
+def test_copy_computes_the_same_values(duplicate):
+    network = Custom(RichModule(), nn.Linear(2, 6))
+    network_copy = duplicate(network)
     X = torch.randn(5, 6, generator=generator())
-    assert torch.equal(twin.encoder.eval()(X), network.encoder.eval()(X))
-    assert same_weights(twin.decoder, network.decoder)
+    assert torch.equal(network_copy.encoder.eval()(X), network.encoder.eval()(X))
+    assert same_weights(network_copy.decoder, network.decoder)
 
 
-def test_a_copy_shares_no_memory(duplicate):
-    network = Custom(Rich(), nn.Linear(2, 6))
-    twin = duplicate(network)
+def test_copy_shares_no_memory(duplicate):
+    network = Custom(RichModule(), nn.Linear(2, 6))
+    network_copy = duplicate(network)
     with torch.no_grad():
-        twin.decoder.weight.fill_(7)
-        twin.encoder.norm.running_mean.fill_(7)
+        network_copy.decoder.weight.fill_(7)
+        network_copy.encoder.norm.running_mean.fill_(7)
     assert (network.decoder.weight != 7).all()
     assert (network.encoder.norm.running_mean != 7).all()
 
 
-def test_a_copy_keeps_tied_weights(duplicate):
-    encoder = duplicate(Custom(Rich(), nn.Linear(2, 6))).encoder
+def test_copy_keeps_tied_weights(duplicate):
+    encoder = duplicate(Custom(RichModule(), nn.Linear(2, 6))).encoder
     assert encoder.tied.weight is encoder.first.weight
 
 
-def test_a_copy_keeps_frozen_parameters(duplicate):
-    encoder = duplicate(Custom(Rich(), nn.Linear(2, 6))).encoder
+def test_copy_keeps_frozen_parameters(duplicate):
+    encoder = duplicate(Custom(RichModule(), nn.Linear(2, 6))).encoder
     frozen = [name for name, p in encoder.named_parameters() if not p.requires_grad]
     assert frozen == ["last.bias"]
 
 
-def test_a_copy_keeps_buffers_and_their_persistence(duplicate):
-    encoder = duplicate(Custom(Rich(), nn.Linear(2, 6))).encoder
+def test_copy_keeps_buffers_and_their_persistence(duplicate):
+    encoder = duplicate(Custom(RichModule(), nn.Linear(2, 6))).encoder
     assert torch.equal(encoder.offset, torch.arange(6.0))
     assert encoder.absent is None
     assert encoder.norm.num_batches_tracked.dtype == torch.int64
-    assert encoder.state_dict().keys() == Rich().state_dict().keys()
+    assert encoder.state_dict().keys() == RichModule().state_dict().keys()
 
 
-def test_a_copy_keeps_a_submodule_used_twice(duplicate):
+def test_copy_keeps_shared_submodules(duplicate):
     shared = nn.Linear(6, 6)
     network = duplicate(
         Custom(nn.Sequential(shared, shared, nn.Linear(6, 2)), nn.Linear(2, 6))
@@ -799,15 +800,15 @@ def test_a_copy_keeps_a_submodule_used_twice(duplicate):
     assert network.encoder[0] is network.encoder[1]
 
 
-def test_a_copy_keeps_factories_and_the_output_activation(duplicate):
-    twin = duplicate(Custom(nn.Linear, nn.Bilinear, output_activation="tanh"))
-    assert twin.encoder is nn.Linear
-    assert twin.decoder is nn.Bilinear
-    assert twin.output_activation == "tanh"
+def test_copy_keeps_factories_and_the_output_activation(duplicate):
+    network_copy = duplicate(Custom(nn.Linear, nn.Bilinear, output_activation="tanh"))
+    assert network_copy.encoder is nn.Linear
+    assert network_copy.decoder is nn.Bilinear
+    assert network_copy.output_activation == "tanh"
 
 
-def test_pickling_leaves_the_network_as_it_was():
-    network = Custom(Rich(), nn.Linear(2, 6))
+def test_pickling_does_not_change_the_network():
+    network = Custom(RichModule(), nn.Linear(2, 6))
     before = copy.deepcopy(network)
     pickle.dumps(network)
     assert same_weights(network.encoder, before.encoder)
@@ -815,16 +816,16 @@ def test_pickling_leaves_the_network_as_it_was():
 
 
 def test_equal_modules_have_equal_hashes():
-    network = Custom(Rich(), nn.Linear(2, 6))
+    network = Custom(RichModule(), nn.Linear(2, 6))
     assert joblib.hash(copy.deepcopy(network)) == joblib.hash(network)
 
 
 def test_different_weights_have_different_hashes():
-    network = Custom(Rich(), nn.Linear(2, 6))
-    twin = copy.deepcopy(network)
+    network = Custom(RichModule(), nn.Linear(2, 6))
+    network_copy = copy.deepcopy(network)
     with torch.no_grad():
-        twin.encoder.last.weight[0, 0] += 1
-    assert joblib.hash(twin) != joblib.hash(network)
+        network_copy.encoder.last.weight[0, 0] += 1
+    assert joblib.hash(network_copy) != joblib.hash(network)
 
 
 @settings(deadline=None, max_examples=20)
@@ -834,15 +835,15 @@ def test_different_weights_have_different_hashes():
     st.sampled_from([torch.float32, torch.float64]),
     st.integers(0, 99),
 )
-def test_any_stack_survives_pickling(hidden, trainable, dtype, seed):
+def test_any_sequence_of_layers_can_be_pickled(hidden, trainable, dtype, seed):
     chain = [6, *hidden, 2]
     layers = [linear(a, b, generator(seed)) for a, b in pairwise(chain)]
     encoder = nn.Sequential(*layers).to(dtype).requires_grad_(trainable)
-    twin = pickle.loads(pickle.dumps(Custom(encoder, nn.Linear(2, 6)))).encoder
-    assert same_weights(twin, encoder)
-    assert {p.requires_grad for p in twin.parameters()} == {trainable}
+    encoder_copy = pickle.loads(pickle.dumps(Custom(encoder, nn.Linear(2, 6)))).encoder
+    assert same_weights(encoder_copy, encoder)
+    assert {p.requires_grad for p in encoder_copy.parameters()} == {trainable}
 
 
-def test_a_network_without_a_build_is_abstract():
+def test_network_without_build_is_abstract():
     with pytest.raises(TypeError, match="build"):
         Network()

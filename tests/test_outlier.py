@@ -1,3 +1,5 @@
+"""AutoencoderOutlierDetector: scores, threshold, and its members."""
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from skae import AutoencoderOutlierDetector
 from skae.bottlenecks import Gaussian
 from skae.outlier import auto_n_estimators, threshold
 
-BRIEF = {
+SMALL = {
     "hidden_layer_sizes": (16,),
     "max_epochs": 20,
     "batch_size": 32,
@@ -21,7 +23,7 @@ BRIEF = {
 
 @pytest.fixture(scope="module")
 def table():
-    """Points near a parabola and, last, twelve that are not; (212, 3)."""
+    """200 points near a parabola and 12 outliers, of shape (212, 3)."""
     rng = np.random.default_rng(0)
     t = rng.uniform(-1, 1, size=200)
     inliers = np.column_stack([t, t**2, -t]) + 0.05 * rng.normal(size=(200, 3))
@@ -30,7 +32,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def detector(table):
-    return AutoencoderOutlierDetector(1, **BRIEF).fit(table)
+    return AutoencoderOutlierDetector(1, **SMALL).fit(table)
 
 
 def test_rows_off_the_curve_have_lower_scores(detector, table):
@@ -38,13 +40,13 @@ def test_rows_off_the_curve_have_lower_scores(detector, table):
     assert roc_auc_score(is_inlier, detector.score_samples(table)) > 0.9
 
 
-def test_decision_function_is_the_score_beyond_the_offset(detector, table):
+def test_decision_function_is_the_score_minus_the_offset(detector, table):
     decision = detector.decision_function(table)
     assert_array_equal(decision, detector.score_samples(table) - detector.offset_)
     assert_array_equal(detector.predict(table), np.where(decision < 0, -1, 1))
 
 
-def test_there_is_no_method_score(detector):
+def test_detector_has_no_score_method(detector):
     assert not hasattr(detector, "score")
 
 
@@ -59,28 +61,28 @@ def test_contributions_sum_to_minus_the_score(detector, table):
     assert_allclose(contributions.sum(axis=1), -detector.score_samples(X))
 
 
-def test_contributions_point_at_the_changed_feature(detector, table):
+def test_changed_feature_contributes_most(detector, table):
     row = table[[0]]
     row[0, 2] += 3
     assert detector.feature_contributions(row)[0].argmax() == 2
 
 
 @pytest.mark.parametrize("contamination", [0.05, 0.1, 0.5])
-def test_contamination_flags_its_share_of_the_rows(table, contamination):
-    detector = AutoencoderOutlierDetector(1, contamination=contamination, **BRIEF)
+def test_contamination_is_the_share_of_flagged_rows(table, contamination):
+    detector = AutoencoderOutlierDetector(1, contamination=contamination, **SMALL)
     n_flagged = (detector.fit_predict(table) == -1).sum()
     assert abs(n_flagged - contamination * len(table)) <= 0.5
 
 
-def test_contamination_flags_its_share_of_the_weight(table):
+def test_contamination_is_the_share_of_flagged_weight(table):
     weight = np.where(np.arange(len(table)) < 200, 1, 10)
-    detector = AutoencoderOutlierDetector(1, contamination=0.2, **BRIEF)
+    detector = AutoencoderOutlierDetector(1, contamination=0.2, **SMALL)
     flagged = detector.fit(table, sample_weight=weight).predict(table) == -1
     assert_allclose(weight[flagged].sum() / weight.sum(), 0.2, atol=0.02)
 
 
-def test_auto_threshold_spares_clean_rows_and_finds_gross_ones(table):
-    detector = AutoencoderOutlierDetector(1, **BRIEF)
+def test_auto_threshold_flags_gross_outliers_and_few_clean_rows(table):
+    detector = AutoencoderOutlierDetector(1, **SMALL)
     assert (detector.fit_predict(table[:200]) == -1).mean() <= 0.02
     gross = np.vstack([table[:200], np.full((3, 3), 50.0)])
     assert (clone(detector).fit_predict(gross)[-3:] == -1).all()
@@ -88,15 +90,15 @@ def test_auto_threshold_spares_clean_rows_and_finds_gross_ones(table):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("contamination", ["auto", 0.3])
-def test_no_row_of_a_constant_table_is_an_outlier(dtype, contamination):
+def test_no_row_of_a_constant_table_is_flagged(dtype, contamination):
     X = np.full((10, 3), 0.1, dtype=dtype)
-    detector = AutoencoderOutlierDetector(contamination=contamination, **BRIEF)
+    detector = AutoencoderOutlierDetector(contamination=contamination, **SMALL)
     assert (detector.fit_predict(X) == 1).all()
     assert detector.predict(X[:1] + 1)[0] == -1
 
 
-def test_partial_fit_sets_the_threshold_from_the_rows_given(table):
-    detector = AutoencoderOutlierDetector(1, contamination=0.1, **BRIEF)
+def test_partial_fit_sets_the_threshold_from_its_rows(table):
+    detector = AutoencoderOutlierDetector(1, contamination=0.1, **SMALL)
     for _ in range(3):
         detector.partial_fit(table)
     assert abs((detector.predict(table) == -1).mean() - 0.1) < 0.01
@@ -109,7 +111,7 @@ scores_and_weights = st.lists(
 
 @settings(deadline=None, max_examples=100)
 @given(scores_and_weights, st.sampled_from(["auto", 0.05, 0.1, 0.37, 0.5]))
-def test_threshold_flags_some_row_but_never_all(pairs, contamination):
+def test_threshold_flags_at_least_one_row_but_never_all(pairs, contamination):
     scores, weight = pairs
     offset = threshold(scores, weight, contamination, rounding=1e-12)
     flagged = scores < offset
@@ -122,7 +124,7 @@ def test_threshold_flags_some_row_but_never_all(pairs, contamination):
 
 @settings(deadline=None, max_examples=100)
 @given(scores_and_weights, st.sampled_from(["auto", 0.1, 0.37]))
-def test_threshold_counts_weights_as_repetitions(pairs, contamination):
+def test_weights_are_repetitions_for_the_threshold(pairs, contamination):
     scores, weight = pairs
     repeated = np.repeat(scores, weight.astype(int))
     assert threshold(scores, weight, contamination, 1e-12) == threshold(
@@ -153,20 +155,20 @@ def test_contamination_outside_its_range_is_refused(contamination, table):
 # Members
 
 
-def test_one_member_that_sees_all_is_one_network(table):
-    one = AutoencoderOutlierDetector(1, n_estimators=1, **BRIEF).fit(table)
+def test_one_member_with_all_features_is_a_plain_network(table):
+    one = AutoencoderOutlierDetector(1, n_estimators=1, **SMALL).fit(table)
     assert one.module_.visible is None
     assert one.module_.encoder[0].weight.shape == (16, 3)
 
 
-def test_members_make_one_module(table):
-    detector = AutoencoderOutlierDetector(2, n_estimators=5, **BRIEF).fit(table)
+def test_members_are_stacked_in_one_module(table):
+    detector = AutoencoderOutlierDetector(2, n_estimators=5, **SMALL).fit(table)
     assert detector.module_.encoder[0].weight.shape == (5, 3, 16)
     assert detector.module_.encode(torch.tensor(table)[:7].float()).shape == (7, 5, 2)
     assert detector.reconstruct(table).shape == table.shape
 
 
-def test_members_of_the_default_differ_in_width():
+def test_default_members_have_different_numbers_of_components():
     X = np.random.default_rng(0).normal(size=(40, 6))
     detector = AutoencoderOutlierDetector(max_epochs=1, random_state=0).fit(X)
     Z = detector.module_.encode(torch.tensor(X).float())
@@ -177,9 +179,9 @@ def test_members_of_the_default_differ_in_width():
 
 
 @pytest.mark.parametrize(
-    ("max_features", "n_seen"), [("auto", 3), (1.0, 6), (0.01, 1), (4, 4), (1, 1)]
+    ("max_features", "n_visible"), [("auto", 3), (1.0, 6), (0.01, 1), (4, 4), (1, 1)]
 )
-def test_each_member_sees_its_own_features(max_features, n_seen):
+def test_each_member_uses_max_features(max_features, n_visible):
     X = np.random.default_rng(0).normal(size=(40, 6))
     detector = AutoencoderOutlierDetector(
         2, max_features=max_features, n_estimators=4, max_epochs=1, random_state=0
@@ -191,26 +193,26 @@ def test_each_member_sees_its_own_features(max_features, n_seen):
         other[0, j] += 1
         Z, Z_other = detector.module_.encode(rows), detector.module_.encode(other)
         changed.append((Z_other != Z).any(dim=2)[0])
-    seen = torch.stack(changed).sum(dim=0)
-    assert seen.tolist() == [n_seen] * 4
+    n_used = torch.stack(changed).sum(dim=0)
+    assert n_used.tolist() == [n_visible] * 4
 
 
-@pytest.mark.parametrize(("n_features", "n_seen"), [(1, 1), (2, 2), (3, 2), (9, 4)])
-def test_each_member_sees_two_features_at_least(n_features, n_seen):
+@pytest.mark.parametrize(("n_features", "n_visible"), [(1, 1), (2, 2), (3, 2), (9, 4)])
+def test_each_member_uses_at_least_two_features(n_features, n_visible):
     X = np.random.default_rng(0).normal(size=(40, n_features))
     detector = AutoencoderOutlierDetector(max_epochs=1, random_state=0).fit(X)
     visible = detector.module_.visible
-    assert visible.sum(dim=-1).flatten().tolist() == [n_seen] * 16
+    assert visible.sum(dim=-1).flatten().tolist() == [n_visible] * 16
 
 
-def test_predictions_are_the_mean_of_the_members(table):
+def test_reconstruction_and_score_are_means_of_the_members(table):
     detector = AutoencoderOutlierDetector(
         1,
         n_estimators=3,
         max_features=1.0,
         loss="absolute_error",
         error="loss",
-        **BRIEF,
+        **SMALL,
     ).fit(table)
     module = detector.net_.module_in(table.dtype)
     rows = torch.tensor(table)
@@ -223,15 +225,15 @@ def test_predictions_are_the_mean_of_the_members(table):
     assert_allclose(detector.score_samples(table), -errors)
 
 
-def test_log_error_compares_residuals_with_usual_ones(table):
-    detector = AutoencoderOutlierDetector(1, n_estimators=1, **BRIEF).fit(table)
+def test_log_error_is_relative_to_the_mean_residual(table):
+    detector = AutoencoderOutlierDetector(1, n_estimators=1, **SMALL).fit(table)
     residuals = np.abs(table - detector.reconstruct(table))
     ratio = residuals / residuals.mean(axis=0)
     assert_allclose(detector.score_samples(table), -np.log1p(ratio).mean(axis=1))
 
 
-def test_error_is_the_loss_where_the_bottleneck_adds_its_own(table):
-    settings = {"bottleneck": Gaussian(score="elbo"), **BRIEF}
+def test_error_is_the_loss_where_the_bottleneck_adds_a_term(table):
+    settings = {"bottleneck": Gaussian(score="elbo"), **SMALL}
     auto = AutoencoderOutlierDetector(1, **settings).fit(table)
     loss = AutoencoderOutlierDetector(1, error="loss", **settings).fit(table)
     assert_array_equal(auto.score_samples(table), loss.score_samples(table))
@@ -249,14 +251,14 @@ def test_error_is_the_loss_where_the_bottleneck_adds_its_own(table):
     ],
     ids=str,
 )
-def test_only_plain_perceptrons_are_many_by_default(table, settings):
+def test_default_is_one_network_unless_it_is_a_plain_perceptron(table, settings):
     detector = AutoencoderOutlierDetector(max_epochs=2, random_state=0, **settings)
     assert detector.fit(table).module_.visible is None
     detector.set_params(n_estimators=2)
     assert len(detector.fit(table).module_.visible) == 2
 
 
-def test_what_bottlenecks_learn_is_told_of_each_member(table):
+def test_attributes_of_bottlenecks_have_a_row_for_each_member(table):
     settings = {"n_estimators": 3, "max_epochs": 2, "random_state": 0}
     detector = AutoencoderOutlierDetector(2, bottleneck="gaussian", **settings)
     assert detector.fit(table).active_units_.shape == (3, 2)
@@ -264,7 +266,7 @@ def test_what_bottlenecks_learn_is_told_of_each_member(table):
     assert detector.fit(table).perplexity_.shape == (3, 1)
 
 
-def test_wide_tables_get_fewer_members():
+def test_many_features_give_fewer_members():
     assert [auto_n_estimators(d) for d in (1, 500, 501, 1000, 1001, 10**6)] == [
         16,
         16,
@@ -278,15 +280,15 @@ def test_wide_tables_get_fewer_members():
 @pytest.mark.parametrize(
     "settings", [{}, {"bottleneck": "gaussian"}, {"network": "conv"}], ids=str
 )
-def test_recorded_training_of_members_is_eager_training(settings):
+def test_recorded_training_of_members_equals_eager_training(settings):
     X = np.random.default_rng(0).normal(size=(48, 6))
     X[3, 1] = np.nan
     settings = {"n_estimators": 3, "batch_size": 16, "max_epochs": 8, **settings}
     recorded, eager = (
-        AutoencoderOutlierDetector(compile=way, random_state=0, **settings).fit(
+        AutoencoderOutlierDetector(compile=compile, random_state=0, **settings).fit(
             X, sample_weight=np.arange(48) % 3 + 0.5
         )
-        for way in ("auto", False)
+        for compile in ("auto", False)
     )
     assert recorded.loss_curve_ == eager.loss_curve_
     assert_array_equal(recorded.score_samples(X), eager.score_samples(X))
@@ -306,23 +308,23 @@ def test_recorded_training_of_members_is_eager_training(settings):
     ],
     ids=str,
 )
-def test_wrong_parameters_of_members_are_named(parameter, table):
+def test_error_names_the_invalid_parameter(parameter, table):
     (name,) = parameter
     with pytest.raises(ValueError, match=f"'{name}' parameter"):
         AutoencoderOutlierDetector(**parameter).fit(table)
 
 
-def test_more_features_than_there_are_cannot_be_seen(table):
+def test_max_features_must_not_exceed_the_number_of_features(table):
     with pytest.raises(ValueError, match=r"max_features=4 .* n_features=3"):
         AutoencoderOutlierDetector(max_features=4).fit(table)
 
 
-def test_typical_residuals_follow_the_rows_of_the_last_call(table):
-    detector = AutoencoderOutlierDetector(1, n_estimators=2, **BRIEF)
+def test_partial_fit_updates_the_mean_residuals(table):
+    detector = AutoencoderOutlierDetector(1, n_estimators=2, **SMALL)
     detector.partial_fit(table)
-    before = detector.module_.typical.clone()
+    before = detector.module_.residual_scale.clone()
     detector.partial_fit(3 * table)
-    assert (detector.module_.typical > before).any()
+    assert (detector.module_.residual_scale > before).any()
     assert_allclose(
         detector.feature_contributions(table).sum(axis=1),
         -detector.score_samples(table),

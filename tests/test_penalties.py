@@ -43,7 +43,7 @@ def convolutional():
 
 
 class LookAlike(Residual):
-    """Has the attributes of a residual and does something else."""
+    """Subclass of Residual that computes something else."""
 
     def forward(self, X):
         return self.linear(X) * self.remainder(X)
@@ -122,11 +122,11 @@ def test_kl_counts_a_weight_as_repetitions():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("z", [-1e4, 1e4])
-def test_saturated_kl_keeps_value_and_gradient(z, dtype):
+def test_kl_is_exact_where_the_sigmoid_saturates(z, dtype):
     Z = torch.full((4, 1), z, dtype=dtype, requires_grad=True)
     divergence = kl(Z, torch.ones(4, dtype=torch.float64))
     divergence.mean().backward()
-    slope = 0.9 if z > 0 else -0.1  # of (1 - rho) log 1/sigmoid(-z), or of its twin
+    slope = 0.9 if z > 0 else -0.1  # 1 - rho or -rho
     entropy = 0.1 * math.log(0.1) + 0.9 * math.log(0.9)
     expected = torch.full((4,), entropy + slope * z, dtype=dtype)
     assert_equal(divergence, expected, 1e-6)
@@ -148,15 +148,15 @@ def test_contractive_and_its_gradient_agree_with_the_jacobian(name, n_components
     X, g = normal(20, 36), normal(20, seed=1)
     weights = list(encoder.parameters())
     actual, expected = (
-        how(encoder, X, n_components) for how in (term, squared_jacobian)
+        function(encoder, X, n_components) for function in (term, squared_jacobian)
     )
     assert_equal(actual, expected)
     gradients = (
         torch.autograd.grad(value, weights, g, materialize_grads=True)
         for value in (actual, expected)
     )
-    for got, wanted in zip(*gradients, strict=True):
-        assert_equal(got, wanted)
+    for gradient, expected in zip(*gradients, strict=True):
+        assert_equal(gradient, expected)
 
 
 @settings(deadline=None, max_examples=25)
@@ -171,14 +171,14 @@ def test_contractive_and_its_gradient_agree_with_the_jacobian(name, n_components
 @example(20, 60, [16, 8], 3, 0)  # and one that is narrower
 @example(20, 60, [8], 3, 0)
 @example(20, 60, [], 3, 0)
-def test_contractive_is_exact_for_any_widths(n, n_features, hidden, k, n_beyond):
-    encoder = perceptron(n_features, k + n_beyond, tuple(hidden))
+def test_contractive_is_exact_for_any_widths(n, n_features, hidden, k, n_other_outputs):
+    encoder = perceptron(n_features, k + n_other_outputs, tuple(hidden))
     X = normal(n, n_features)
     assert_equal(term(encoder, X, k), squared_jacobian(encoder, X, k))
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_closed_form_serves_perceptrons_and_no_others(name):
+def test_closed_form_is_used_for_perceptrons_only(name):
     assert (penalties._as_perceptron(ENCODERS[name]) is None) == (name in OTHERS)
 
 
@@ -188,7 +188,7 @@ def test_closed_form_serves_perceptrons_and_no_others(name):
     ("name", "widest"),
     [("relu, then gelu", 72), ("residual", 36), ("convolutional", 36)],
 )
-def test_held_out_rows_get_the_same_term_chunk_by_chunk(
+def test_term_without_gradients_is_computed_in_chunks(
     name, widest, n_projections, max_entries, monkeypatch
 ):
     encoder = ENCODERS[name]
@@ -196,11 +196,11 @@ def test_held_out_rows_get_the_same_term_chunk_by_chunk(
     expected = term(encoder, X, 3, penalty).detach()
     sizes, squared_jacobian = [], penalties._squared_jacobian
 
-    def note(encoder, X, V):
+    def record(encoder, X, V):
         sizes.append(len(X))
         return squared_jacobian(encoder, X, V)
 
-    monkeypatch.setattr(penalties, "_squared_jacobian", note)
+    monkeypatch.setattr(penalties, "_squared_jacobian", record)
     monkeypatch.setattr(penalties, "MAX_ENTRIES", max_entries)
     with torch.no_grad():
         assert_equal(term(encoder, X, 3, penalty), expected)
@@ -209,13 +209,13 @@ def test_held_out_rows_get_the_same_term_chunk_by_chunk(
     assert sum(sizes) == 20
 
 
-def test_dropout_does_nothing_to_the_term_in_eval_mode():
+def test_dropout_does_not_change_the_term_in_eval_mode():
     plain, dropped = perceptron(9, 3), perceptron(9, 3, dropout=0.5).eval()
     X = normal(5, 9)
     assert_equal(term(dropped, X, 3), term(plain, X, 3))
 
 
-def test_dropout_contracts_the_units_that_it_keeps():
+def test_term_and_code_share_a_dropout_mask():
     encoder = nn.Sequential(nn.Linear(9, 6), Dropout(0.5), nn.Linear(6, 3)).double()
     X, dropout = normal(5, 9), encoder[1]
     Z = encoder(X)
@@ -239,7 +239,7 @@ def test_estimate_is_unbiased_and_independent_for_each_row(name, n_projections):
     assert (estimates.mean() - exact).abs() < 3 * standard_error
 
 
-def test_estimate_draws_from_its_own_generator_alone():
+def test_estimate_draws_from_its_generator_only():
     encoder, X = perceptron(9, 4), normal(6, 9)
     before = torch.get_rng_state()
     first, again, other = (
@@ -257,19 +257,19 @@ def test_estimate_draws_from_its_own_generator_alone():
         *((Contractive(m), "n_projections") for m in (0, 1.5)),
     ],
 )
-def test_penalty_refuses_a_setting_out_of_range(penalty, name):
+def test_errors_name_parameters_out_of_range(penalty, name):
     with pytest.raises(InvalidParameterError, match=name):
         penalty._validate_params()
 
 
 @pytest.mark.parametrize("penalty", [L1(), KLSparsity(0.2), Contractive(3)])
-def test_penalty_and_its_module_survive_clone_and_pickle(penalty):
+def test_penalty_can_be_cloned_and_its_module_pickled(penalty):
     penalty._validate_params()
     assert clone(penalty).get_params() == penalty.get_params()
     module = pickle.loads(pickle.dumps(penalty.build()))
     assert str(vars(module)) == str(vars(penalty.build()))
 
 
-def test_penalty_without_a_build_is_abstract():
+def test_penalty_without_build_is_abstract():
     with pytest.raises(TypeError, match="build"):
         Penalty()

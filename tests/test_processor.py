@@ -1,4 +1,4 @@
-"""Facts about skae._processor."""
+"""Threads, denormal numbers and precision during training."""
 
 from contextlib import nullcontext
 
@@ -10,7 +10,7 @@ from skae import _processor
 from skae._processor import (
     SMALL_WORK,
     flushed_denormals,
-    precision_of,
+    matmul_precision,
     threads_for,
 )
 
@@ -19,6 +19,7 @@ SMALL, LARGE = SMALL_WORK / 2, SMALL_WORK * 2
 
 @pytest.fixture
 def two_threads():
+    """PyTorch and all thread pools use two threads."""
     before = torch.get_num_threads()
     with threadpool_limits(2):
         torch.set_num_threads(2)
@@ -27,7 +28,8 @@ def two_threads():
 
 
 @pytest.fixture
-def keeps_denormals():
+def denormals():
+    """Denormal numbers are computed with, not flushed to zero."""
     if not torch.set_flush_denormal(False):
         pytest.skip("this processor cannot flush denormal numbers")
     yield
@@ -48,14 +50,14 @@ def test_little_work_uses_one_thread(two_threads):
         assert set(pool_sizes()) == {1}
 
 
-def test_much_work_keeps_its_threads(two_threads):
+def test_much_work_keeps_the_number_of_threads(two_threads):
     pools = pool_sizes()
     with threads_for(LARGE):
         assert torch.get_num_threads() == 2
         assert pool_sizes() == pools
 
 
-def test_threads_are_given_back(two_threads):
+def test_number_of_threads_is_restored(two_threads):
     pools = pool_sizes()
     with threads_for(SMALL):
         pass
@@ -63,7 +65,7 @@ def test_threads_are_given_back(two_threads):
     assert pool_sizes() == pools
 
 
-def test_threads_are_given_back_after_an_error(two_threads):
+def test_number_of_threads_is_restored_after_an_error(two_threads):
     pools = pool_sizes()
     with pytest.raises(ZeroDivisionError), threads_for(SMALL):
         raise ZeroDivisionError
@@ -71,7 +73,7 @@ def test_threads_are_given_back_after_an_error(two_threads):
     assert pool_sizes() == pools
 
 
-def test_threads_of_torch_are_given_back_whatever_its_library(two_threads, monkeypatch):
+def test_threads_of_torch_are_restored_without_threadpoolctl(two_threads, monkeypatch):
     monkeypatch.setattr(_processor, "threadpool_limits", lambda limits: nullcontext())
     with pytest.raises(ZeroDivisionError), threads_for(SMALL):
         raise ZeroDivisionError
@@ -88,27 +90,27 @@ def test_one_thread_stays_one(work):
     torch.set_num_threads(before)
 
 
-def test_tiny_numbers_are_flushed_while_it_lasts(keeps_denormals):
+def test_denormals_are_flushed_inside_the_context(denormals):
     assert not is_flushed()
     with flushed_denormals():
         assert is_flushed()
     assert not is_flushed()
 
 
-def test_tiny_numbers_are_back_after_an_error(keeps_denormals):
+def test_flushing_ends_after_an_error(denormals):
     with pytest.raises(ZeroDivisionError), flushed_denormals():
         raise ZeroDivisionError
     assert not is_flushed()
 
 
-def test_flushing_that_was_on_stays_on(keeps_denormals):
+def test_flushing_that_was_enabled_stays_enabled(denormals):
     torch.set_flush_denormal(True)
     with flushed_denormals():
         assert is_flushed()
     assert is_flushed()
 
 
-def test_a_number_of_threads_overrules_the_work(two_threads):
+def test_explicit_number_of_threads_is_used_for_any_work(two_threads):
     before = torch.get_num_threads()
     with threads_for(SMALL, 3):
         assert torch.get_num_threads() == 3
@@ -118,9 +120,9 @@ def test_a_number_of_threads_overrules_the_work(two_threads):
     assert torch.get_num_threads() == before
 
 
-def test_tf32_is_on_while_it_is_asked_for():
+def test_tf32_is_enabled_inside_the_context():
     before = torch.get_float32_matmul_precision()
     for name, expected in (("tf32", "high"), ("float32", before)):
-        with precision_of(name):
+        with matmul_precision(name):
             assert torch.get_float32_matmul_precision() == expected
     assert torch.get_float32_matmul_precision() == before

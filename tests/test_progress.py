@@ -1,4 +1,4 @@
-"""Facts about skae._progress."""
+"""Progress of the training, as lines or as a bar."""
 
 import re
 import sys
@@ -10,15 +10,16 @@ from skorch.history import History
 
 from skae import AutoencoderTransformer
 from skae._progress import Progress
+from skae.engine.interrupt import Interruption
 
 
 def make_net(max_epochs, n_earlier=0):
+    """A net with the attributes that `Progress` reads, after `n_earlier` epochs."""
     history = History()
     net = SimpleNamespace(
         max_epochs=max_epochs,
         history=history,
         best_epoch_=n_earlier,
-        interruption=SimpleNamespace(seen=False),
     )
     for _ in range(n_earlier):
         add_epoch(net)
@@ -32,9 +33,11 @@ def add_epoch(net, valid_loss=None):
         net.history.record("valid_loss", valid_loss)
 
 
-def show(net, n_epochs, verbose=1, valid_loss=None):
-    """Let `Progress` watch a training of this many epochs."""
-    progress = Progress(verbose)
+def show(net, n_epochs, verbose=1, valid_loss=None, requested=False):
+    """Report a training of `n_epochs` epochs, after which Ctrl-C was pressed or not."""
+    interruption = Interruption()
+    interruption.requested = requested
+    progress = Progress(verbose, interruption=interruption)
     progress.on_train_begin(net, X=None, y=None)
     for _ in range(n_epochs):
         add_epoch(net, valid_loss)
@@ -45,13 +48,13 @@ def show(net, n_epochs, verbose=1, valid_loss=None):
 
 @pytest.fixture
 def show_on_terminal(capsys, monkeypatch):
-    """Like `show`, but standard error passes for a terminal."""
+    """Like `show`, with a standard error that is a terminal."""
 
-    def show_there(*args, **kwargs):
+    def show_with_terminal(*args, **kwargs):
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
         return show(*args, **kwargs)
 
-    return show_there
+    return show_with_terminal
 
 
 def test_without_a_terminal_lines_go_to_standard_output(capsys):
@@ -64,13 +67,13 @@ def test_without_a_terminal_lines_go_to_standard_output(capsys):
         assert re.fullmatch(rf"epoch {done}/3  loss \S+  remaining \d+\.\d s", line)
 
 
-def test_a_line_holds_the_losses(capsys):
+def test_line_contains_both_losses(capsys):
     show(make_net(1), 1, valid_loss=0.25)
     assert "epoch 1/1  loss 1  validation 0.25  " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("max_epochs", [1, 20, 21, 39, 40, 100, 997, 5000])
-def test_lines_are_about_twenty_with_first_and_last(capsys, max_epochs):
+def test_about_twenty_lines_include_first_and_last_epoch(capsys, max_epochs):
     show(make_net(max_epochs), max_epochs)
     lines = capsys.readouterr().out.splitlines()
     assert min(max_epochs, 10) <= len(lines) <= 22
@@ -79,19 +82,19 @@ def test_lines_are_about_twenty_with_first_and_last(capsys, max_epochs):
     assert len(set(lines)) == len(lines)
 
 
-def test_more_verbosity_gives_a_line_for_each_epoch(capsys):
+def test_verbose_2_gives_a_line_for_each_epoch(capsys):
     show(make_net(60), 60, verbose=2)
     assert len(capsys.readouterr().out.splitlines()) == 60
 
 
-def test_more_verbosity_gives_lines_on_a_terminal_too(show_on_terminal, capsys):
+def test_verbose_2_gives_lines_on_a_terminal_too(show_on_terminal, capsys):
     show_on_terminal(make_net(60), 60, verbose=2)
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 60
     assert not err
 
 
-def test_a_terminal_gets_a_bar(show_on_terminal, capsys):
+def test_terminal_shows_a_bar(show_on_terminal, capsys):
     show_on_terminal(make_net(4), 4, valid_loss=0.25)
     out, err = capsys.readouterr()
     assert "Training" in err
@@ -110,29 +113,28 @@ def test_the_bar_is_closed_when_training_ends_early(show_on_terminal, capsys):
 
 
 @pytest.mark.parametrize(
-    ("seen", "ending"), [(False, "stopped"), (True, "interrupted")]
+    ("requested", "ending"), [(False, "stopped"), (True, "interrupted")]
 )
-def test_an_early_end_is_told_with_the_epoch_of_the_weights(capsys, seen, ending):
+def test_early_end_names_the_epoch_of_the_restored_weights(capsys, requested, ending):
     net = make_net(50)
-    net.interruption.seen = seen
     net.best_epoch_ = 1
-    show(net, 3)
+    show(net, 3, requested=requested)
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"{ending} after epoch 3, weights of epoch 1 restored"
 
 
-def test_a_full_training_ends_without_a_remark(capsys):
+def test_complete_training_has_no_closing_line(capsys):
     show(make_net(3), 3)
     assert "after epoch" not in capsys.readouterr().out
 
 
-def test_epochs_of_an_earlier_training_do_not_count(capsys):
+def test_epochs_are_counted_from_the_start_of_this_training(capsys):
     show(make_net(2, n_earlier=5), 2)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
 
 
-def test_the_epoch_of_the_weights_counts_from_this_training(capsys):
+def test_restored_epoch_is_counted_from_the_start_of_this_training(capsys):
     net = make_net(50, n_earlier=5)
     net.best_epoch_ = 7
     show(net, 3)
@@ -140,13 +142,13 @@ def test_the_epoch_of_the_weights_counts_from_this_training(capsys):
     assert last == "stopped after epoch 3, weights of epoch 2 restored"
 
 
-def test_an_end_before_the_first_epoch_is_told(capsys):
+def test_end_before_the_first_epoch_is_reported(capsys):
     show(make_net(5), 0)
     out = capsys.readouterr().out
     assert out == "stopped after epoch 0, weights of epoch 0 restored\n"
 
 
-def test_folds_are_told_apart(capsys):
+def test_lines_name_the_fold(capsys):
     rows = np.random.default_rng(0).normal(size=(20, 3))
     AutoencoderTransformer(
         1, init="random", max_epochs=1, verbose=1, random_state=0

@@ -1,4 +1,4 @@
-"""Codes that move nearer to their rows."""
+"""Facts about skae._refine."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def squared(generate, Z, X):
 
 @pytest.fixture(scope="module")
 def surface():
-    """A curved surface of two dimensions in five, and rows near it."""
+    """Return a two-dimensional surface in five dimensions, codes, and rows near it."""
     generator = torch.Generator().manual_seed(0)
     into, out = (
         torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -44,7 +44,7 @@ def test_linear_map_is_inverted():
     torch.testing.assert_close(Z, nearest, rtol=1e-6, atol=1e-6)
 
 
-def test_refined_again_and_again_codes_end_where_scipy_ends(surface):
+def test_repeated_refinement_converges_to_the_minimum_of_scipy(surface):
     generate, Z, X = surface
     for _ in range(30):
         Z = refine(generate, Z, X, None, 5)
@@ -53,14 +53,14 @@ def test_refined_again_and_again_codes_end_where_scipy_ends(surface):
         def residuals(z, x=x):
             return (generate(torch.from_numpy(z)[None])[0] - x).numpy()
 
-        found = least_squares(residuals, code.numpy(), method="lm", xtol=1e-12)
+        result = least_squares(residuals, code.numpy(), method="lm", xtol=1e-12)
         assert squared(generate, code[None], x).item() == pytest.approx(
-            2 * found.cost, rel=1e-3
+            2 * result.cost, rel=1e-3
         )
 
 
 @given(max_iter=st.integers(0, 6), seed=st.integers(0, 2**31), scale=st.floats(0, 1e3))
-def test_no_row_gets_farther(surface, max_iter, seed, scale):
+def test_refinement_never_increases_the_distance(surface, max_iter, seed, scale):
     generate, _, X = surface
     rng = np.random.default_rng(seed)
     Z = torch.from_numpy(scale * rng.standard_normal((50, 2)))
@@ -69,17 +69,17 @@ def test_no_row_gets_farther(surface, max_iter, seed, scale):
     assert (error <= before * (1 + 1e-12)).all()
 
 
-def test_missing_entries_do_not_count(surface):
+def test_missing_entries_are_ignored(surface):
     generate, Z, X = surface
     observed = torch.ones_like(X, dtype=torch.bool)
     observed[:, 3] = False
-    spoiled = torch.where(observed, X, 1e6)
+    X_corrupted = torch.where(observed, X, 1e6)
     kept = [0, 1, 2, 4]
     expected = refine(lambda Z: generate(Z)[:, kept], Z, X[:, kept], None, 5)
-    torch.testing.assert_close(refine(generate, Z, spoiled, observed, 5), expected)
+    torch.testing.assert_close(refine(generate, Z, X_corrupted, observed, 5), expected)
 
 
-def test_components_without_effect_stay_where_they_are(surface):
+def test_components_without_effect_do_not_change(surface):
     generate, Z, X = surface
     wider = torch.cat([Z, torch.ones(len(Z), 1, dtype=Z.dtype)], dim=1)
     refined = refine(lambda Z: generate(Z[:, :2]), wider, X, None, 5)
@@ -88,7 +88,7 @@ def test_components_without_effect_stay_where_they_are(surface):
 
 
 @pytest.mark.parametrize("value", [1e200, -1e308])
-def test_rows_beyond_all_numbers_keep_their_code(surface, value):
+def test_codes_of_rows_that_overflow_do_not_change(surface, value):
     generate, Z, X = surface
     X = X.clone()
     X[0] = value
@@ -114,31 +114,31 @@ def fitted(noisy_circle):
     return ae.fit(noisy_circle[:300])
 
 
-def encoder_says(ae, X):
-    """The codes before they are refined, in the units that a user sees."""
+def encoder_output(ae, X):
+    """Return the codes of `transform` before refinement."""
     module = ae.net_.module_in(np.dtype(np.float64))
     with torch.no_grad():
         scaled, _ = module.scaler(torch.from_numpy(X))
         return (module.encoder(scaled) * module.code_factor).numpy()
 
 
-def test_transform_comes_nearer_than_the_encoder(fitted, noisy_circle):
+def test_refined_codes_reconstruct_better_than_encoder_outputs(fitted, noisy_circle):
     X = noisy_circle[300:]
-    by_encoder = fitted.inverse_transform(encoder_says(fitted, X))
+    X_hat_encoder = fitted.inverse_transform(encoder_output(fitted, X))
     error = np.sum((X - fitted.reconstruct(X)) ** 2, axis=1)
-    error_by_encoder = np.sum((X - by_encoder) ** 2, axis=1)
-    assert (error <= error_by_encoder + 1e-12).all()
-    assert error.sum() < 0.9 * error_by_encoder.sum()
+    encoder_error = np.sum((X - X_hat_encoder) ** 2, axis=1)
+    assert (error <= encoder_error + 1e-12).all()
+    assert error.sum() < 0.9 * encoder_error.sum()
 
 
-def test_zero_steps_take_the_encoders_word(noisy_circle):
+def test_zero_steps_return_the_encoder_output(noisy_circle):
     ae = AutoencoderTransformer(2, max_epochs=2, random_state=0, transform_max_iter=0)
     ae.fit(noisy_circle)
-    expected = encoder_says(ae, noisy_circle)
+    expected = encoder_output(ae, noisy_circle)
     np.testing.assert_allclose(ae.transform(noisy_circle), expected)
 
 
-def test_held_out_rows_are_judged_by_codes_refined_in_three_steps(noisy_circle):
+def test_validation_loss_uses_at_most_three_refinement_steps(noisy_circle):
     ae = AutoencoderTransformer(
         1, max_epochs=3, random_state=0, early_stopping=True, init="random"
     )
@@ -150,7 +150,7 @@ def test_held_out_rows_are_judged_by_codes_refined_in_three_steps(noisy_circle):
     assert first_loss[3] == first_loss["auto"] == first_loss[30]
 
 
-def test_missing_entries_are_filled_by_what_is_nearest_to_the_others(noisy_circle):
+def test_refinement_improves_the_imputation_of_missing_entries(noisy_circle):
     X = noisy_circle.copy()
     X[300:, 2] = np.nan
     errors = []
@@ -185,7 +185,7 @@ def test_missing_entries_are_filled_by_what_is_nearest_to_the_others(noisy_circl
         {"n_components": 17},
     ],
 )
-def test_auto_leaves_other_codes_alone(parameters, noisy_circle):
+def test_auto_does_not_refine_where_codes_are_constrained(parameters, noisy_circle):
     ae = AutoencoderTransformer(max_epochs=1, early_stopping=False, random_state=0)
     ae.set_params(**parameters).fit(noisy_circle)
     codes = ae.transform(noisy_circle)
@@ -194,16 +194,16 @@ def test_auto_leaves_other_codes_alone(parameters, noisy_circle):
 
 
 @pytest.mark.parametrize("bottleneck", ["gaussian", "quantized"])
-def test_steps_are_refused_where_codes_are_not_free(bottleneck, noisy_circle):
+def test_refinement_with_constrained_codes_raises(bottleneck, noisy_circle):
     ae = AutoencoderTransformer(bottleneck=bottleneck, transform_max_iter=3)
     with pytest.raises(ValueError, match=r"transform_max_iter=3 .* bottleneck="):
         ae.fit(noisy_circle)
 
 
-def test_warm_start_goes_on_with_the_steps_that_are_asked_for(noisy_circle):
+def test_warm_start_uses_the_current_number_of_steps(noisy_circle):
     ae = AutoencoderTransformer(
         1, max_epochs=3, random_state=0, early_stopping=False, warm_start=True
     )
     ae.fit(noisy_circle).set_params(transform_max_iter=0).fit(noisy_circle)
-    expected = encoder_says(ae, noisy_circle)
+    expected = encoder_output(ae, noisy_circle)
     np.testing.assert_allclose(ae.transform(noisy_circle), expected)

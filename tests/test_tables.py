@@ -1,4 +1,4 @@
-"""Tables as they come: weights that are routed, frames in and out, mixed columns."""
+"""Metadata routing, data frames, and tables of numbers and categories."""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from skae.bottlenecks import Gaussian
 from skae.losses import Mixed
 from skae.networks import MLP, Custom
 
-BRIEF = {"hidden_layer_sizes": (8,), "max_epochs": 5, "random_state": 0}
+SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 5, "random_state": 0}
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def routing():
 
 @pytest.fixture(params=[AutoencoderTransformer, AutoencoderOutlierDetector])
 def estimator(request):
-    return request.param(2, **BRIEF)
+    return request.param(2, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +49,18 @@ def weight(frame):
 
 
 @pytest.mark.usefixtures("routing")
-def test_a_pipeline_routes_weights_to_the_fit(estimator, frame, weight):
-    asked = clone(estimator).set_fit_request(sample_weight=True)
+def test_pipeline_routes_weights_to_fit(estimator, frame, weight):
+    with_request = clone(estimator).set_fit_request(sample_weight=True)
     scaler = StandardScaler().set_fit_request(sample_weight=False)
-    pipeline = make_pipeline(scaler, asked).fit(frame, sample_weight=weight)
+    pipeline = make_pipeline(scaler, with_request).fit(frame, sample_weight=weight)
     scaled = StandardScaler().fit_transform(frame)
     expected = estimator.fit(scaled, sample_weight=weight).score_samples(scaled)
     assert_array_equal(pipeline.score_samples(frame), expected)
 
 
 @pytest.mark.usefixtures("routing")
-def test_a_search_routes_weights_to_fit_and_score(frame, weight):
-    ae = AutoencoderTransformer(**BRIEF)
+def test_grid_search_routes_weights_to_fit_and_score(frame, weight):
+    ae = AutoencoderTransformer(**SMALL)
     ae.set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
     folds = [(np.arange(0, 40), np.arange(40, 60))]
     search = GridSearchCV(ae, {"n_components": [1]}, cv=folds)
@@ -73,16 +73,16 @@ def test_a_search_routes_weights_to_fit_and_score(frame, weight):
 
 
 @pytest.mark.usefixtures("routing")
-def test_fit_transform_and_fit_predict_pass_weights_on(estimator, frame, weight):
+def test_fit_transform_and_fit_predict_use_weights(estimator, frame, weight):
     name = "transform" if hasattr(estimator, "transform") else "predict"
-    asked = clone(estimator).set_fit_request(sample_weight=True)
-    result = getattr(asked, f"fit_{name}")(frame, sample_weight=weight)
+    with_request = clone(estimator).set_fit_request(sample_weight=True)
+    result = getattr(with_request, f"fit_{name}")(frame, sample_weight=weight)
     expected = getattr(estimator.fit(frame, sample_weight=weight), name)(frame)
     assert_array_equal(result, expected)
 
 
 @pytest.mark.usefixtures("routing")
-def test_weights_that_nobody_asked_for_are_refused(estimator, frame, weight):
+def test_weights_that_no_step_requests_are_refused(estimator, frame, weight):
     with pytest.raises(ValueError, match="sample_weight"):
         make_pipeline(estimator).fit(frame, sample_weight=weight)
 
@@ -91,7 +91,7 @@ def test_weights_that_nobody_asked_for_are_refused(estimator, frame, weight):
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_other_names_are_refused_with_the_usual_error(estimator, frame, library):
+def test_other_feature_names_raise_the_error_of_scikit_learn(estimator, frame, library):
     table = frame if library == "pandas" else pl.from_pandas(frame)
     estimator.fit(table)
     assert list(estimator.feature_names_in_) == list(frame.columns)
@@ -104,7 +104,7 @@ def test_other_names_are_refused_with_the_usual_error(estimator, frame, library)
         estimator.reconstruct(frame[frame.columns[::-1]])
 
 
-def test_frames_go_in_and_come_out_with_columns_and_index(estimator, frame):
+def test_pandas_output_has_columns_and_index_of_the_input(estimator, frame):
     estimator.set_output(transform="pandas").fit(frame)
     tables = [estimator.reconstruct(frame)]
     if hasattr(estimator, "feature_contributions"):
@@ -118,27 +118,27 @@ def test_frames_go_in_and_come_out_with_columns_and_index(estimator, frame):
     assert_array_equal(tables[0], plain)
 
 
-def test_polars_comes_out_with_columns(estimator, frame):
+def test_polars_output_has_the_columns_of_the_input(estimator, frame):
     table = pl.from_pandas(frame)
     estimator.set_output(transform="polars").fit(table)
     assert estimator.reconstruct(table).schema == table.schema
 
 
-def test_an_array_comes_out_with_numbered_columns(frame):
-    detector = AutoencoderOutlierDetector(2, **BRIEF).fit(frame.to_numpy())
+def test_columns_are_numbered_where_the_input_is_an_array(frame):
+    detector = AutoencoderOutlierDetector(2, **SMALL).fit(frame.to_numpy())
     with sklearn.config_context(transform_output="pandas"):
         contributions = detector.feature_contributions(frame.to_numpy())
     assert list(contributions.columns) == ["x0", "x1", "x2", "x3", "x4"]
 
 
-def test_clones_keep_the_container(frame):
-    detector = AutoencoderOutlierDetector(2, **BRIEF).set_output(transform="pandas")
-    twin = clone(detector.set_output()).fit(frame)
-    assert isinstance(twin.feature_contributions(frame), pd.DataFrame)
+def test_clone_keeps_set_output(frame):
+    detector = AutoencoderOutlierDetector(2, **SMALL).set_output(transform="pandas")
+    detector = clone(detector.set_output()).fit(frame)
+    assert isinstance(detector.feature_contributions(frame), pd.DataFrame)
 
 
-def test_an_unknown_container_is_refused(frame):
-    detector = AutoencoderOutlierDetector(2, **BRIEF).fit(frame)
+def test_unknown_output_container_is_refused(frame):
+    detector = AutoencoderOutlierDetector(2, **SMALL).fit(frame)
     with pytest.raises(ValueError, match=r"output config must be in.*got arrow"):
         detector.set_output(transform="arrow").reconstruct(frame)
 
@@ -148,7 +148,7 @@ def test_an_unknown_container_is_refused(frame):
 
 @pytest.fixture(scope="module")
 def mixed():
-    """A colour that goes with a number, another number, and rare yes or no."""
+    """A category that depends on a number, another number, and a rare "yes"."""
     rng = np.random.default_rng(0)
     kind = rng.integers(3, size=300)
     return pd.DataFrame(
@@ -163,7 +163,7 @@ def mixed():
 
 @pytest.fixture
 def encoder():
-    """Numbers scaled, words as columns of 0 and 1."""
+    """Scales numbers, and encodes categories as columns of 0 and 1."""
     return make_column_transformer(
         (StandardScaler(), make_column_selector(dtype_include="number")),
         (
@@ -174,51 +174,53 @@ def encoder():
     ).set_output(transform="pandas")
 
 
-WORDS = ["colour_blue", "colour_green", "colour_red", "sold_yes"]
+INDICATORS = ["colour_blue", "colour_green", "colour_red", "sold_yes"]
 
 
-def test_words_come_back_as_probabilities(encoder, mixed):
-    ae = AutoencoderTransformer(3, loss="mixed", max_epochs=60, random_state=0)
+def test_indicators_are_reconstructed_as_probabilities(encoder, mixed):
+    ae = AutoencoderTransformer(
+        3, loss="mixed", max_epochs=60, early_stopping=False, random_state=0
+    )
     ae.set_output(transform="pandas")
     X = encoder.fit_transform(mixed)
     X_hat = ae.fit(X).reconstruct(X)
-    assert list(X.columns[ae.module_.loss.binary]) == WORDS
-    assert ((X_hat[WORDS] > 0) & (X_hat[WORDS] < 1)).all(axis=None)
-    assert X_hat["noise"].std() > 0.9  # numbers do not go through the sigmoid
-    told = X_hat[WORDS[:3]].idxmax(axis=1).str.removeprefix("colour_")
-    assert (told == mixed["colour"]).mean() > 0.95
+    assert list(X.columns[ae.module_.loss.binary]) == INDICATORS
+    assert ((X_hat[INDICATORS] > 0) & (X_hat[INDICATORS] < 1)).all(axis=None)
+    assert X_hat["noise"].std() > 0.9  # no sigmoid is applied to numbers
+    likeliest = X_hat[INDICATORS[:3]].idxmax(axis=1).str.removeprefix("colour_")
+    assert (likeliest == mixed["colour"]).mean() > 0.95
 
 
-def test_the_loss_is_the_cross_entropy_and_the_squared_error(encoder, mixed):
+def test_mixed_loss_is_cross_entropy_and_squared_error(encoder, mixed):
     X = encoder.fit_transform(mixed)
-    ae = AutoencoderTransformer(2, loss="mixed", **BRIEF).fit(X)
+    ae = AutoencoderTransformer(2, loss="mixed", **SMALL).fit(X)
     X_hat = ae.reconstruct(X)
     p = X_hat[:, 2:]
-    entropy = -np.where(X[WORDS] == 1, np.log(p), np.log1p(-p))
+    entropy = -np.where(X[INDICATORS] == 1, np.log(p), np.log1p(-p))
     scale = np.sqrt(X[["size", "noise"]].var(ddof=0).mean())
     squares = ((X[["size", "noise"]] - X_hat[:, :2]) / scale) ** 2
     expected = -np.hstack([entropy, squares]).mean(axis=1)
     assert_allclose(ae.score_samples(X), expected)
 
 
-def test_a_row_of_an_unlikely_combination_is_an_outlier(encoder, mixed):
+def test_unlikely_combination_of_values_is_an_outlier(encoder, mixed):
     pipeline = make_pipeline(
         encoder, AutoencoderOutlierDetector(loss="mixed", trim=0, random_state=0)
     )
-    strange = mixed.iloc[[0]].assign(size=2.0, noise=0.0, colour="red", sold="no")
-    usual = strange.assign(colour="blue")
+    unlikely = mixed.iloc[[0]].assign(size=2.0, noise=0.0, colour="red", sold="no")
+    usual = unlikely.assign(colour="blue")
     pipeline.fit(mixed)
-    assert pipeline.predict(pd.concat([strange, usual])).tolist() == [-1, 1]
+    assert pipeline.predict(pd.concat([unlikely, usual])).tolist() == [-1, 1]
     detector = pipeline[-1].set_output(transform="pandas")
-    shares = detector.feature_contributions(encoder.transform(strange))
+    shares = detector.feature_contributions(encoder.transform(unlikely))
     assert shares.iloc[0].idxmax() in ("colour_blue", "colour_red", "size")
 
 
-def test_missing_entries_are_filled_in_with_probabilities(mixed):
+def test_missing_indicators_are_reconstructed_as_probabilities(mixed):
     rng = np.random.default_rng(1)
     X = np.c_[mixed["size"], pd.get_dummies(mixed["colour"]).astype(float)]
     X[rng.random(X.shape) < 0.1] = np.nan
-    ae = AutoencoderTransformer(2, loss="mixed", **BRIEF).fit(X)
+    ae = AutoencoderTransformer(2, loss="mixed", **SMALL).fit(X)
     assert ae.module_.loss.binary == [1, 2, 3]
     filled = ae.reconstruct(X)[:, 1:]
     assert ((filled > 0) & (filled < 1)).all()
@@ -233,10 +235,10 @@ def test_missing_entries_are_filled_in_with_probabilities(mixed):
         {"penalty": "l1", "early_stopping": "auto", "scale": "global"},
     ],
 )
-def test_mixed_goes_with_every_other_part(settings, mixed, encoder):
+def test_mixed_loss_works_with_every_other_part(settings, mixed, encoder):
     X = encoder.fit_transform(mixed).to_numpy()
     X[::7, 4] = np.nan
-    detector = AutoencoderOutlierDetector(3, loss="mixed", **{**BRIEF, **settings})
+    detector = AutoencoderOutlierDetector(3, loss="mixed", **{**SMALL, **settings})
     detector.fit(X)
     p = detector.reconstruct(X)[:, 2:]
     assert ((p > 0) & (p < 1)).all()
@@ -253,7 +255,7 @@ def test_binary_columns_can_be_listed(binary):
         np.random.default_rng(0).uniform(size=(40, 3)), columns=["a", "b", "c"]
     )
     X["a"] *= 9
-    ae = AutoencoderTransformer(2, loss=Mixed(binary), **BRIEF).fit(X)
+    ae = AutoencoderTransformer(2, loss=Mixed(binary), **SMALL).fit(X)
     assert ae.module_.loss.binary == [1, 2]
     ae.score_samples(X.assign(a=100.0))
     with pytest.raises(ValueError, match=r"needs column\(s\) b, c in \[0, 1\].*and 2"):
@@ -261,7 +263,7 @@ def test_binary_columns_can_be_listed(binary):
 
 
 def test_columns_listed_as_binary_must_lie_between_0_and_1(frame):
-    ae = AutoencoderTransformer(2, loss=Mixed(["ash"]), **BRIEF)
+    ae = AutoencoderTransformer(2, loss=Mixed(["ash"]), **SMALL)
     with pytest.raises(ValueError, match=r"Mixed.*column\(s\) ash in \[0, 1\]"):
         ae.fit(frame)
     assert not hasattr(ae, "n_features_in_")
@@ -279,59 +281,59 @@ def test_columns_listed_as_binary_must_lie_between_0_and_1(frame):
         ("ash", "The 'binary' parameter of Mixed"),
     ],
 )
-def test_columns_that_are_not_there_are_refused(binary, message, frame):
-    ae = AutoencoderTransformer(2, loss=Mixed(binary), **BRIEF)
+def test_columns_that_X_lacks_are_refused(binary, message, frame):
+    ae = AutoencoderTransformer(2, loss=Mixed(binary), **SMALL)
     with pytest.raises(ValueError, match=message):
         ae.fit(frame)
 
 
 @pytest.mark.parametrize("loss", ["mixed", Mixed([])])
-def test_without_binary_columns_it_is_the_squared_error(loss, frame):
-    mixed = AutoencoderTransformer(2, loss=loss, **BRIEF).fit(frame)
-    plain = AutoencoderTransformer(2, **BRIEF).fit(frame)
+def test_mixed_loss_without_binary_columns_is_squared_error(loss, frame):
+    mixed = AutoencoderTransformer(2, loss=loss, **SMALL).fit(frame)
+    plain = AutoencoderTransformer(2, **SMALL).fit(frame)
     assert_array_equal(mixed.transform(frame), plain.transform(frame))
 
 
-def test_columns_of_one_value_are_numbers():
+def test_constant_and_rescaled_columns_are_not_binary():
     X = np.random.default_rng(0).integers(2, size=(50, 4)).astype(float)
     X[:, 1] = 1
     X[:, 2] *= 2
-    ae = AutoencoderTransformer(1, loss="mixed", **BRIEF).fit(X)
+    ae = AutoencoderTransformer(1, loss="mixed", **SMALL).fit(X)
     assert ae.module_.loss.binary == [0, 3]
 
 
-def test_rows_of_weight_zero_do_not_say_what_is_binary():
+def test_rows_of_weight_zero_do_not_affect_which_columns_are_binary():
     X = np.random.default_rng(0).integers(2, size=(50, 2)).astype(float)
     X[0, 0] = 0.5
     weight = np.ones(50)
     weight[0] = 0
-    ae = AutoencoderTransformer(1, loss="mixed", **BRIEF)
+    ae = AutoencoderTransformer(1, loss="mixed", **SMALL)
     assert ae.fit(X, sample_weight=weight).module_.loss.binary == [0, 1]
     assert ae.fit(X).module_.loss.binary == [1]
 
 
-def test_sparse_columns_are_judged_as_dense_ones():
+def test_binary_columns_are_the_same_for_sparse_and_dense():
     rng = np.random.default_rng(0)
     X = (rng.random((60, 5)) < 0.3).astype(float)
     X[:, 1] *= rng.standard_normal(60)
     X[3, 2] = np.nan
-    ae = AutoencoderTransformer(2, loss="mixed", **BRIEF)
+    ae = AutoencoderTransformer(2, loss="mixed", **SMALL)
     dense = ae.fit(X).reconstruct(X)
     assert ae.module_.loss.binary == [0, 2, 3, 4]
     assert_allclose(ae.fit(sparse.csr_array(X)).reconstruct(X), dense, atol=1e-6)
     assert ae.module_.loss.binary == [0, 2, 3, 4]
 
 
-def test_pieces_are_judged_by_the_first(mixed, encoder):
+def test_first_partial_fit_fixes_the_binary_columns(mixed, encoder):
     X = encoder.fit_transform(mixed)
-    ae = AutoencoderTransformer(2, loss="mixed", **BRIEF).partial_fit(X[:200])
+    ae = AutoencoderTransformer(2, loss="mixed", **SMALL).partial_fit(X[:200])
     ae.partial_fit(X[200:].assign(colour_red=1.0))
-    assert list(X.columns[ae.module_.loss.binary]) == WORDS
+    assert list(X.columns[ae.module_.loss.binary]) == INDICATORS
     with pytest.raises(ValueError, match="sold_yes"):
         ae.partial_fit(X[200:].assign(sold_yes=3.0))
 
 
-def test_mixed_cannot_start_as_a_pca_nor_have_another_output(mixed, encoder):
+def test_mixed_loss_refuses_initial_pca_and_output_activation(mixed, encoder):
     X = encoder.fit_transform(mixed)
     with pytest.raises(ValueError, match=r"init='pca'.*loss='mixed'"):
         AutoencoderTransformer(2, loss="mixed", init="pca").fit(X)
@@ -340,9 +342,8 @@ def test_mixed_cannot_start_as_a_pca_nor_have_another_output(mixed, encoder):
         AutoencoderTransformer(2, loss="mixed", network=network).fit(X)
 
 
-def test_a_decoder_of_your_own_may_give_probabilities_itself(mixed, encoder):
-
-    X = encoder.fit_transform(mixed)[WORDS]
+def test_custom_decoder_may_return_probabilities(mixed, encoder):
+    X = encoder.fit_transform(mixed)[INDICATORS]
     decoder = nn.Sequential(nn.Linear(2, 4), nn.Sigmoid())
     network = Custom(nn.Linear(4, 2), decoder, output_activation="identity")
     ae = AutoencoderTransformer(2, network=network, loss="mixed", max_epochs=5)

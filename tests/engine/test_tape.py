@@ -1,4 +1,4 @@
-"""Facts about skae._tape."""
+"""Tapes: operators that are recorded and replayed."""
 
 import copy
 
@@ -9,22 +9,22 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from skae._tape import record
+from skae.engine.tape import record
 
 
 def replayed(function, inputs, others=()):
-    """What a tape makes of new values in `inputs`, and what a call makes of them."""
-    _, _ = function(), [t.clone() for t in others]  # whatever is made once is made
+    """Results of a tape for new values in `inputs`, and results of a call."""
+    function()  # what only the first call creates exists from now on
     result, tape = record(function, [*inputs, *others])
     for tensor in inputs:
         tensor.copy_(torch.randn(tensor.shape))
     before = [t.clone() for t in others]
     tape.run()
-    found = [t.clone() for t in flat(result)] + [t.clone() for t in others]
+    actual = [t.clone() for t in flat(result)] + [t.clone() for t in others]
     for tensor, value in zip(others, before, strict=True):
         tensor.copy_(value)
-    wanted = [t.clone() for t in flat(function())] + [t.clone() for t in others]
-    return found, wanted
+    expected = [t.clone() for t in flat(function())] + [t.clone() for t in others]
+    return actual, expected
 
 
 def flat(result):
@@ -32,8 +32,8 @@ def flat(result):
 
 
 def assert_replays(function, inputs, others=()):
-    found, wanted = replayed(function, inputs, others)
-    for a, b in zip(found, wanted, strict=True):
+    actual, expected = replayed(function, inputs, others)
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
@@ -66,9 +66,9 @@ UNARY = {
 }
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(sorted(UNARY)), min_size=1, max_size=6))
-def test_a_run_does_what_a_call_does_to_the_last_bit(names):
+def test_a_run_equals_a_call_to_the_bit(names):
     X = randn(4, 4)
     W = nn.Parameter(randn(4, 4))
 
@@ -110,7 +110,7 @@ def test_layers_and_their_buffers_are_replayed(name):
 
 
 def written(X):
-    """Rows written into new memory."""
+    """A new table into which rows are written."""
     table = X.new_zeros(4, 4)
     table[0] = X[1]
     table[X > 0] = 2.0
@@ -136,7 +136,7 @@ OPERATIONS = {
     "cdist": lambda X: torch.cdist(X, X + 1),
     "view of an input": lambda X: (X.t(), X * 2),
     "twice": lambda X: (lambda Y: (Y, Y.t(), Y.sum()))(X * 2),
-    "nothing": lambda X: (X[:0] * 2, X * 2),
+    "empty": lambda X: (X[:0] * 2, X * 2),
 }
 
 
@@ -172,15 +172,15 @@ def test_layers_of_pytorch_replay_their_gradients(layer):
     assert_replays(function, [X], list(layer.buffers()))
 
 
-def test_dropout_goes_on_where_it_was():
+def test_dropout_continues_the_global_generator():
     X = randn(50)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         functional.dropout(X, 0.5)
-        wanted = [functional.dropout(X, 0.5) for _ in range(2)]
+        expected = [functional.dropout(X, 0.5) for _ in range(2)]
         torch.manual_seed(0)
         result, tape = record(lambda: functional.dropout(X, 0.5), [X])
-        for value in wanted:
+        for value in expected:
             tape.run()
             assert torch.equal(result, value)
 
@@ -194,7 +194,7 @@ def test_dropout_goes_on_where_it_was():
         lambda g: torch.empty(3).bernoulli_(0.5, generator=g),
     ],
 )
-def test_random_numbers_go_on_where_they_were(draw):
+def test_random_numbers_continue_the_generator(draw):
     one, other = (torch.Generator().manual_seed(7) for _ in range(2))
     result, tape = record(lambda: draw(one) * 1, [])
     draw(other)
@@ -203,7 +203,7 @@ def test_random_numbers_go_on_where_they_were(draw):
         assert torch.equal(result, draw(other))
 
 
-def test_an_unused_draw_is_drawn_all_the_same():
+def test_unused_random_numbers_are_drawn():
     generator = torch.Generator().manual_seed(0)
 
     def function():
@@ -216,7 +216,7 @@ def test_an_unused_draw_is_drawn_all_the_same():
     assert len(tape) == 2
 
 
-def test_views_and_constants_are_not_run_again():
+def test_views_and_constants_are_not_repeated():
     X, C = randn(4, 3), randn(3, 4)
     result, tape = record(lambda: X.t().reshape(3, 4) + (C * 2).exp(), [X])
     assert len(tape) == 1  # the sum
@@ -225,7 +225,7 @@ def test_views_and_constants_are_not_run_again():
     assert torch.equal(result, 1 + (C * 2).exp())
 
 
-def test_what_nobody_needs_is_not_run_again():
+def test_unused_results_are_not_computed():
     X = randn(3)
 
     def function():
@@ -235,7 +235,7 @@ def test_what_nobody_needs_is_not_run_again():
     assert len(record(function, [X])[1]) == 1
 
 
-def test_new_memory_that_is_overwritten_begins_anew():
+def test_new_memory_that_is_overwritten_is_initialized_again():
     X = randn(3)
     result, tape = record(lambda: torch.zeros_like(X).add_(X), [X])
     for _ in range(2):
@@ -243,7 +243,7 @@ def test_new_memory_that_is_overwritten_begins_anew():
     assert torch.equal(result, X)
 
 
-def test_changes_of_what_was_there_are_made_again():
+def test_changes_of_existing_tensors_are_repeated():
     count = torch.zeros(())
     _, tape = record(lambda: count.add_(1), [])
     tape.run()
@@ -252,7 +252,7 @@ def test_changes_of_what_was_there_are_made_again():
 
 
 @pytest.mark.parametrize(
-    "look",
+    "function",
     [
         lambda X: X * X.sum().item(),
         lambda X: X * 2 if X.sum() > 0 else X,
@@ -260,11 +260,11 @@ def test_changes_of_what_was_there_are_made_again():
         lambda X: X.nonzero(),
     ],
 )
-def test_a_function_that_looks_at_values_has_no_tape(look):
+def test_a_function_whose_control_flow_depends_on_values_has_no_tape(function):
     X = randn(3)
-    result, tape = record(lambda: look(X), [X])
+    result, tape = record(lambda: function(X), [X])
     assert tape is None
-    assert torch.equal(result, look(X))
+    assert torch.equal(result, function(X))
 
 
 def test_an_update_of_the_weights_is_replayed():
@@ -298,7 +298,7 @@ def test_an_update_of_the_weights_is_replayed():
         assert torch.equal(a, b)
 
 
-def test_numbers_written_down_in_the_function_do_not_add_up():
+def test_a_function_that_overwrites_a_literal_has_no_tape():
     X = randn(3)
 
     def function():
@@ -309,7 +309,7 @@ def test_numbers_written_down_in_the_function_do_not_add_up():
     assert record(function, [X])[1] is None
 
 
-def test_a_constant_result_that_the_caller_overwrites_is_made_anew():
+def test_a_constant_result_that_the_caller_overwrites_is_computed_again():
     result, tape = record(lambda: torch.ones(2) * 3, [])
     result.fill_(0)
     tape.run()

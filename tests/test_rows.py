@@ -1,6 +1,4 @@
-"""Facts about skae._batches."""
-
-import pickle
+"""Weighted rows of a table: selection, blocks, canonical form and digest."""
 
 import numpy as np
 import pytest
@@ -10,16 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from skae import _batches
-from skae._batches import (
-    Batches,
-    Feed,
-    Rows,
-    batch_bounds,
-    canonical_rows,
-    count_batches,
-    is_repeated,
-)
+from skae import _rows
+from skae._rows import Batch, Rows, canonical_rows, is_expanded
 
 # Few values, so that rows repeat.
 TABLES = hnp.arrays(
@@ -46,13 +36,8 @@ def table(request, tmp_path):
     return container
 
 
-def global_states():
-    """Of the generators that nothing may draw from."""
-    return pickle.dumps(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
-
-
 def content(rows):
-    """What a fit sees: dense rows and their weights, in order."""
+    """The dense rows and their weights, in order."""
     return rows.dense(slice(None)) + 0.0, rows.weight
 
 
@@ -64,7 +49,7 @@ def assert_same_content(one, other):
 # Rows
 
 
-def test_all_rows_count_once_by_default(table):
+def test_all_rows_have_weight_one_by_default(table):
     rows = Rows(table)
     assert len(rows) == 8
     assert rows.n_features == 3
@@ -83,7 +68,7 @@ def test_dense_gives_the_rows_at_these_positions(table, where):
     np.testing.assert_array_equal(block, X[where])
 
 
-def test_dense_positions_count_within_the_index(table):
+def test_dense_positions_refer_to_the_index(table):
     rows = Rows(table, np.array([6, 3, 1]))
     np.testing.assert_array_equal(rows.dense(slice(1, 3)), X[[3, 1]])
     np.testing.assert_array_equal(rows.dense(np.array([2, 0])), X[[1, 6]])
@@ -96,17 +81,17 @@ def test_dense_keeps_the_type(dtype):
 
 
 def test_stored_rows_keep_their_container(table):
-    stored = Rows(table, np.array([4, 2])).stored()
+    stored = Rows(table, np.array([4, 2])).selected()
     assert sparse.issparse(stored) == sparse.issparse(table)
     dense = stored.toarray() if sparse.issparse(stored) else stored
     np.testing.assert_array_equal(dense, X[[4, 2]])
 
 
 def test_all_stored_rows_are_the_table_itself(table):
-    assert Rows(table).stored() is table
+    assert Rows(table).selected() is table
 
 
-def test_a_subset_of_a_subset_points_at_the_table():
+def test_a_subset_of_a_subset_refers_to_the_table():
     rows = Rows(X, weight=np.arange(8.0)).subset(np.array([7, 5, 3, 1]))
     rows = rows.subset(np.array([2, 0]))
     assert rows.index.tolist() == [3, 7]
@@ -121,7 +106,7 @@ def test_normalised_weights_have_mean_one_and_keep_their_ratios():
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 100])
-def test_blocks_walk_over_all_rows_in_order(table, size):
+def test_blocks_hold_all_rows_in_order(table, size):
     rows = Rows(table, np.arange(8)[::-1])
     wheres, blocks = zip(*rows.blocks(size), strict=True)
     np.testing.assert_array_equal(np.concatenate(blocks), X[::-1])
@@ -131,159 +116,28 @@ def test_blocks_walk_over_all_rows_in_order(table, size):
 
 
 def test_blocks_are_bounded_by_their_entries(monkeypatch):
-    monkeypatch.setattr(_batches, "BLOCK_ENTRIES", 7)
+    monkeypatch.setattr(_rows, "BLOCK_ENTRIES", 7)
     assert [len(block) for _, block in Rows(X).blocks()] == [2, 2, 2, 2]
 
 
-def test_a_block_holds_a_row_at_least(monkeypatch):
-    monkeypatch.setattr(_batches, "BLOCK_ENTRIES", 1)
+def test_a_block_has_at_least_one_row(monkeypatch):
+    monkeypatch.setattr(_rows, "BLOCK_ENTRIES", 1)
     assert [len(block) for _, block in Rows(X).blocks()] == [1] * 8
-
-
-# Blocks to predict
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(1, 200), st.integers(2, 20))
-def test_batches_have_nearly_equal_sizes_and_no_lone_row(n_rows, batch_size):
-    sizes = np.diff(batch_bounds(n_rows, batch_size))
-    assert len(sizes) == count_batches(n_rows, batch_size)
-    assert sizes.sum() == n_rows
-    assert max(sizes) - min(sizes) <= 1
-    assert min(sizes) >= min(2, n_rows)
-    assert max(sizes) <= batch_size + (n_rows % 2 and batch_size == 2)
-
-
-def test_batches_of_one_row_are_given_to_those_who_ask_for_them():
-    assert np.diff(batch_bounds(3, 1)).tolist() == [1, 1, 1]
-
-
-def test_batches_are_dense_tensors_of_the_type_of_the_table():
-    table = sparse.csr_array(X.astype(np.float32))
-    batch, weight = next(iter(Batches(Rows(table), 4)))
-    assert batch.layout == torch.strided
-    assert batch.dtype == torch.float32
-    assert weight.dtype == torch.float64
-
-
-def test_batches_keep_the_order(table):
-    batches = torch.cat([batch for batch, _ in Batches(Rows(table), 3)])
-    np.testing.assert_array_equal(batches, X)
-
-
-# Feed
-
-
-def negated(block):
-    """What the network may see: it uses the memory of the block."""
-    target = torch.from_numpy(block)
-    missing = target.isnan()
-    target.neg_().nan_to_num_()
-    return target.float(), ~missing if missing.any() else None
-
-
-def fed(rows, batch_size=3, seed=None, **kwargs):
-    rng = None if seed is None else np.random.default_rng(seed)
-    return Feed(rows, batch_size, negated, rng, **kwargs)
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    st.integers(1, 60),
-    st.integers(1, 20),
-    st.booleans(),
-    st.sampled_from([0, 1000]),
-    st.sampled_from([1, 7, 1000]),
-)
-def test_a_pass_feeds_each_row_once_with_its_weight(
-    n_rows, batch_size, shuffle, max_resident, n_chunk
-):
-    table = np.arange(1.0, n_rows + 1)[:, None]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_batches, "CHUNK_ENTRIES", n_chunk)
-        feed = fed(
-            Rows(table, weight=table[:, 0] + 1),
-            batch_size,
-            0 if shuffle else None,
-            max_resident=max_resident,
-        )
-        for _ in range(2):
-            batches = list(feed)
-            values = -torch.cat([batch.target[:, 0] for batch in batches])
-            weights = torch.cat([batch.weight for batch in batches])
-            assert len(batches) == len(feed)
-            assert sorted(values.tolist()) == table[:, 0].tolist()
-            assert torch.equal(weights, values + 1)
-
-
-@pytest.mark.parametrize("max_resident", [0, 1000])
-def test_a_feed_prepares_rows_and_leaves_the_table_alone(table, max_resident):
-    feed = fed(Rows(table), max_resident=max_resident)
-    for _ in range(2):
-        target = torch.cat([batch.target.clone() for batch in feed])
-        np.testing.assert_array_equal(target, -X)
-    dense = table.toarray() if sparse.issparse(table) else table
-    np.testing.assert_array_equal(dense, X)
-
-
-def test_what_is_kept_prepared_is_fed_like_what_is_not():
-    one, other = (fed(Rows(X), seed=3, max_resident=n) for n in (0, 1000))
-    for a, b in zip(one, other, strict=True):
-        assert torch.equal(a.target, b.target)
-
-
-def test_a_feed_shuffles_anew_at_each_pass():
-    feed = fed(Rows(X), seed=0)
-    first, second = (torch.cat([batch.target for batch in feed]) for _ in range(2))
-    assert not np.array_equal(first, -X)
-    assert not torch.equal(first, second)
-
-
-def test_the_same_generator_feeds_the_same_batches():
-    one, other = fed(Rows(X), seed=5), fed(Rows(X), seed=5)
-    for _ in range(2):
-        for a, b in zip(one, other, strict=True):
-            assert torch.equal(a.target, b.target)
-
-
-def test_a_feed_tells_what_was_observed():
-    holes = X.copy()
-    holes[1, 2] = np.nan
-    (batch,) = fed(Rows(holes), 8)
-    np.testing.assert_array_equal(batch.observed, ~np.isnan(holes))
-    assert batch.target[1, 2] == 0
-    assert next(iter(fed(Rows(X), 8))).observed is None
-
-
-def test_equal_weights_take_one_number():
-    (batch,) = fed(Rows(X).normalised(), 8)
-    assert is_repeated(batch.weight)
-    (batch,) = fed(Rows(X, weight=np.full(8, 3.0)).normalised(), 8, seed=0)
-    assert is_repeated(batch.weight)
-    assert (batch.weight == 1).all()
-    (batch,) = fed(Rows(X, weight=np.arange(1.0, 9)).normalised(), 8)
-    assert not is_repeated(batch.weight)
-
-
-def test_feeding_leaves_the_global_generators_alone():
-    before = global_states()
-    list(fed(Rows(X), seed=0))
-    assert global_states() == before
 
 
 # Canonical rows
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(TABLES, st.data())
-def test_order_is_nothing(table, data):
+def test_canonical_rows_do_not_depend_on_order(table, data):
     order = data.draw(st.permutations(range(len(table))))
     assert_same_content(canonical_rows(table[order], None), canonical_rows(table, None))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(TABLES, st.data())
-def test_weight_is_repetition(table, data):
+def test_canonical_rows_treat_weights_as_repetitions(table, data):
     counts = data.draw(hnp.arrays(np.int64, len(table), elements=st.integers(0, 3)))
     counts[0] += 1
     assert_same_content(
@@ -292,9 +146,9 @@ def test_weight_is_repetition(table, data):
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(TABLES, st.data())
-def test_sparse_rows_are_as_dense_ones(table, data):
+def test_canonical_sparse_rows_equal_dense_ones(table, data):
     weight = data.draw(
         hnp.arrays(np.float64, len(table), elements=st.sampled_from([0.0, 0.5, 2.0]))
     )
@@ -304,9 +158,9 @@ def test_sparse_rows_are_as_dense_ones(table, data):
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(TABLES)
-def test_canonical_rows_differ_and_keep_the_total_weight(table):
+def test_canonical_rows_are_distinct_and_keep_the_total_weight(table):
     rows = canonical_rows(table, None)
     values = content(rows)[0]
     distinct = {tuple(None if np.isnan(v) else v for v in row) for row in values}
@@ -320,11 +174,11 @@ def test_equal_rows_are_merged_into_one():
     assert merged == {1: 5, 2: 2}
 
 
-def test_negative_zero_is_zero():
+def test_negative_zero_equals_zero():
     assert len(canonical_rows(np.array([[0.0], [-0.0]]), None)) == 1
 
 
-def test_all_nan_are_one():
+def test_all_nan_are_equal():
     bits = np.array([0x7FF8000000000000, 0xFFF8000000000001], dtype=np.uint64)
     assert len(canonical_rows(bits.view(np.float64)[:, None], None)) == 1
 
@@ -337,27 +191,27 @@ def test_the_type_of_the_table_does_not_change_the_order():
 
 @pytest.mark.parametrize("maximum", [3, 100])
 def test_rows_of_weight_zero_are_dropped(monkeypatch, maximum):
-    monkeypatch.setattr(_batches, "MAX_CANONICAL_ROWS", maximum)
+    monkeypatch.setattr(_rows, "MAX_CANONICAL_ROWS", maximum)
     rows = canonical_rows(X, np.array([0, 1, 0, 2.5, 0, 0, 3, 0]))
     kept = dict(zip(rows.index, rows.weight, strict=True))
     assert kept == {1: 1, 3: 2.5, 6: 3}
 
 
-def test_many_rows_are_taken_as_they_are(monkeypatch):
-    monkeypatch.setattr(_batches, "MAX_CANONICAL_ROWS", 7)
+def test_many_rows_are_not_merged(monkeypatch):
+    monkeypatch.setattr(_rows, "MAX_CANONICAL_ROWS", 7)
     rows = canonical_rows(np.ones((8, 2)), None)
     assert len(rows) == 8
-    monkeypatch.setattr(_batches, "MAX_CANONICAL_ROWS", 8)
+    monkeypatch.setattr(_rows, "MAX_CANONICAL_ROWS", 8)
     assert len(canonical_rows(np.ones((8, 2)), None)) == 1
 
 
-def test_canonical_rows_do_not_depend_on_the_size_of_blocks(monkeypatch):
+def test_canonical_rows_do_not_depend_on_block_size(monkeypatch):
     whole = canonical_rows(X, None)
-    monkeypatch.setattr(_batches, "BLOCK_ENTRIES", 4)
+    monkeypatch.setattr(_rows, "BLOCK_ENTRIES", 4)
     assert_same_content(canonical_rows(X, None), whole)
 
 
-def test_canonical_rows_take_any_table_and_leave_it_alone(table):
+def test_canonical_rows_do_not_change_the_table(table):
     rows = canonical_rows(table, None)
     assert rows.X is table
     assert_same_content(rows, canonical_rows(X, None))
@@ -369,7 +223,7 @@ def test_canonical_rows_take_any_table_and_leave_it_alone(table):
 
 
 def some_tables():
-    """The same rows in a table of their own, and how each may differ."""
+    """A table and its weights, and others that differ from them."""
     X = np.random.default_rng(0).integers(0, 3, (12, 4)).astype(float)
     weight = np.arange(1.0, 13)
     other = X.copy()
@@ -380,17 +234,59 @@ def some_tables():
 
 
 @pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
-def test_equal_rows_have_equal_digests_and_others_have_not(container):
+def test_only_equal_rows_have_equal_digests(container):
     (X, weight), others = some_tables()
     digest = Rows(container(X), weight=weight).digest()
     assert Rows(container(X.copy()), weight=weight.copy()).digest() == digest
     assert Rows(container(X)).subset(np.arange(12)).digest() != digest
-    for other, its_weight in others:
-        assert Rows(container(other), weight=its_weight).digest() != digest
+    for other, other_weight in others:
+        assert Rows(container(other), weight=other_weight).digest() != digest
 
 
-def test_the_digest_does_not_depend_on_the_size_of_blocks(monkeypatch):
+def test_the_digest_does_not_depend_on_block_size(monkeypatch):
     (X, weight), _ = some_tables()
     whole = Rows(X, weight=weight).digest()
-    monkeypatch.setattr(_batches, "BLOCK_ENTRIES", 8)
+    monkeypatch.setattr(_rows, "BLOCK_ENTRIES", 8)
     assert Rows(np.asfortranarray(X), weight=weight).digest() == whole
+
+
+# Batches
+
+
+def make_batch(n_rows=6, observed=True, expanded=False):
+    target = torch.arange(2.0 * n_rows).reshape(n_rows, 2)
+    weight = torch.ones(1).expand(n_rows) if expanded else torch.arange(n_rows) + 1.0
+    return Batch(target, target > 3 if observed else None, weight)
+
+
+@pytest.mark.parametrize("observed", [True, False])
+@pytest.mark.parametrize("expanded", [True, False])
+def test_selected_and_split_batches_agree(observed, expanded):
+    batch = make_batch(observed=observed, expanded=expanded)
+    selected = [batch.select(torch.tensor(where)) for where in ([0, 1, 2, 3], [4, 5])]
+    for one, other in zip(batch.split([4, 2]), selected, strict=True):
+        assert one.n_rows == other.n_rows
+        assert torch.equal(one.target, other.target)
+        assert torch.equal(one.weight, other.weight)
+        assert is_expanded(one.weight) == is_expanded(other.weight) == expanded
+        assert (one.observed is None) == (other.observed is None) == (not observed)
+        if observed:
+            assert torch.equal(one.observed, other.observed)
+
+
+def test_a_cloned_batch_owns_its_memory():
+    batch = make_batch()
+    copied = batch.clone()
+    for one, other in zip(batch, copied, strict=True):
+        assert torch.equal(one, other)
+        assert one.data_ptr() != other.data_ptr()
+    assert make_batch(observed=False).clone().observed is None
+
+
+@pytest.mark.parametrize("index", [None, np.array([6, 3, 1, 0, 7])])
+def test_taken_rows_equal_dense_ones(table, index):
+    rows, where = Rows(table, index), np.array([4, 0, 2])
+    out = np.empty((5, 3))
+    taken = rows.take(where, out)
+    np.testing.assert_array_equal(taken, rows.dense(where))
+    assert np.shares_memory(taken, out) == (not sparse.issparse(table))

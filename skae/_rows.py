@@ -1,0 +1,225 @@
+"""Weighted rows of dense, sparse and memory-mapped tables, selected by an index.
+
+A large table is never copied: rows are selected by an index, and only a bounded block
+of rows is dense at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import repeat, starmap
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from scipy import sparse
+from torch import Tensor
+
+# A validated table: an array or a CSR matrix, for which SciPy has no types.
+Table: TypeAlias = Any
+
+# Largest number of rows for which equal rows are merged: hashing 10,000 x 784 entries
+# takes 0.1 s, and equal rows matter less in a larger table.
+MAX_CANONICAL_ROWS = 10_000
+
+# Entries of one dense block of rows, and of a layer's output in prediction. Larger
+# blocks exceed the cache of a CPU and take longer.
+BLOCK_ENTRIES = 2**19
+
+
+class Rows:
+    """Weighted rows of a table, selected by an index.
+
+    Parameters
+    ----------
+    X : ndarray or CSR matrix of shape (n, n_features)
+        Never copied and never changed.
+    index : ndarray of int of shape (n_rows,), default=None
+        Positions in `X` of the selected rows, in order. None means all rows.
+    weight : ndarray of shape (n_rows,), default=None
+        Positive weights, aligned with `index`. None means ones, stored as a single
+        number.
+    """
+
+    def __init__(
+        self,
+        X: Table,
+        index: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
+    ):
+        self.X = X
+        self.index = index
+        n_rows = X.shape[0] if index is None else len(index)
+        self.weight = np.broadcast_to(1.0, n_rows) if weight is None else weight
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    @property
+    def n_features(self) -> int:
+        return self.X.shape[1]
+
+    def dense(self, where: slice | np.ndarray) -> np.ndarray:
+        """Return the rows at these positions, as a dense array in the type of `X`."""
+        block = self.X[where if self.index is None else self.index[where]]
+        return block.toarray() if sparse.issparse(block) else np.asarray(block)
+
+    def take(self, where: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Return the rows at these positions, as `dense` does, in `out` if possible.
+
+        Parameters
+        ----------
+        where : ndarray of int of shape (n_rows,)
+        out : ndarray of shape (at least n_rows, n_features)
+            Buffer for the rows of a dense table; those of a sparse one are new memory.
+        """
+        if sparse.issparse(self.X):
+            return self.dense(where)
+        index = where if self.index is None else self.index[where]
+        # All positions are valid. Any mode other than "clip" copies to a buffer first.
+        return self.X.take(index, axis=0, out=out[: len(where)], mode="clip")
+
+    def selected(self) -> Table:
+        """Return all selected rows, as an array or a CSR matrix like `X`."""
+        return self.X if self.index is None else self.X[self.index]
+
+    def subset(self, where: np.ndarray) -> Rows:
+        """Return the rows at these positions, as `Rows` of the same table."""
+        index = where if self.index is None else self.index[where]
+        return Rows(self.X, index, None if self.is_uniform else self.weight[where])
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all weights are one because none were given."""
+        return self.weight.strides == (0,)
+
+    def normalised(self, where: np.ndarray | None = None) -> Rows:
+        """Return a subset, or all rows, with weights divided by their mean."""
+        rows = self if where is None else self.subset(where)
+        if rows.weight.min() == rows.weight.max():
+            return Rows(rows.X, rows.index)
+        return Rows(rows.X, rows.index, rows.weight / rows.weight.mean())
+
+    def digest(self) -> str:
+        """Return a hash of all values and weights, in order."""
+        content = blake2b(np.ascontiguousarray(self.weight).tobytes())
+        if sparse.issparse(self.X):
+            table = self.selected()
+            for part in (table.data, table.indices, table.indptr):
+                content.update(part.tobytes())
+        else:
+            for _, block in self.blocks():
+                content.update(np.ascontiguousarray(block).tobytes())
+        return content.hexdigest()
+
+    def blocks(self, size: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+        """Iterate over all rows in order, one bounded dense block at a time.
+
+        Parameters
+        ----------
+        size : int, default=None
+            Number of rows of a block; None means as many as `BLOCK_ENTRIES` allow.
+
+        Yields
+        ------
+        where : slice
+            Positions of the rows in the block.
+        block : ndarray of shape (n_block, n_features)
+        """
+        if size is None:
+            size = max(1, BLOCK_ENTRIES // self.n_features)
+        for start in range(0, len(self), size):
+            where = slice(start, min(start + size, len(self)))
+            yield where, self.dense(where)
+
+
+def canonical_rows(X: Table, weight: np.ndarray | None) -> Rows:
+    """Return rows in canonical form, so that fits do not depend on their order.
+
+    Rows of weight zero are dropped. Up to `MAX_CANONICAL_ROWS` rows, equal rows
+    are merged into one row that has the sum of their weights, and the rows are
+    sorted by a hash of their float64 bytes. Fits on weighted, repeated or permuted
+    rows then process the same numbers in the same order.
+
+    Parameters
+    ----------
+    X : ndarray or CSR matrix of shape (n_samples, n_features)
+    weight : ndarray of shape (n_samples,) or None
+        Non-negative, not all zero.
+
+    Returns
+    -------
+    rows : Rows
+        With positive weights. `X` is referenced, not copied.
+    """
+    if weight is None:
+        rows = Rows(X)
+    else:
+        rows = Rows(X).subset(np.flatnonzero(weight > 0))
+        rows.weight = weight[rows.index]
+    if len(rows) > MAX_CANONICAL_ROWS:
+        return rows
+    _, first, group = np.unique(
+        _row_hashes(rows), return_index=True, return_inverse=True
+    )
+    index = first if rows.index is None else rows.index[first]
+    return Rows(X, index, np.bincount(group, weights=rows.weight))
+
+
+def _row_hashes(rows: Rows) -> np.ndarray:
+    """Return a 128-bit hash of the values of each row, as str of shape (n_rows,)."""
+    hashes = []
+    for _, block in rows.blocks():
+        values = block.astype(np.float64)  # a copy, which is changed below
+        values += 0.0  # -0.0 becomes 0.0
+        values[np.isnan(values)] = np.nan  # one bit pattern for all NaN
+        hashes += [blake2b(row.tobytes(), digest_size=16).hexdigest() for row in values]
+    return np.array(hashes)
+
+
+class Batch(NamedTuple):
+    """Scaled rows of one training step.
+
+    Attributes
+    ----------
+    target : Tensor of shape (n_rows, n_features)
+        Scaled rows, missing entries filled with the mean.
+    observed : Tensor of bool of shape (n_rows, n_features) or None
+        True where an entry is not missing; None if none is.
+    weight : Tensor of shape (n_rows,)
+        A single number, expanded, if all rows of the table have the same weight.
+    """
+
+    target: Tensor
+    observed: Tensor | None
+    weight: Tensor
+
+    def split(self, sizes: list[int]) -> Iterator[Batch]:
+        """Return an iterator over consecutive batches of these sizes."""
+        parts = [repeat(None) if t is None else t.split(sizes) for t in self]
+        return starmap(Batch, zip(*parts, strict=False))
+
+    @property
+    def n_rows(self) -> int:
+        return self.weight.shape[0]
+
+    def select(self, order: Tensor) -> Batch:
+        """Return the rows at these positions."""
+        observed = None if self.observed is None else _select(self.observed, order)
+        return Batch(_select(self.target, order), observed, _select(self.weight, order))
+
+    def clone(self) -> Batch:
+        """Return a copy with its own memory."""
+        observed = None if self.observed is None else self.observed.clone()
+        return Batch(self.target.clone(), observed, self.weight.clone())
+
+
+def _select(tensor: Tensor, order: Tensor) -> Tensor:
+    if is_expanded(tensor):
+        return tensor[:1].expand(len(order))
+    return tensor.index_select(0, order)
+
+
+def is_expanded(tensor: Tensor) -> bool:
+    """Whether a vector is a single number in memory, expanded to its length."""
+    return tensor.stride() == (0,)

@@ -1,0 +1,1 @@
+"""The training loop: skorch net, early stopping, interrupts, steps and batches."""

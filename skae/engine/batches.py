@@ -1,0 +1,146 @@
+"""Iterators over rows: minibatches for training, and dense blocks for skorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skae._rows import Batch, Rows
+
+# Number of entries that are scaled at once: 1 MB in float32, which fits into the cache
+# of a CPU. A table of at most four times as many entries is scaled once and kept.
+CHUNK_ENTRIES = 2**18
+
+
+class Batches:
+    """Iterable of dense blocks of rows and their weights, as tensors.
+
+    The prediction methods of the skorch net use it.
+
+    Parameters
+    ----------
+    rows : Rows
+    batch_size : int
+        Largest number of rows in a block; see :func:`batch_bounds`.
+    """
+
+    def __init__(self, rows: Rows, batch_size: int):
+        self.rows = rows
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return count_batches(len(self.rows), self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start, stop in pairwise(batch_bounds(len(self.rows), self.batch_size)):
+            where = slice(start, stop)
+            # `from_numpy` warns about read-only memory.
+            yield (
+                torch.from_numpy(np.require(self.rows.dense(where), None, ["C", "W"])),
+                torch.from_numpy(np.array(self.rows.weight[where])),
+            )
+
+
+class TrainingBatches:
+    """Iterable of scaled minibatches for training.
+
+    Rows are scaled in chunks of several batches, or once if the table is small. Each
+    iteration is one pass over the rows.
+
+    Parameters
+    ----------
+    rows : Rows
+    batch_size : int
+        Largest number of rows in a batch; see :func:`batch_bounds`.
+    prepare : callable
+        Maps a dense block of rows, an ndarray that it may overwrite, to the
+        `target` and the `observed` of a `Batch`.
+    rng : numpy.random.Generator, default=None
+        Shuffles the rows before each pass. None keeps their order.
+    max_resident : int, default=4 * CHUNK_ENTRIES
+        Number of entries up to which a table is scaled once and kept in memory.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        prepare: Callable[[np.ndarray], tuple[Tensor, Tensor | None]],
+        rng: np.random.Generator | None = None,
+        max_resident: int = 4 * CHUNK_ENTRIES,
+    ):
+        self.rows = rows
+        self.prepare = prepare
+        self.rng = rng
+        self.bounds = batch_bounds(len(rows), batch_size)
+        self._order = np.arange(len(rows), dtype=np.int32)
+        self._n_chunk = max(1, CHUNK_ENTRIES // int(self.bounds[1] * rows.n_features))
+        self._resident: Batch | None = None
+        self._buffer = np.empty((0, rows.n_features), dtype=rows.X.dtype)
+        if len(rows) * rows.n_features <= max_resident:
+            self._resident = self._prepared(np.array(rows.dense(slice(None))), ...)
+        else:
+            # Allocating memory for each chunk costs more than copying its rows.
+            n_rows = min(len(rows), int(self.bounds[1]) * self._n_chunk)
+            self._buffer = np.empty((n_rows, rows.n_features), dtype=rows.X.dtype)
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self._order
+        if self.rng is not None:
+            self.rng.shuffle(order)
+        for bounds in self._chunks():
+            chunk = self._chunk(order[bounds[0] : bounds[-1]])
+            yield from chunk.split(np.diff(bounds).tolist())
+
+    def _chunks(self) -> Iterator[np.ndarray]:
+        """Yield the bounds of the batches of each chunk, see `batch_bounds`."""
+        for first in range(0, len(self), self._n_chunk):
+            yield self.bounds[first : first + self._n_chunk + 1]
+
+    def _chunk(self, order: np.ndarray) -> Batch:
+        if self._resident is None:
+            return self._prepared(self.rows.take(order, self._buffer), order)
+        return self._resident.select(
+            torch.from_numpy(order).to(self._resident.target.device)
+        )
+
+    def _prepared(self, block: np.ndarray, where: Any) -> Batch:
+        target, observed = self.prepare(block)
+        if self.rows.is_uniform:
+            weight = torch.ones(1).expand(len(block))
+        else:
+            weight = torch.from_numpy(self.rows.weight[where].astype(np.float32))
+        return Batch(target, observed, weight.to(target.device))
+
+
+def batch_bounds(n_rows: int, batch_size: int) -> np.ndarray:
+    """Return the positions at which batches begin, and the end of the last one.
+
+    The sizes of the batches differ by at most one. With ``batch_size > 1``, a batch has
+    at least two rows, if there are two, since batch normalisation needs them; for this,
+    a batch may have ``batch_size + 1`` rows.
+
+    Returns
+    -------
+    bounds : ndarray of int of shape (n_batches + 1,)
+    """
+    n_batches = count_batches(n_rows, batch_size)
+    size, n_larger = divmod(n_rows, n_batches)
+    sizes = np.full(n_batches, size)
+    sizes[:n_larger] += 1
+    return np.concatenate([[0], sizes.cumsum()])
+
+
+def count_batches(n_rows: int, batch_size: int) -> int:
+    """Return the number of batches of `n_rows` rows, see `batch_bounds`."""
+    if batch_size == 1:
+        return n_rows
+    return min(-(-n_rows // batch_size), max(1, n_rows // 2))

@@ -1,0 +1,112 @@
+"""The objective that training minimises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skae._module import Autoencoder, Propagation
+from skae._rows import Batch
+
+
+class Objective(nn.Module):
+    r"""Objective of each row.
+
+    .. math:: L(x, \hat x) + \beta \, T + \lambda \, \Omega(z)
+
+    with the loss L of the reconstruction from a corrupted input, the term T of
+    the bottleneck and the penalty :math:`\Omega` on the code.
+
+    Parameters
+    ----------
+    corruption : torch.nn.Module, default=None
+        Corrupts the input of the encoder.
+    bottleneck_weight : float, default=1.0
+        :math:`\beta`.
+    penalty : torch.nn.Module, default=None
+        Computes :math:`\Omega`.
+    penalty_weight : float, default=0.0
+        :math:`\lambda`.
+    """
+
+    def __init__(
+        self,
+        corruption: nn.Module | None = None,
+        bottleneck_weight: float = 1.0,
+        penalty: nn.Module | None = None,
+        penalty_weight: float = 0.0,
+    ):
+        super().__init__()
+        self.corruption = corruption
+        self.bottleneck_weight = bottleneck_weight
+        self.penalty = penalty
+        self.penalty_weight = penalty_weight
+
+    def forward(
+        self, autoencoder: Autoencoder, batch: Batch, progress: Tensor
+    ) -> Tensor:
+        """Objective of each row, of shape (n_rows,) or (n_members, n_rows).
+
+        Parameters
+        ----------
+        autoencoder : Autoencoder
+            Network whose objective is computed, in training or evaluation mode.
+        batch : Batch
+            Scaled rows.
+        progress : Tensor of shape ()
+            Fraction of the training steps that are done, in [0, 1].
+        """
+        propagation = autoencoder.propagate_in_training(
+            batch, progress, self.corruption
+        )
+        total = autoencoder.mean_loss(propagation)
+        if propagation.term is not None:
+            term = autoencoder.per_feature(propagation.term, propagation)
+            total = total + self.bottleneck_weight * term
+        if self.penalty is not None:
+            penalty = self._penalty(autoencoder, propagation, batch.weight)
+            total = total + self.penalty_weight * penalty
+        return total
+
+    def _penalty(
+        self, autoencoder: Autoencoder, propagation: Propagation, weight: Tensor
+    ) -> Tensor:
+        assert self.penalty is not None
+        encoder: Any = autoencoder.encoder
+        X = propagation.encoder_input
+        Z = propagation.H[..., : autoencoder.n_components]
+        if autoencoder.visible is None:
+            return self.penalty(encoder, X, Z, weight)
+        members = zip(encoder.members, X, Z, strict=True)
+        return torch.stack([self.penalty(*member, weight) for member in members])
+
+
+def trimmed_weight(losses: Tensor, weight: Tensor, trim: float) -> Tensor:
+    """Return the weights of rows, reduced to 0 for those with the highest losses.
+
+    The last of these rows keeps a part of its weight, so that a row of weight w counts
+    as w equal rows.
+
+    Parameters
+    ----------
+    losses : Tensor of shape (..., n_rows)
+    weight : Tensor of shape (n_rows,)
+        Non-negative.
+    trim : float
+        Share of the weight that is left out, in [0, 1).
+
+    Returns
+    -------
+    kept : Tensor of the shape of `losses`, or `weight` itself without trimming
+        At most `weight`; along the rows it sums to ``(1 - trim) * weight.sum()``.
+    """
+    if trim == 0:
+        return weight
+    order = losses.argsort(dim=-1)
+    ascending = weight.expand_as(losses).gather(-1, order)
+    cumulative = ascending.cumsum(dim=-1)
+    remaining = (1 - trim) * weight.sum() - (cumulative - ascending)
+    kept = torch.minimum(remaining.clamp(min=0), ascending)
+    return torch.zeros_like(kept).scatter(-1, order, kept)

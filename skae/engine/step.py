@@ -1,0 +1,407 @@
+"""An optimization step that is recorded and replayed, to reduce overhead."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from skae._compat import has_hooks
+from skae._rows import Batch, is_expanded
+from skae.engine import tape
+
+# Number of steps of each batch size that run eagerly before one is recorded. The very
+# first step creates the state of the optimizer, and a short training is not worth the
+# time of recording.
+WARM_UP = 3
+
+# Largest number of recorded steps; each keeps the memory of one step.
+MAX_RECORDS = 8
+
+# Largest difference between a replay and an eager step that may be due to rounding in
+# float32, relative to the largest entry of a tensor.
+TOLERANCE = 1e-4
+
+# Gradient of each parameter; None for a frozen one.
+Gradients: TypeAlias = list[Tensor | None]
+
+# Packages whose modules compute the same function at every step, as long as none of
+# their attributes changes.
+TRUSTED_PACKAGES = {"skae", "torch"}
+
+# Entries of an optimizer's parameter group that may change between replays.
+_VARIABLE_SETTINGS = ("params", "lr", "initial_lr")
+
+
+class Step:
+    """Computes the loss of a batch and its gradients, and updates the parameters.
+
+    On a CPU the first steps run eagerly, then one is recorded and replayed; on a GPU a
+    step is captured as a CUDA graph. The arithmetic is the same. The first replay is
+    compared with an eager step on the same batch and weights; if they differ, a warning
+    is issued and all further steps run eagerly. Modules of other packages than PyTorch
+    and skae always run eagerly.
+
+    Parameters
+    ----------
+    loss : callable
+        Maps a `Batch` to its loss, a tensor of shape ().
+    parts : list of object
+        Modules and other objects that `loss` uses.
+    optimizer : torch.optim.Optimizer
+    inputs : list of Tensor, default=()
+        Tensors other than the batch that `loss` reads and whose values the caller
+        changes in place from step to step.
+    compile : "auto" or bool, default="auto"
+        ``"auto"`` records and replays steps; True compiles `loss` by ``torch.compile``;
+        False runs all steps eagerly.
+    on_gradients : callable, default=None
+        Called between the backward pass and the update, without arguments.
+    generator : torch.Generator, default=None
+        Random generator that the parts use.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[[Batch], Tensor],
+        parts: list[Any],
+        optimizer: torch.optim.Optimizer,
+        *,
+        inputs: Iterable[Tensor] = (),
+        compile: str | bool = "auto",
+        on_gradients: Callable[[], None] | None = None,
+        generator: torch.Generator | None = None,
+    ):
+        self._loss = torch.compile(loss, dynamic=False) if compile is True else loss
+        self._parts = parts
+        self._optimizer = optimizer
+        self._inputs = list(inputs)
+        self._may_record = compile == "auto"
+        self._on_gradients = on_gradients
+        self._generator = generator
+        self._signature: tuple = ()
+        # The recorded step whose gradients the parameters have now.
+        self._latest: _Record | None = None
+        self._discard_records()
+
+    def take(self, batch: Batch) -> Tensor:
+        """Take a step.
+
+        Parameters
+        ----------
+        batch : Batch
+            Scaled rows; the step may copy, but does not change them.
+
+        Returns
+        -------
+        loss : Tensor of shape ()
+            Loss of the batch before the update, not synchronized with the host.
+        """
+        key = (batch.n_rows, batch.observed is None, is_expanded(batch.weight))
+        record = self._records.get(key)
+        if record is None:
+            return self._take_and_record(key, batch)
+        if record.is_verified:
+            return record.replay(batch)
+        loss, is_verified = record.verify(batch)
+        if not is_verified:
+            warnings.warn(
+                "A recorded training step differs from the same step as PyTorch "
+                "computes it, probably because an operator of a custom module changes "
+                "more than its outputs. Training continues without recording, which is "
+                "slower. Use compile=False to avoid this warning.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self._may_record = False
+            self._discard_records()
+        return loss
+
+    def refresh(self) -> None:
+        """Discard all recorded steps if anything that they depend on has changed.
+
+        To be called after callbacks or users may have changed the network.
+        """
+        if self._records and self._signature != self._current_signature():
+            self._discard_records()
+
+    def close(self) -> None:
+        """Free the memory of all records."""
+        self._latest = None
+        self._discard_records()
+
+    def _take_and_record(self, key: tuple[int, bool, bool], batch: Batch) -> Tensor:
+        """Take a step eagerly, and record it if further steps are likely to follow."""
+        self._n_taken[key] += 1
+        is_worth_recording = (
+            self._may_record
+            and self._n_taken[key] > WARM_UP
+            and len(self._records) < MAX_RECORDS
+            and all(map(is_trusted, self._parts))
+        )
+        if not is_worth_recording:
+            return self._take_eagerly(batch)
+        if not self._records:
+            _join_step_counters(self._optimizer)
+        record = _Record(self, batch)
+        self._signature = self._current_signature()
+        if record.run is None:
+            self._may_record = False
+        else:
+            self._records[key] = record
+        return record.first_loss
+
+    def _discard_records(self) -> None:
+        self._n_taken: Counter[tuple[int, bool, bool]] = Counter()
+        self._records: dict[tuple[int, bool, bool], _Record] = {}
+
+    def _take_eagerly(self, batch: Batch) -> Tensor:
+        loss = self._backward(batch)
+        self._update()
+        return loss
+
+    def _backward(self, batch: Batch) -> Tensor:
+        self._latest = None
+        self._optimizer.zero_grad()
+        loss = self._loss(batch)
+        loss.backward()
+        return loss.detach()
+
+    def _update(self) -> None:
+        if self._on_gradients is not None:
+            self._on_gradients()
+        self._optimizer.step()
+
+    # State and settings on which recorded steps depend
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+    def _modules(self) -> list[nn.Module]:
+        parts = [part for part in self._parts if isinstance(part, nn.Module)]
+        return [module for part in parts for module in part.modules()]
+
+    def _state(self) -> list[Tensor]:
+        """Return the tensors that persist: weights, buffers, optimizer state."""
+        return [
+            *self._parameters(),
+            *(b for m in self._modules() for b in m.buffers(recurse=False)),
+            *(
+                value
+                for state in self._optimizer.state.values()
+                for value in state.values()
+                if isinstance(value, Tensor)
+            ),
+        ]
+
+    def _current_signature(self) -> tuple:
+        settings = [
+            {k: v for k, v in group.items() if k not in _VARIABLE_SETTINGS}
+            for group in self._optimizer.param_groups
+        ]
+        return (
+            [tensor.data_ptr() for tensor in self._state()],
+            [parameter.requires_grad for parameter in self._parameters()],
+            settings,
+            [_plain_attributes(module) for module in self._modules()],
+            all(map(is_trusted, self._parts)),
+        )
+
+
+class _Record:
+    """A step that was taken once, on a copy of the batch, and can be replayed.
+
+    Attributes
+    ----------
+    first_loss : Tensor of shape ()
+        Loss of the batch with which the step was recorded.
+    run : callable or None
+        Repeats the recorded operations; None if the step cannot be recorded.
+    is_verified : bool
+        Whether a replay has given the same result as an eager step.
+    """
+
+    def __init__(self, step: Step, batch: Batch):
+        self.is_verified = False
+        self._step = step
+        self._batch = batch.clone()
+        self._groups = step._optimizer.param_groups
+        device = batch.target.device
+        # Learning rates as tensors, since numbers would be recorded as constants.
+        # On CUDA the optimizer reads them as float32.
+        dtype = torch.float32 if device.type == "cuda" else torch.float64
+        self._rates = [
+            torch.tensor(group["lr"], dtype=dtype, device=device)
+            for group in self._groups
+        ]
+        # Fields of the batch that are copied at each replay: position and copy.
+        self._places: list[tuple[int, Tensor]] = [
+            (i, own)
+            for i, (own, given) in enumerate(zip(self._batch, batch, strict=True))
+            if own is not None and given is not None and not is_expanded(given)
+        ]
+        record = self._capture if device.type == "cuda" else self._record
+        self._loss, self._gradients, self.run = record()
+        self._finish_step()
+        self.first_loss = self._loss.clone()
+
+    def replay(self, batch: Batch) -> Tensor:
+        """Take a step by repeating the recorded operations."""
+        self._load(batch)
+        assert self.run is not None
+        self.run()
+        self._finish_step()
+        return self._loss.clone()
+
+    def verify(self, batch: Batch) -> tuple[Tensor, bool]:
+        """Take a step eagerly, and compare it with a replay.
+
+        Returns
+        -------
+        loss : Tensor of shape ()
+            Loss of the batch in the eager step.
+        is_verified : bool
+            Whether loss, gradients and state agree within rounding.
+        """
+        self._load(batch)
+        step = self._step
+        state = step._state()
+        before = [tensor.detach().clone() for tensor in state]
+        assert self.run is not None
+        # The replay and the eager step must draw the same random numbers.
+        with _restored_generators(step._generator, self._batch.target.device):
+            self.run()
+        replayed = [
+            None if tensor is None else tensor.detach().clone()
+            for tensor in (self._loss, *self._gradients, *state)
+        ]
+        with torch.no_grad():
+            for tensor, value in zip(state, before, strict=True):
+                tensor.copy_(value)
+        loss, gradients = self._compute()
+        eager = (loss, *gradients, *state)
+        self.is_verified = all(map(_are_close, replayed, eager))
+        if step._on_gradients is not None:
+            step._update()
+        return loss, self.is_verified
+
+    def _load(self, batch: Batch) -> None:
+        """Copy the batch and the learning rates to the tensors that a replay reads."""
+        for i, own in self._places:
+            own.copy_(batch[i])  # type: ignore[arg-type]
+        for rate, group in zip(self._rates, self._groups, strict=True):
+            rate.fill_(group["lr"])
+
+    def _compute(self) -> tuple[Tensor, Gradients]:
+        """Compute the recorded part: the step, without its update if `on_gradients`."""
+        step = self._step
+        if step._on_gradients is not None:
+            loss = step._backward(self._batch)
+        else:
+            numbers = [group["lr"] for group in self._groups]
+            self._set_rates(self._rates)
+            try:
+                loss = step._take_eagerly(self._batch)
+            finally:
+                self._set_rates(numbers)
+        return loss, [parameter.grad for parameter in step._parameters()]
+
+    def _set_rates(self, rates: Iterable[Any]) -> None:
+        for group, rate in zip(self._groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _finish_step(self) -> None:
+        """Set the gradients of the parameters, and update these if not recorded."""
+        step = self._step
+        if step._latest is not self:
+            parameters = step._parameters()
+            for parameter, own in zip(parameters, self._gradients, strict=True):
+                parameter.grad = own
+            step._latest = self
+        if step._on_gradients is not None:
+            step._update()
+
+    def _record(self) -> tuple[Tensor, Gradients, Callable[[], None] | None]:
+        """Take the step on a CPU; return loss, gradients and `run`."""
+        step = self._step
+        batch = [own for _, own in self._places]
+        inputs = [*batch, *step._inputs, *self._rates, *step._state()]
+        (loss, gradients), recorded = tape.record(self._compute, inputs)
+        return loss, gradients, None if recorded is None else recorded.run
+
+    def _capture(self) -> tuple[Tensor, Gradients, Callable[[], None] | None]:
+        """Take the step as a CUDA graph; return loss, gradients and `run`."""
+        graph = torch.cuda.CUDAGraph()
+        if self._step._generator is not None:
+            graph.register_generator_state(self._step._generator)
+        try:
+            with torch.cuda.graph(graph):
+                loss, gradients = self._compute()
+        except RuntimeError:  # an operation synchronizes, which a graph cannot contain
+            return *self._compute(), None
+        graph.replay()  # capturing a step does not run it
+        return loss, gradients, graph.replay
+
+
+def is_trusted(part: Any) -> bool:
+    """Whether an object and its modules belong to trusted packages, without hooks."""
+    if not isinstance(part, nn.Module):
+        return _package(part) in TRUSTED_PACKAGES
+    return all(
+        _package(module) in TRUSTED_PACKAGES and not has_hooks(module)
+        for module in part.modules()
+    )
+
+
+def _package(part: Any) -> str:
+    """Return the name of the package that defines the class of an object."""
+    return type(part).__module__.partition(".")[0]
+
+
+def _plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of a module that are settings: numbers, names, mode."""
+    plain = (int, float, str, tuple, type(None))
+    return {k: v for k, v in vars(module).items() if isinstance(v, plain)}
+
+
+@contextmanager
+def _restored_generators(
+    generator: torch.Generator | None, device: torch.device
+) -> Iterator[None]:
+    """Context that restores a generator and PyTorch's global one at its end."""
+    state = None if generator is None else generator.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+    if generator is not None and state is not None:
+        generator.set_state(state)
+
+
+def _are_close(replayed: Tensor | None, eager: Tensor | None) -> bool:
+    """Whether two results are equal up to rounding."""
+    if replayed is None or eager is None:
+        return replayed is eager
+    if not eager.is_floating_point():
+        return torch.equal(replayed, eager)
+    if eager.numel() == 0:
+        return True
+    largest = eager.detach().abs().nan_to_num(posinf=0.0).max().item()
+    return torch.allclose(
+        replayed, eager, rtol=TOLERANCE, atol=TOLERANCE * largest, equal_nan=True
+    )
+
+
+def _join_step_counters(optimizer: torch.optim.Optimizer) -> None:
+    """Store the step counters of all parameters as views of one tensor.
+
+    A replay then increments them by one operation, see `tape`.
+    """
+    states = [s for s in optimizer.state.values() if isinstance(s.get("step"), Tensor)]
+    if states:
+        joined = torch.stack([state["step"] for state in states])
+        for state, count in zip(states, joined, strict=True):
+            state["step"] = count

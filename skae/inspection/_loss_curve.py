@@ -1,0 +1,146 @@
+"""Display of training and validation losses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from skae.inspection._drawing import get_axes
+from skae.inspection._estimators import find_autoencoder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class LossCurveDisplay:
+    """Training and validation loss of each epoch.
+
+    Each curve is a mean over rows. The mark is the epoch whose weights the estimator
+    has: the best epoch with early stopping, else the last one.
+
+    Parameters
+    ----------
+    loss_curve : array-like of shape (n_epochs,)
+        Mean objective over the training rows in each epoch.
+    validation_loss_curve : array-like of shape (n_epochs,), default=None
+        Mean objective over the held-out rows after each epoch.
+    best_epoch : int, default=None
+        Epoch whose weights were restored, 0 for the initial weights. If None, no epoch
+        is marked.
+    estimator_name : str, default=None
+        Title of the plot.
+
+    Attributes
+    ----------
+    ax_ : matplotlib.axes.Axes
+        Axes of the plot.
+    figure_ : matplotlib.figure.Figure
+        Figure that contains the axes.
+    lines_ : list of matplotlib.lines.Line2D
+        The training curve and, if there is one, the validation curve.
+    best_line_ : matplotlib.lines.Line2D or None
+        Vertical line at the best epoch.
+
+    See Also
+    --------
+    ComponentSelectionDisplay : Scores by the number of components.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skae import AutoencoderTransformer
+    >>> from skae.inspection import LossCurveDisplay
+    >>> X = load_iris().data
+    >>> ae = AutoencoderTransformer(1, max_epochs=5, random_state=0).fit(X)
+    >>> display = LossCurveDisplay.from_estimator(ae)
+    >>> display.ax_.get_xlabel()
+    'epoch'
+    """
+
+    def __init__(
+        self,
+        loss_curve: ArrayLike,
+        *,
+        validation_loss_curve: ArrayLike | None = None,
+        best_epoch: int | None = None,
+        estimator_name: str | None = None,
+    ):
+        self.loss_curve = loss_curve
+        self.validation_loss_curve = validation_loss_curve
+        self.best_epoch = best_epoch
+        self.estimator_name = estimator_name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        *,
+        name: str | None = None,
+        ax: Axes | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Plot the losses of a fitted estimator.
+
+        If early stopping was cross-validated, the curves are means over the folds, and
+        the best epoch is the number of epochs of the final training on all rows.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted autoencoder, or a fitted `Pipeline` or search that ends in one.
+        name : str, default=None
+            Title of the plot. If None, the name of the estimator's class.
+        ax : matplotlib.axes.Axes, default=None
+            Axes to draw into. If None, a new figure is created.
+        **kwargs : dict
+            Keyword arguments passed to `matplotlib.axes.Axes.plot`.
+
+        Returns
+        -------
+        display : LossCurveDisplay
+            The display, drawn.
+        """
+        autoencoder = find_autoencoder(estimator)
+        display = cls(
+            autoencoder.loss_curve_,
+            validation_loss_curve=autoencoder.validation_loss_curve_,
+            best_epoch=autoencoder._trained.curves.best_epoch,
+            estimator_name=name or type(autoencoder).__name__,
+        )
+        return display.plot(ax, **kwargs)
+
+    def plot(self, ax: Axes | None = None, **kwargs: Any) -> Self:
+        """Plot the loss curves.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, default=None
+            Axes to draw into. If None, a new figure is created.
+        **kwargs : dict
+            Keyword arguments passed to `matplotlib.axes.Axes.plot`.
+
+        Returns
+        -------
+        display : LossCurveDisplay
+            This object.
+        """
+        self.ax_, self.figure_ = get_axes(self, ax)
+        curves = {"training": self.loss_curve, "validation": self.validation_loss_curve}
+        self.lines_ = []
+        for label, curve in curves.items():
+            if curve is None:
+                continue
+            epochs = 1 + np.arange(len(np.asarray(curve)))
+            style = {"marker": "." if len(epochs) == 1 else "", **kwargs}
+            self.lines_ += self.ax_.plot(epochs, curve, label=label, **style)
+        self.best_line_ = None
+        if self.best_epoch is not None:
+            label = f"weights of epoch {self.best_epoch}"
+            self.best_line_ = self.ax_.axvline(
+                self.best_epoch, color="0.5", linestyle="--", label=label
+            )
+        self.ax_.set(xlabel="epoch", ylabel="loss", title=self.estimator_name or "")
+        self.ax_.legend()
+        return self

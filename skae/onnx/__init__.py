@@ -1,0 +1,1 @@
+"""ONNX graphs of fitted estimators. The public functions are in `skae.export`."""

@@ -1,0 +1,142 @@
+"""The objective of each row, and weights after trimming."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from nets import X, batch_of, history_of, make_module, make_net, make_split, train
+from torch import nn
+
+from skae.bottlenecks import Squeeze
+from skae.engine.objective import Objective, trimmed_weight
+
+
+class Cost(nn.Module):
+    """A penalty of one plus the square of the code."""
+
+    def forward(self, encoder, X, Z, weight):
+        assert Z.shape == (len(X), 1)
+        assert len(weight) == len(X)
+        return 1 + Z.square().sum(dim=1)
+
+
+class Term(Squeeze):
+    """A bottleneck whose term is the share of the steps that are done."""
+
+    def training_code(self, H, weight, done):
+        return H, done.expand(len(H))
+
+
+def test_the_objective_is_loss_plus_weighted_terms():
+    module = make_module()
+    module.bottleneck = Term()
+    rows = torch.from_numpy(X[:5])
+    objective = Objective(None, 3.0, Cost(), 0.5)
+    with torch.no_grad():
+        loss, Z = module.row_error(rows), module.encode(rows)
+        total = objective(module, batch_of(module, rows), torch.tensor(0.25))
+    # The term of the bottleneck is divided by the two features, as the loss is.
+    torch.testing.assert_close(
+        total, loss + 3 * 0.25 / 2 + 0.5 * (1 + Z.square().sum(dim=1))
+    )
+
+
+def test_a_row_with_fewer_observed_entries_has_a_larger_share_of_the_term():
+    module = make_module()
+    module.bottleneck = Term()
+    rows = torch.tensor([[1.0, torch.nan]], dtype=torch.float64)
+    with torch.no_grad():
+        total = Objective()(module, batch_of(module, rows), torch.tensor(1.0))
+        assert total == pytest.approx(module.row_error(rows) + 1)
+
+
+def test_a_penalty_lowers_what_it_penalises():
+    def code(objective):
+        net = make_net(objective=objective, max_epochs=30)
+        train(net)
+        with torch.no_grad():
+            return net.module_.encode(torch.from_numpy(X)).square().mean()
+
+    assert code(Objective(None, 1.0, Cost(), 10.0)) < 0.1 * code(Objective())
+
+
+def test_the_objective_receives_the_share_of_steps_done():
+    calls = []
+
+    class RecordingTerm(Term):
+        def training_code(self, H, weight, done):
+            calls.append((self.training, done.item()))
+            return super().training_code(H, weight, done)
+
+    def shares(training, **plan):
+        calls.clear()
+        module = make_module()
+        module.bottleneck = RecordingTerm()
+        net = make_net(module, max_epochs=2, batch_size=8, **plan)
+        train(net, make_split(held_out=True))
+        return [done for is_training, done in calls if is_training == training]
+
+    assert shares(True, schedule=lambda done: 1.0) == [0, 0.25, 0.5, 0.75]
+    assert set(shares(False, schedule=lambda done: 1.0)) == {1.0}
+    assert set(shares(True)) == {1.0}  # without a schedule, as in partial_fit
+
+
+# Trimming
+
+
+losses_and_weights = st.integers(1, 12).flatmap(
+    lambda n: st.tuples(
+        hnp.arrays(np.float64, n, elements=st.floats(0, 10)),
+        hnp.arrays(np.int64, n, elements=st.integers(1, 4)),
+        st.floats(0, 0.99),
+    )
+)
+
+
+@settings(max_examples=100)
+@given(losses_and_weights)
+def test_trimming_leaves_out_a_share_of_the_weight(drawn):
+    losses, weight, trim = map(torch.as_tensor, drawn)
+    kept = trimmed_weight(losses, weight.double(), float(trim))
+    assert (kept >= 0).all()
+    assert (kept <= weight).all()
+    assert kept.sum().item() == pytest.approx((1 - trim) * weight.sum().item())
+    # No row is left out while a row of higher loss is kept.
+    worst_kept = losses[kept > 0].max()
+    assert (kept[losses < worst_kept] == weight[losses < worst_kept]).all()
+
+
+@settings(max_examples=100)
+@given(losses_and_weights)
+def test_trimming_treats_weights_as_repetitions(drawn):
+    losses, weight, trim = map(torch.as_tensor, drawn)
+    kept = trimmed_weight(losses, weight.double(), float(trim))
+    repeated = losses.repeat_interleave(weight)
+    kept_repeated = trimmed_weight(
+        repeated, torch.ones(len(repeated), dtype=torch.float64), float(trim)
+    )
+    mean = (losses * kept).sum()
+    assert mean.item() == pytest.approx((repeated * kept_repeated).sum().item())
+
+
+def test_without_trimming_the_weight_itself_is_returned():
+    weight = torch.ones(4)
+    assert trimmed_weight(torch.rand(2, 4), weight, 0.0) is weight
+
+
+def test_each_member_is_trimmed_by_its_own_losses():
+    losses = torch.tensor([[1.0, 2, 3, 4], [4, 3, 2, 1]])
+    kept = trimmed_weight(losses, torch.ones(4), 0.25)
+    assert kept.tolist() == [[1, 1, 1, 0], [0, 1, 1, 1]]
+
+
+def test_trimmed_rows_have_no_gradient():
+    far = np.vstack([X[:8], [[1e3, -1e3]]])
+    losses = []
+    for trim in (0.0, 0.2):
+        net = make_net(batch_size=9, trim=trim, max_epochs=1)
+        losses.append(history_of(net, make_split(X=far))[-1]["train_loss"])
+    assert losses[0] > 1e4
+    assert losses[1] < 10

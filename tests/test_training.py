@@ -1,0 +1,602 @@
+"""Folds, interrupts, pieces and warm starts: what a training returns."""
+
+import pickle
+import signal
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import load_iris
+from skorch.callbacks import Callback
+from torch import nn
+
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae.losses import Mixed
+from skae.networks import MLP, Custom
+
+
+@pytest.fixture(scope="module")
+def X(digits):
+    return digits[:400, 20:40]
+
+
+@pytest.fixture
+def python_handler():
+    """Python's own handler of SIGINT, also where the test runner has another."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class Shared(Callback):
+    """A callback that is not copied, so that a test can read it."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class RaiseInBatch(Callback):
+    def on_batch_end(self, net, training=False, **kwargs):
+        if training:
+            raise RuntimeError("failed")
+
+
+class PressCtrlC(Shared):
+    """Presses Ctrl-C in an epoch of one of several trainings."""
+
+    def __init__(self, training=1, epoch=1):
+        self.training = training
+        self.epoch = epoch
+        self.n_trainings = self.n_epochs = 0
+
+    def on_train_begin(self, net, **kwargs):
+        self.n_trainings += 1
+        self.n_epochs = 0
+
+    def on_batch_begin(self, net, training=False, **kwargs):
+        if (self.n_trainings, self.n_epochs) == (self.training, self.epoch - 1):
+            signal.raise_signal(signal.SIGINT)
+
+    def on_epoch_end(self, net, **kwargs):
+        self.n_epochs += 1
+
+
+# Pieces: what a piece lacks does not damage what was learnt before
+
+
+def pieces_of(X):
+    lacking = X[200:260].copy()
+    lacking[:, 3] = np.nan
+    constant = X[200:260].copy()
+    constant[:, 3] = constant[0, 3]
+    return {
+        "a missing column": [X[:200], lacking],
+        "a constant column": [X[:200], constant],
+        "a missing, then a constant column": [X[:200], lacking, constant],
+        "single rows after a piece": [X[:200], *X[200:230, None]],
+        "single rows only": list(X[:60, None]),
+        "one row twice": [X[:1], X[:1]],
+    }
+
+
+@pytest.mark.parametrize("case", list(pieces_of(np.zeros((300, 4)))))
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e6])
+def test_odd_pieces_leave_scores_finite_and_columns_in_use(case, unit, X):
+    X = X + np.random.default_rng(0).normal(scale=0.1, size=X.shape)
+    X = X * np.where(np.arange(X.shape[1]) == 3, unit, 1.0)
+    detector = AutoencoderOutlierDetector(random_state=0)
+    for piece in pieces_of(X)[case]:
+        detector.partial_fit(piece)
+    assert np.isfinite(detector.score_samples(X)).all()
+    if case == "one row twice" or (case == "single rows only" and unit != 1):
+        return  # a first piece of one row tells nothing of the columns' units
+    spoiled = X[300:340].copy()
+    spoiled[:, 3] += 1000 * X[:, 3].std()
+    contributions = detector.feature_contributions(spoiled)
+    assert np.mean(contributions.argmax(axis=1) == 3) > 0.9
+    assert (detector.feature_contributions(X[300:340]).argmax(axis=1) != 3).any()
+
+
+def test_residual_means_of_pieces_are_those_of_all_rows(X):
+    # Without steps, the residuals of all pieces are those of the same network.
+    settings = {"random_state": 0, "learning_rate": 1e-30}
+    whole = AutoencoderOutlierDetector(**settings).partial_fit(X[:200])
+    pieces = AutoencoderOutlierDetector(**settings).partial_fit(X[:200])
+    for start in range(0, 200, 50):
+        pieces.partial_fit(X[start : start + 50])
+    assert_allclose(pieces.score_samples(X), whole.score_samples(X), rtol=1e-6)
+
+
+@pytest.mark.parametrize("errors", [("loss", "log"), ("log", "loss", "log")])
+def test_residual_means_survive_a_change_of_the_error(errors, X):
+    first, *others, last = errors
+    detector = AutoencoderOutlierDetector(error=first, random_state=0).fit(X)
+    for error in others:
+        detector.set_params(error=error).partial_fit(X)
+    lacking = X[:30].copy()
+    lacking[:, 2] = np.nan
+    detector.set_params(error=last).partial_fit(lacking)
+    scale = detector.module_.residual_scale.squeeze(1).numpy()
+    assert scale[:, 2].min() > 0.1 * np.median(scale)
+
+
+def test_a_piece_without_any_value_is_refused(X):
+    detector = AutoencoderOutlierDetector(random_state=0).partial_fit(X)
+    offset = detector.offset_
+    with pytest.raises(ValueError, match="no observed value"):
+        detector.partial_fit(np.full((3, X.shape[1]), np.nan))
+    assert detector.offset_ == offset
+
+
+def test_a_piece_with_huge_weights_is_refused(X):
+    detector = AutoencoderOutlierDetector(random_state=0, max_epochs=2).fit(X)
+    scores = detector.score_samples(X)
+    with pytest.raises(ValueError, match="too large"):
+        detector.partial_fit(X, sample_weight=np.full(len(X), 1e307))
+    assert_array_equal(detector.score_samples(X), scores)
+
+
+def test_pieces_have_the_learning_rate_and_the_batch_size_of_the_first(X):
+    class Record(Shared):
+        def __init__(self):
+            self.settings = []
+
+        def on_epoch_end(self, net, **kwargs):
+            (group,) = net.optimizer_.param_groups
+            self.settings.append((group["lr"], net.batch_size))
+
+    record = Record()
+    ae = AutoencoderTransformer(2, random_state=0, callbacks=[record])
+    for piece in (X[:300], X[300:340], X[:1], X):
+        ae.partial_fit(piece)
+        ae = pickle.loads(pickle.dumps(ae)).set_params(callbacks=[record])
+    assert len(set(record.settings)) == 1
+    ae.set_params(learning_rate=0.5, batch_size=3).partial_fit(X)
+    assert record.settings[-1] == (0.5, 3)
+
+
+# A call that fails changes nothing
+
+
+@pytest.mark.parametrize(
+    "estimator", [AutoencoderTransformer, AutoencoderOutlierDetector]
+)
+@pytest.mark.parametrize("after", ["fit", "partial_fit"])
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"callbacks": [RaiseInBatch()]}, RuntimeError),
+        ({"learning_rate": 1e30}, ValueError),
+        ({"callbacks": [PressCtrlC]}, KeyboardInterrupt),
+    ],
+)
+def test_partial_fit_that_fails_leaves_the_model(
+    estimator, after, settings, error, X, python_handler
+):
+    network = MLP((8,), dropout=0.5)
+    model = estimator(2, network=network, max_epochs=2, random_state=0)
+    getattr(model, after)(X)
+    before = vars(model).copy()
+    expected = model.score_samples(X)
+    model.set_params(**settings)
+    with pytest.raises(error):
+        model.partial_fit(X)
+    assert not model.module_.training
+    assert_array_equal(model.score_samples(X), expected)
+    assert vars(model)["_trained"] is before["_trained"]
+    model.set_params(callbacks=None, learning_rate="auto").partial_fit(X)
+    assert not np.array_equal(model.score_samples(X), expected)
+
+
+class RaiseAtEnd:
+    """A scikit-learn callback that raises when a fit is over."""
+
+    def __init__(self, method):
+        self.method = method
+
+    def setup(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context, **kwargs):
+        pass
+
+    def on_fit_task_end(self, estimator, context, **kwargs):
+        if self.method == "on_fit_task_end" and context.parent is None:
+            raise RuntimeError("failed")
+
+    def teardown(self, estimator, context):
+        if self.method == "teardown":
+            raise RuntimeError("failed")
+
+
+@pytest.mark.parametrize("method", ["on_fit_task_end", "teardown"])
+@pytest.mark.parametrize("call", ["fit", "partial_fit"])
+def test_a_callback_that_raises_at_the_end_leaves_the_model(method, call, X):
+    pytest.importorskip("sklearn.callback")
+    ae = AutoencoderTransformer(2, max_epochs=2, random_state=0).fit(X)
+    Z = ae.transform(X)
+    ae.set_callbacks(RaiseAtEnd(method))
+    with pytest.raises(RuntimeError, match="failed"):
+        getattr(ae, call)(X[:100])
+    assert_array_equal(ae.transform(X), Z)
+    new = AutoencoderTransformer(2, max_epochs=2).set_callbacks(RaiseAtEnd(method))
+    with pytest.raises(RuntimeError, match="failed"):
+        getattr(new, call)(X)
+    assert not hasattr(new, "n_features_in_")
+
+
+@pytest.mark.parametrize(
+    "estimator", [AutoencoderTransformer, AutoencoderOutlierDetector]
+)
+@pytest.mark.parametrize("call", ["fit", "partial_fit"])
+def test_an_update_that_diverges_is_an_error(estimator, call, X):
+    model = estimator(2, random_state=0, early_stopping=False, max_epochs=1)
+    model.fit(X)
+    scores = model.score_samples(X)
+    model.set_params(learning_rate=1e38, batch_size=1000)
+    with pytest.raises(ValueError, match="diverged"):
+        getattr(model, call)(X)
+    if call == "fit":
+        assert not hasattr(model, "module_")
+    else:
+        assert_array_equal(model.score_samples(X), scores)
+
+
+def test_training_continues_with_a_replaced_part(X):
+    ae = AutoencoderTransformer(2, random_state=0).partial_fit(X)
+    ae.module_.encoder = nn.Linear(20, 2)
+    for _ in range(5):
+        ae.partial_fit(X)
+    assert np.isfinite(ae.transform(X)).all()
+
+
+def test_training_continues_with_a_module_that_stores_its_output(X):
+    class Storing(nn.Linear):
+        def forward(self, X):
+            self.output = super().forward(X)
+            return self.output
+
+    network = Custom(Storing(20, 2), nn.Linear(2, 20))
+    ae = AutoencoderTransformer(2, network=network, random_state=0)
+    for _ in range(3):
+        ae.partial_fit(X)
+    assert ae.n_iter_ == 3
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_training_continues_without_gradients_outside(context, X):
+    expected = AutoencoderTransformer(2, random_state=0).partial_fit(X).partial_fit(X)
+    with context():
+        ae = AutoencoderTransformer(2, random_state=0).partial_fit(X).partial_fit(X)
+    assert_array_equal(
+        ae.partial_fit(X).transform(X), expected.partial_fit(X).transform(X)
+    )
+
+
+def test_partial_fit_leaves_the_model_that_it_continues_from(X):
+    ae = AutoencoderTransformer(2, random_state=0).partial_fit(X)
+    module, Z = ae.module_, ae.transform(X)
+    weights = {name: t.clone() for name, t in module.state_dict().items()}
+    ae.partial_fit(X)
+    assert ae.module_ is not module
+    assert all(torch.equal(t, weights[n]) for n, t in module.state_dict().items())
+    assert not np.array_equal(ae.transform(X), Z)
+
+
+# Parameters set between calls
+
+
+@pytest.mark.parametrize(
+    ("settings", "change"),
+    [
+        ({}, {"learning_rate": 0.1}),
+        ({}, {"weight_decay": 0.9}),
+        ({}, {"batch_size": 7}),
+        ({}, {"trim": 0.5}),
+        ({"penalty": "l1"}, {"penalty_weight": 10.0}),
+        ({"bottleneck": "gaussian"}, {"bottleneck_weight": 10.0}),
+        ({"corruption": "gaussian"}, {"corruption_level": 2.0}),
+        ({}, {"corruption": "masking"}),
+    ],
+)
+@pytest.mark.parametrize("is_pickled", [False, True])
+def test_parameters_set_between_calls_of_partial_fit_count(
+    settings, change, is_pickled, X
+):
+    def fitted(change):
+        ae = AutoencoderTransformer(4, random_state=0, **settings).partial_fit(X)
+        if is_pickled:
+            ae = pickle.loads(pickle.dumps(ae))
+        return ae.set_params(**change).partial_fit(X)
+
+    assert not np.array_equal(fitted({}).transform(X), fitted(change).transform(X))
+
+
+def test_callbacks_set_between_calls_of_partial_fit_are_called(X):
+    class Count(Shared):
+        n_calls = 0
+
+        def on_epoch_end(self, net, **kwargs):
+            self.n_calls += 1
+
+    count = Count()
+    ae = AutoencoderTransformer(2, random_state=0).partial_fit(X)
+    ae.set_params(callbacks=[count]).partial_fit(X)
+    assert count.n_calls == 1
+
+
+def test_device_set_between_calls_of_partial_fit_is_checked(X):
+    ae = AutoencoderTransformer(2, random_state=0).partial_fit(X)
+    with pytest.raises(ValueError, match="device must be"):
+        ae.set_params(device="none").partial_fit(X)
+
+
+def test_pieces_continue_with_the_optimizer_and_the_noise(X):
+    # Adam's first steps have the size of the learning rate in every coordinate.
+    settings = {"random_state": 0, "corruption": "gaussian", "batch_size": 400}
+    ae = AutoencoderTransformer(2, **settings).partial_fit(X).partial_fit(X)
+    states = ae._trained.optimizer
+    assert {int(state["step"]) for state in states.optimizer.values()} == {2}
+    assert states.n_steps == 2
+    losses = ae.loss_curve_
+    again = AutoencoderTransformer(2, **settings).partial_fit(X)
+    without = pickle.loads(pickle.dumps(again))
+    assert without._trained.optimizer is None
+    assert again.partial_fit(X).loss_curve_ == losses
+    assert without.partial_fit(X).loss_curve_ != losses
+
+
+# Parameters are compared by value
+
+
+def make_activation():
+    return nn.Tanh()
+
+
+def make_encoder(n_features, n_components):
+    return nn.Linear(n_features, n_components)
+
+
+def make_decoder(n_features, n_components):
+    return nn.Linear(n_components, n_features)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"network": MLP((8,), activation=make_activation)},
+        {"network": Custom(make_encoder, make_decoder)},
+        {"network": Custom(nn.Linear(20, 2), nn.Linear(2, 20))},
+        {"n_components": np.int64(2), "hidden_layer_sizes": [8]},
+    ],
+)
+@pytest.mark.parametrize("print_changed_only", [False, True])
+def test_training_continues_with_equal_parameters(settings, print_changed_only, X):
+    ae = AutoencoderTransformer(**{"n_components": 2, **settings}).partial_fit(X)
+    with sklearn.config_context(print_changed_only=print_changed_only):
+        ae.partial_fit(X)
+        ae = pickle.loads(pickle.dumps(ae)).partial_fit(X)
+    assert ae.n_iter_ == 3
+
+
+def test_training_does_not_continue_with_other_columns():
+    X = (np.random.default_rng(0).random((100, 50)) > 0.5).astype(float)
+    ae = AutoencoderTransformer(2, loss=Mixed(list(range(40)))).partial_fit(X)
+    ae.set_params(loss=Mixed([*range(39), 45]))
+    with pytest.raises(ValueError, match="loss="):
+        ae.partial_fit(X)
+
+
+def test_training_does_not_continue_with_a_network_changed_in_place(X):
+    ae = AutoencoderTransformer(2, network=MLP((8,))).partial_fit(X)
+    ae.set_params(network__activation="relu")
+    with pytest.raises(ValueError, match="network="):
+        ae.partial_fit(X)
+
+
+class Small(AutoencoderTransformer):
+    """A subclass whose constructor has few parameters."""
+
+    def __init__(self, n_components=2, warm_start=False):
+        super().__init__(
+            n_components, max_epochs=2, random_state=0, warm_start=warm_start
+        )
+
+
+def test_training_of_a_subclass_with_few_parameters_continues(X):
+    ae = Small().partial_fit(X).partial_fit(X)
+    assert ae.n_iter_ == 2
+    assert Small(warm_start=True).fit(X).fit(X[:200]).n_iter_ >= 2
+
+
+# Warm starts
+
+
+def test_an_estimator_given_to_a_callback_can_be_fitted(X):
+    callback = pytest.importorskip("sklearn.callback")
+    estimators = []
+
+    def score(estimator, X, y):
+        estimators.append(estimator)
+        return {"score": 0.0}
+
+    settings = {"max_epochs": 2, "early_stopping": False, "warm_start": True}
+    ae = AutoencoderTransformer(2, random_state=0, **settings)
+    ae.set_callbacks(callback.ScoringMonitor(scoring=score)).fit(X)
+    first = estimators[0]
+    assert first.n_iter_ == 1
+    assert first.fit(X).n_iter_ == 3
+    assert first.partial_fit(X).n_iter_ == 4
+
+
+def test_the_error_of_a_score_needs_no_training(X):
+    settings = {"max_epochs": 3, "random_state": 0}
+    detector = AutoencoderOutlierDetector(**settings, warm_start=True).fit(X)
+    module = detector.module_
+    detector.set_params(error="loss").fit(X)
+    assert detector.n_iter_ == 3
+    assert module.residual_scale is not None  # of the fit before
+    other = AutoencoderOutlierDetector(**settings, error="loss").fit(X)
+    assert_array_equal(detector.score_samples(X), other.score_samples(X))
+    assert detector.offset_ == other.offset_
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("resume", ["fit", "partial_fit"])
+def test_epochs_count_over_all_fits(early_stopping, resume, X):
+    ae = AutoencoderTransformer(
+        2,
+        init="random",
+        hidden_layer_sizes=(8,),
+        max_epochs=8,
+        early_stopping=early_stopping,
+        n_iter_no_change=50,
+        warm_start=True,
+        random_state=0,
+    ).fit(X[:200])
+    first = ae.loss_curve_
+    getattr(ae, resume)(X[200:])
+    curve = ae.loss_curve_
+    assert ae.n_iter_ == len(curve) == len(ae.net_.history) > len(first) == 8
+    assert curve[:8] == first
+    best = ae.net_.best_epoch_
+    assert best == ae._trained.curves.best_epoch
+    if early_stopping and resume == "fit":
+        assert best == 9 + int(np.argmin(ae.validation_loss_curve_[8:]))
+    else:
+        assert best == len(curve)
+
+
+def test_a_resumed_fit_without_gain_keeps_its_best_epoch(X):
+    ae = AutoencoderTransformer(
+        2,
+        init="random",
+        max_epochs=5,
+        early_stopping=True,
+        warm_start=True,
+        random_state=0,
+    ).fit(X)
+    best = ae.net_.best_epoch_
+    ae.set_params(learning_rate=10.0).fit(X[::-1][:300])
+    assert ae.net_.best_epoch_ == best
+    assert ae.n_iter_ > 5
+
+
+# Folds
+
+
+def test_epochs_after_folds_are_those_of_the_returned_network():
+    X = load_iris().data
+    ae = AutoencoderTransformer(1, random_state=0, max_epochs=60).fit(X)
+    assert 1 <= ae.n_iter_ == len(ae.net_.history) == ae.net_.best_epoch_
+    assert len(ae.loss_curve_) == len(ae.validation_loss_curve_) >= ae.n_iter_
+
+
+def test_folds_that_keep_the_start_return_a_network_without_epochs():
+    noise = np.random.default_rng(0).normal(size=(50, 8))
+    ae = AutoencoderTransformer(2, max_epochs=20, random_state=0).fit(noise)
+    assert ae.n_iter_ == ae.net_.best_epoch_ == len(ae.net_.history) == 0
+    assert len(ae.loss_curve_) == len(ae.validation_loss_curve_) > 0
+
+
+@pytest.mark.parametrize("training", [2, 3, 5, 6])
+def test_ctrl_c_returns_the_best_of_the_finished_folds(training, python_handler):
+    X = load_iris().data
+    settings = {"random_state": 0, "max_epochs": 40, "init": "random"}
+    press = PressCtrlC(training)
+    ae = AutoencoderTransformer(1, **settings, callbacks=[press])
+    with pytest.raises(KeyboardInterrupt):
+        ae.fit(X)
+    assert press.n_trainings == training
+    assert ae.n_iter_ > 1  # one of the finished trainings
+    assert ae.n_iter_ == len(ae.loss_curve_) == len(ae.validation_loss_curve_)
+    assert ae.score(X) > 0.9
+
+
+class PressCtrlCInCopy(Callback):
+    """Presses Ctrl-C while one of several trainings is prepared."""
+
+    n_copies = 0
+
+    def __init__(self, copy):
+        self.copy = copy
+
+    def __deepcopy__(self, memo):
+        type(self).n_copies += 1
+        if type(self).n_copies == self.copy:
+            signal.raise_signal(signal.SIGINT)
+        return self
+
+
+@pytest.mark.parametrize("training", [2, 4, 6])
+def test_ctrl_c_between_folds_returns_the_best_of_the_finished(
+    training, python_handler, monkeypatch
+):
+    monkeypatch.setattr(PressCtrlCInCopy, "n_copies", 0)
+    press = PressCtrlCInCopy(training)
+    ae = AutoencoderTransformer(
+        1, init="random", max_epochs=5, random_state=0, callbacks=[press]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        ae.fit(load_iris().data)
+    assert 1 <= ae.n_iter_ == len(ae.loss_curve_)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_curves_of_folds_reach_the_epochs_of_the_network(seed, X):
+    ae = AutoencoderTransformer(
+        2,
+        init="random",
+        hidden_layer_sizes=(8,),
+        learning_rate=0.05,
+        batch_size=4,
+        n_iter_no_change=1,
+        max_epochs=15,
+        random_state=seed,
+    ).fit(X[:60])
+    assert ae.net_.best_epoch_ <= len(ae.loss_curve_)
+
+
+def test_ctrl_c_in_the_first_fold_returns_its_best_epoch(python_handler):
+    X = load_iris().data
+    press = PressCtrlC(1, epoch=5)
+    ae = AutoencoderTransformer(1, random_state=0, init="random", callbacks=[press])
+    with pytest.raises(KeyboardInterrupt):
+        ae.fit(X)
+    assert ae.n_iter_ == len(ae.loss_curve_) == 4
+    assert np.isfinite(ae.transform(X)).all()
+
+
+# What a method may do depends on the fit
+
+
+@pytest.mark.parametrize(
+    ("fitted", "later", "method", "exists"),
+    [
+        ("deterministic", "gaussian", "sample", False),
+        ("deterministic", "quantized", "quantize", False),
+        ("deterministic", "quantized", "dequantize", False),
+        ("gaussian", "deterministic", "sample", True),
+        ("quantized", "gaussian", "quantize", True),
+        ("quantized", "gaussian", "sample", False),
+    ],
+)
+def test_methods_exist_by_the_bottleneck_of_the_fit(fitted, later, method, exists, X):
+    ae = AutoencoderTransformer(2, bottleneck=fitted, max_epochs=1)
+    assert hasattr(ae, method) is exists
+    ae.fit(X).set_params(bottleneck=later)
+    assert hasattr(ae, method) is exists
+    assert hasattr(pickle.loads(pickle.dumps(ae)), method) is exists
+
+
+def test_contributions_exist_by_the_bottleneck_of_the_fit(X):
+    from skae.bottlenecks import Gaussian
+
+    elbo = Gaussian(score="elbo")
+    detector = AutoencoderOutlierDetector(max_epochs=1).fit(X)
+    assert hasattr(detector.set_params(bottleneck=elbo), "feature_contributions")
+    detector = AutoencoderOutlierDetector(bottleneck=elbo, max_epochs=1).fit(X)
+    detector.set_params(bottleneck="deterministic")
+    assert not hasattr(detector, "feature_contributions")
