@@ -1,25 +1,26 @@
-"""Print the figures by which the family of variants is judged.
+"""Measure each variant of the autoencoder and compare it with a reference.
 
-- simple: the fully connected autoencoder of the textbooks beside a hand-written
-  PyTorch loop, the package's defaults at the same size, and PCA;
-- denoising: what is left of the noise on images and on signals, beside PCA, the
-  same network without noise in training, and a Savitzky-Golay filter;
-- conv: a convolutional network beside a dense one with more parameters;
-- sparse: zero codes, mean activity and error along five weights of each penalty;
-- contractive: the Jacobian's norm along the weights, and what the penalty costs;
-- variational: the negative evidence lower bound beside a hand-written PyTorch
-  VAE, and samples that a classifier judges;
-- quantized: error and bits beside product quantization by k-means;
-- outliers: every variant in the detector, ROC AUC beside IsolationForest.
+- simple: a fully connected autoencoder, compared with a hand-written PyTorch loop,
+  the package's defaults at the same size, and PCA;
+- denoising: error on noisy images and signals, compared with PCA, the same network
+  trained without noise, and a Savitzky-Golay filter;
+- conv: a convolutional network, compared with a dense one with more parameters;
+- sparse: zero codes, mean activity and error for five weights of each penalty;
+- contractive: the norm of the Jacobian for several weights, and the time that the
+  penalty takes;
+- variational: the negative evidence lower bound, compared with a hand-written PyTorch
+  VAE, and samples evaluated by a classifier;
+- quantized: error and bits, compared with product quantization by k-means;
+- outliers: ROC AUC of every variant of the detector, compared with IsolationForest.
 
-Every figure is a median over the seeds, beside its reference from the same run.
+Every result is a median over the seeds; its reference is measured in the same run.
 From the repository root, with the package installed::
 
     python benchmarks/family.py --data DIR
 
-where DIR holds mnist.npz (arrays X_train, y_train, X_test and y_test; images in
-uint8) and adbench/*.npz (arrays X and y) [1]_. It computes on one thread, and its
-seconds are the processor's, so that they mean the same on a busy machine.
+where DIR contains mnist.npz (arrays X_train, y_train, X_test and y_test; images in
+uint8) and adbench/*.npz (arrays X and y) [1]_. It uses one thread, and seconds are
+processor time, which does not depend on the load of the machine.
 
 References
 ----------
@@ -71,23 +72,24 @@ N_PIXELS = SIDE**2
 
 
 class Size(NamedTuple):
-    """How much of everything a run takes.
+    """Sizes of the data and the training.
 
     Attributes
     ----------
-    n_full, n_part, n_test : int
-        Images to train on where the protocol asks for all of them, elsewhere,
-        and to test on.
+    n_full, n_part : int
+        Training images of the sections that use all images, and of the others.
+    n_test : int
+        Test images.
     n_signals : int
-        Waveforms to train on; a fifth as many to test on.
+        Training waveforms; there are a fifth as many test waveforms.
     n_epochs : int
-        Passes over the images.
+        Epochs over the images.
     n_samples : int
-        Images drawn from a generative model.
+        Images sampled from a generative model.
     n_rows : int
-        Rows at which Jacobians are taken.
-    n_tables : int
-        Tables of outliers.
+        Rows at which Jacobians are computed.
+    n_data_sets : int
+        Data sets of the section outliers.
     """
 
     n_full: int
@@ -97,7 +99,7 @@ class Size(NamedTuple):
     n_epochs: int
     n_samples: int
     n_rows: int
-    n_tables: int
+    n_data_sets: int
 
 
 FULL = Size(60_000, 20_000, 10_000, 10_000, 10, 2_000, 300, 5)
@@ -105,17 +107,17 @@ QUICK = Size(3_000, 2_000, 1_000, 1_000, 2, 200, 100, 2)
 
 
 class Run(NamedTuple):
-    """What a part is given."""
+    """Arguments of a section."""
 
     folder: Path
     size: Size
     seed: int
 
 
-class Figure(NamedTuple):
+class Measurement(NamedTuple):
     """One line of the table, for one seed."""
 
-    what: str
+    quantity: str
     model: str
     value: float | str
 
@@ -132,19 +134,19 @@ class Digits(NamedTuple):
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)
-    torch.optim.Adam(nn.Linear(1, 1).parameters())  # the first one imports for seconds
+    torch.optim.Adam(nn.Linear(1, 1).parameters())  # triggers slow imports
     size = QUICK if arguments.quick else FULL
     if arguments.quick:
-        say("--quick: a smoke test on few rows and epochs; its figures mean nothing.")
-    say(f"Sizes: {size._asdict()}")
-    say(f"Seeds: {arguments.seeds}")
-    say()
-    say(table_line("part", "what", "model", "median", "per seed"))
+        report("--quick: a smoke test with few rows and epochs; ignore its results.")
+    report(f"Sizes: {size._asdict()}")
+    report(f"Seeds: {arguments.seeds}")
+    report()
+    report(table_line("section", "quantity", "model", "median", "per seed"))
     began = time.process_time()
-    for name in arguments.only or PARTS:
-        print_part(name, arguments.data, size, arguments.seeds)
-    say(versions())
-    say(f"{time.process_time() - began:.0f} s of processor time in all")
+    for name in arguments.only or SECTIONS:
+        print_section(name, arguments.data, size, arguments.seeds)
+    report(versions())
+    report(f"{time.process_time() - began:.0f} s of processor time in total")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -157,14 +159,14 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="DIR",
         required=True,
-        help="folder that holds mnist.npz and adbench/*.npz",
+        help="folder that contains mnist.npz and adbench/*.npz",
     )
     parser.add_argument(
         "--only",
-        choices=list(PARTS),
+        choices=list(SECTIONS),
         nargs="+",
         metavar="NAME",
-        help=f"print these parts alone: {', '.join(PARTS)}",
+        help=f"run these sections only: {', '.join(SECTIONS)}",
     )
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2"
@@ -178,58 +180,62 @@ def parse_arguments() -> argparse.Namespace:
 # The table
 
 
-def print_part(name: str, folder: Path, size: Size, seeds: Iterable[int]) -> None:
-    """Print the lines of a part, each over all seeds, or say what is missing."""
+def print_section(name: str, folder: Path, size: Size, seeds: Iterable[int]) -> None:
+    """Print the results of a section over all seeds, or which file is missing."""
     began = time.process_time()
     lines: dict[tuple[str, str], list[float | str]] = {}
     try:
         for seed in seeds:
-            for what, model, value in PARTS[name](Run(folder, size, seed)):
-                lines.setdefault((what, model), []).append(value)
+            for quantity, model, value in SECTIONS[name](Run(folder, size, seed)):
+                lines.setdefault((quantity, model), []).append(value)
     except FileNotFoundError as error:
-        say(f"MISSING: {error.filename}; the part {name!r} is left out.")
+        report(f"MISSING: {error.filename}; the section {name!r} is skipped.")
         return
-    order = list(dict.fromkeys(what for what, _ in lines))
-    for what, model in sorted(lines, key=lambda line: order.index(line[0])):
-        values = lines[what, model]
-        per_seed = "  ".join(map(formatted, values))
-        say(table_line(name, what, model, formatted(median(values)), per_seed))
-    say(f"{name}: {time.process_time() - began:.0f} s of processor time")
-    say()
+    order = list(dict.fromkeys(quantity for quantity, _ in lines))
+    for quantity, model in sorted(lines, key=lambda line: order.index(line[0])):
+        values = lines[quantity, model]
+        per_seed = "  ".join(map(format_value, values))
+        report(
+            table_line(name, quantity, model, format_value(median(values)), per_seed)
+        )
+    report(f"{name}: {time.process_time() - began:.0f} s of processor time")
+    report()
 
 
-def table_line(part: str, what: str, model: str, value: str, per_seed: str) -> str:
-    return f"{part:13}{what:58}{model:49}{value:>9}   {per_seed}"
+def table_line(
+    section: str, quantity: str, model: str, value: str, per_seed: str
+) -> str:
+    return f"{section:13}{quantity:58}{model:49}{value:>9}   {per_seed}"
 
 
 def median(values: list[float | str]) -> float | str:
-    """The median of numbers; of words, the one that all seeds agree on."""
+    """Return the median of numbers, or the common value of strings."""
     if not isinstance(values[0], str):
         return float(np.median(values))
     return values[0] if len(set(values)) == 1 else "differ"
 
 
-def formatted(value: float | str) -> str:
+def format_value(value: float | str) -> str:
     if isinstance(value, str):
         return value
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def say(line: str = "") -> None:
+def report(line: str = "") -> None:
     print(line, flush=True)
 
 
 def versions() -> str:
     modules = (np, scipy, sklearn, skorch, torch)
-    found = ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
-    return f"Python {platform.python_version()}, {found}; one thread"
+    names = ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
+    return f"Python {platform.python_version()}, {names}; one thread"
 
 
-# Data and measures
+# Data and metrics
 
 
 @cache
-def stored_digits(folder: Path) -> Digits:
+def load_mnist(folder: Path) -> Digits:
     with np.load(folder / "mnist.npz") as file:
         arrays = {name: file[name] for name in Digits._fields}
     for name in ("X_train", "X_test"):
@@ -239,19 +245,19 @@ def stored_digits(folder: Path) -> Digits:
 
 
 def digits(run: Run, n_train: int) -> Digits:
-    """Training images drawn by the seed, and the test images."""
-    X_train, y_train, X_test, y_test = stored_digits(run.folder)
+    """Return training images drawn with the seed, and the test images."""
+    X_train, y_train, X_test, y_test = load_mnist(run.folder)
     drawn = np.random.default_rng(run.seed).permutation(len(X_train))[:n_train]
     n_test = run.size.n_test
     return Digits(X_train[drawn], y_train[drawn], X_test[:n_test], y_test[:n_test])
 
 
-def row_counts(X: np.ndarray, X_test: np.ndarray, models: str = "all") -> Figure:
-    return Figure("rows to train and to test on", models, f"{len(X)}, {len(X_test)}")
+def row_counts(X: np.ndarray, X_test: np.ndarray, models: str = "all") -> Measurement:
+    return Measurement("training and test rows", models, f"{len(X)}, {len(X_test)}")
 
 
 def hold_out(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows in two: nine tenths, and a tenth on which to choose a setting."""
+    """Split off a tenth of the rows for the choice of a setting."""
     n_held_out = len(X) // 10
     return X[n_held_out:], X[:n_held_out]
 
@@ -265,7 +271,7 @@ def pca_error(X: np.ndarray, X_test: np.ndarray, n_components: int) -> float:
     return mean_squared_error(X_test, pca.inverse_transform(pca.transform(X_test)))
 
 
-def seconds_of(action: Callable[[], object]) -> float:
+def measure_seconds(action: Callable[[], object]) -> float:
     began = time.process_time()
     action()
     return time.process_time() - began
@@ -282,7 +288,7 @@ def train_by_hand(
     batch_size: int,
     n_epochs: int,
 ) -> None:
-    """The loop that everybody writes: Adam at 1e-3 over shuffled batches."""
+    """Train with Adam at learning rate 1e-3 over shuffled batches."""
     rows = torch.from_numpy(X)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     for _ in range(n_epochs):
@@ -292,8 +298,8 @@ def train_by_hand(
             optimizer.step()
 
 
-def as_by_hand(run: Run, batch_size: int) -> dict:
-    """Settings that make the package train as `train_by_hand` does."""
+def settings_as_by_hand(run: Run, batch_size: int) -> dict:
+    """Return settings with which the package trains as `train_by_hand` does."""
     return {
         "init": "random",
         "scale": None,
@@ -302,7 +308,7 @@ def as_by_hand(run: Run, batch_size: int) -> dict:
         "learning_rate": 1e-3,
         "weight_decay": 0.0,
         "early_stopping": False,
-        # It takes the place of the package's own schedule.
+        # Replaces the package's learning-rate schedule.
         "callbacks": [LRScheduler("LambdaLR", lr_lambda=constant)],
         "random_state": run.seed,
     }
@@ -315,8 +321,8 @@ def constant(epoch: int) -> float:
 # 1. Simple
 
 
-def simple(run: Run) -> Iterator[Figure]:
-    """784-128-64-12-64-128-784, ReLU, also on the code, and a sigmoid behind it."""
+def simple(run: Run) -> Iterator[Measurement]:
+    """Train 784-128-64-12-64-128-784, ReLU (also of the code) and sigmoid output."""
     data, n_epochs = digits(run, run.size.n_full), run.size.n_epochs
     X, X_test = data.X_train, data.X_test
     network = MLP(
@@ -325,79 +331,80 @@ def simple(run: Run) -> Iterator[Figure]:
         code_activation="relu",
         output_activation="sigmoid",
     )
-    same = AutoencoderTransformer(12, network=network, **as_by_hand(run, 64))
-    weights = untrained_weights(same, X)
+    same = AutoencoderTransformer(12, network=network, **settings_as_by_hand(run, 64))
+    weights = initial_weights(same, X)
     by_hand, reshuffled = simple_network(), simple_network()
     by_hand.load_state_dict(weights)
-    # What another order of the rows alone does to the error.
+    # The effect of another order of the rows on the error.
     reshuffled.load_state_dict(weights)
     torch.manual_seed(run.seed)
     default = AutoencoderTransformer(
         12, hidden_layer_sizes=(128, 64), max_epochs=n_epochs, random_state=run.seed
     )
     seconds = {
-        "skae, same settings": seconds_of(lambda: same.fit(X)),
-        "PyTorch by hand": seconds_of(
+        "skae, same settings": measure_seconds(lambda: same.fit(X)),
+        "hand-written PyTorch": measure_seconds(
             lambda: train_by_hand(by_hand, X, simple_loss, 64, n_epochs)
         ),
-        "PyTorch by hand, rows in another order": seconds_of(
+        "hand-written PyTorch, other order of rows": measure_seconds(
             lambda: train_by_hand(reshuffled, X, simple_loss, 64, n_epochs)
         ),
-        "skae, defaults": seconds_of(lambda: default.fit(X)),
+        "skae, defaults": measure_seconds(lambda: default.fit(X)),
     }
     module = same.module_
     layers = [*module.encoder, *module.decoder, module.output]
     is_same = [*map(repr, layers)] == [*map(repr, by_hand)]
 
     yield row_counts(X, X_test)
-    yield Figure("layers as by hand", "skae, same settings", str(is_same))
+    yield Measurement("same layers as by hand", "skae, same settings", str(is_same))
     error = "mean squared error, 12 components"
     for model, X_hat in (
         ("skae, same settings", same.reconstruct(X_test)),
-        ("PyTorch by hand", rebuilt_by_hand(by_hand, X_test)),
+        ("hand-written PyTorch", reconstruct_by_hand(by_hand, X_test)),
         (
-            "PyTorch by hand, rows in another order",
-            rebuilt_by_hand(reshuffled, X_test),
+            "hand-written PyTorch, other order of rows",
+            reconstruct_by_hand(reshuffled, X_test),
         ),
         ("skae, defaults", default.reconstruct(X_test)),
     ):
-        yield Figure(error, model, mean_squared_error(X_test, X_hat))
-    yield Figure(error, "PCA", pca_error(X, X_test, 12))
+        yield Measurement(error, model, mean_squared_error(X_test, X_hat))
+    yield Measurement(error, "PCA", pca_error(X, X_test, 12))
     for model, value in seconds.items():
-        yield Figure("seconds", model, value)
-    yield whole_batches(same, X[:2000], X_test)
+        yield Measurement("seconds", model, value)
+    yield full_batch_difference(same, X[:2000], X_test)
 
 
-def whole_batches(
+def full_batch_difference(
     autoencoder: AutoencoderTransformer, X: np.ndarray, X_test: np.ndarray
-) -> Figure:
-    """Where no order of the rows matters: how far 50 steps lead from those by hand."""
+) -> Measurement:
+    """Compare 50 steps of full-batch training, independent of order, with a loop."""
     settings = {"batch_size": len(X), "max_epochs": 50}
     same = clone(autoencoder).set_params(**settings)
     by_hand = simple_network()
-    by_hand.load_state_dict(untrained_weights(same, X))
+    by_hand.load_state_dict(initial_weights(same, X))
     train_by_hand(by_hand, X, simple_loss, len(X), settings["max_epochs"])
     ours = mean_squared_error(X_test, same.fit(X).reconstruct(X_test))
-    theirs = mean_squared_error(X_test, rebuilt_by_hand(by_hand, X_test))
-    return Figure(
-        "relative difference to by hand, 50 whole batches",
+    theirs = mean_squared_error(X_test, reconstruct_by_hand(by_hand, X_test))
+    return Measurement(
+        "relative difference to by hand, 50 full-batch steps",
         "skae, same settings",
         abs(ours / theirs - 1),
     )
 
 
 @torch.no_grad()
-def rebuilt_by_hand(module: nn.Module, X: np.ndarray) -> np.ndarray:
+def reconstruct_by_hand(module: nn.Module, X: np.ndarray) -> np.ndarray:
     return module(torch.from_numpy(X)).numpy()
 
 
-def untrained_weights(
+def initial_weights(
     autoencoder: AutoencoderTransformer, X: np.ndarray
 ) -> dict[str, Tensor]:
-    """The weights with which a fit begins, as those of one stack of layers.
+    """Return the initial weights of a fit, as those of one sequence of layers.
 
-    From other initial weights other units of the code are dead, which says more
-    about the error than any difference between two loops.
+    The loops are compared from the same weights, because the initial weights determine
+    which units of the code are dead, and this affects the error more than any
+    difference between the loops.
     """
     start = clone(autoencoder).set_params(learning_rate=1e-30, max_epochs=1).fit(X)
     layers = [*start.module_.encoder, *start.module_.decoder, start.module_.output]
@@ -436,13 +443,13 @@ CORRUPTIONS = {
 }
 
 
-def denoising(run: Run) -> Iterator[Figure]:
+def denoising(run: Run) -> Iterator[Measurement]:
     yield from denoised_images(run)
     yield from denoised_signals(run)
 
 
-def denoised_images(run: Run) -> Iterator[Figure]:
-    """Clean images, recovered from noisy ones that no training has seen."""
+def denoised_images(run: Run) -> Iterator[Measurement]:
+    """Reconstruct clean images from noisy test images."""
     data = digits(run, run.size.n_part)
     X, X_valid = hold_out(data.X_train)
     network = AutoencoderTransformer(
@@ -455,7 +462,7 @@ def denoised_images(run: Run) -> Iterator[Figure]:
     )
     plain = clone(network).fit(data.X_train)
     yield row_counts(data.X_train, data.X_test, "images")
-    # The same noise for every seed of the training.
+    # The noise is the same for all seeds.
     rng = np.random.default_rng(1234)
     for name, corruption in CORRUPTIONS.items():
         noisy, noisy_valid = (
@@ -463,18 +470,18 @@ def denoised_images(run: Run) -> Iterator[Figure]:
         )
         denoiser = clone(network).set_params(corruption=corruption).fit(data.X_train)
         pca = best_pca(X, X_valid, noisy_valid)
-        what = f"mean squared error, {name}"
+        quantity = f"mean squared error, {name}"
         for model, X_hat in (
             ("skae, trained with noise", denoiser.reconstruct(noisy)),
             ("skae, same network without noise", plain.reconstruct(noisy)),
             ("PCA, n_components chosen", pca(noisy)),
-            ("noisy image itself", noisy),
+            ("noisy image", noisy),
         ):
-            yield Figure(what, model, mean_squared_error(data.X_test, X_hat))
+            yield Measurement(quantity, model, mean_squared_error(data.X_test, X_hat))
 
 
 def corrupted(X: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarray:
-    """Rows of pixels in [0, 1] with noise of `LEVEL`, without the package's help."""
+    """Add noise of `LEVEL` to pixels in [0, 1], without using the package."""
     if name == "gaussian":
         noise = LEVEL * rng.standard_normal(X.shape, dtype=np.float32)
         return np.clip(X + noise, 0, 1)
@@ -489,7 +496,7 @@ def corrupted(X: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarray:
 def best_pca(
     X: np.ndarray, X_valid: np.ndarray, noisy_valid: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """PCA of clean rows, with as many components as denoise validation rows best.
+    """Return a PCA of clean rows that denoises the validation rows best.
 
     With codes t of the clean rows and c of the noisy ones, each component adds
     the mean of (c - t)^2 - t^2 = c^2 - 2 c t to the squared error.
@@ -505,8 +512,8 @@ LENGTH = 128
 DECIBELS = 5.0
 
 
-def denoised_signals(run: Run) -> Iterator[Figure]:
-    """Waveforms in white noise, as strong in training as in the test."""
+def denoised_signals(run: Run) -> Iterator[Measurement]:
+    """Denoise waveforms, with white noise of the same level in training and test."""
     rng = np.random.default_rng(run.seed)
     X, X_test = (
         waveforms(run.size.n_signals, rng),
@@ -530,19 +537,19 @@ def denoised_signals(run: Run) -> Iterator[Figure]:
     yield row_counts(X, X_test, "signals")
     window, order = best_savgol(X, noisy)
     smooth = savgol_filter(noisy_test, window, order)
-    what = f"signal-to-noise ratio in dB, length {LENGTH}"
+    quantity = f"signal-to-noise ratio in dB, length {LENGTH}"
     for model, X_hat in (
         ("skae, network='mlp'", dense.reconstruct(noisy_test)),
         ("skae, network='conv'", convolving.reconstruct(noisy_test)),
         ("Savitzky-Golay, window and order chosen", smooth),
         ("PCA, n_components chosen", best_pca(X, X, noisy)(noisy_test)),
-        ("noisy signal itself", noisy_test),
+        ("noisy signal", noisy_test),
     ):
-        yield Figure(what, model, signal_to_noise(X_test, X_hat))
+        yield Measurement(quantity, model, signal_to_noise(X_test, X_hat))
 
 
 def waveforms(n_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Sums of three decaying chirps that set in at different times."""
+    """Generate sums of three decaying chirps with different onsets."""
 
     def uniform(low: float, high: float) -> np.ndarray:
         return rng.uniform(low, high, (n_samples, 3, 1))
@@ -555,7 +562,7 @@ def waveforms(n_samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def best_savgol(X: np.ndarray, noisy: np.ndarray) -> tuple[int, int]:
-    """Window length and order that recover the training waveforms best."""
+    """Choose the window length and order that denoise the training waveforms best."""
     settings = [
         (w, order) for w in range(5, 42, 2) for order in range(2, 7) if order < w
     ]
@@ -563,15 +570,15 @@ def best_savgol(X: np.ndarray, noisy: np.ndarray) -> tuple[int, int]:
 
 
 def signal_to_noise(X: np.ndarray, X_hat: np.ndarray) -> float:
-    """In decibels, over all rows together."""
+    """Compute the ratio in decibels, over all rows together."""
     return 10 * math.log10(np.mean(X**2) / mean_squared_error(X, X_hat))
 
 
 # 3. Convolutional
 
 
-def conv(run: Run) -> Iterator[Figure]:
-    """A convolutional network beside a dense one with at least as many parameters."""
+def conv(run: Run) -> Iterator[Measurement]:
+    """Compare a convolutional with a dense network of at least as many parameters."""
     data = digits(run, run.size.n_part)
     X, X_test = data.X_train, data.X_test
     settings = {"max_epochs": run.size.n_epochs, "random_state": run.seed}
@@ -589,9 +596,9 @@ def conv(run: Run) -> Iterator[Figure]:
             model: AutoencoderTransformer(n_components, **network, **settings).fit(X)
             for model, network in networks.items()
         }
-        yield from errors(fitted, X_test, f", {n_components} components")
+        yield from measure_errors(fitted, X_test, f", {n_components} components")
         error = pca_error(X, X_test, n_components)
-        yield Figure(
+        yield Measurement(
             f"squared error per image, {n_components} components",
             "PCA",
             N_PIXELS * error,
@@ -599,34 +606,36 @@ def conv(run: Run) -> Iterator[Figure]:
     feature_map = AutoencoderTransformer(
         "auto", network=Conv((16, 32), code="feature_map"), **image, **settings
     ).fit(X)
-    yield from errors(
+    yield from measure_errors(
         {"skae, Conv((16, 32), code='feature_map')": feature_map}, X_test, ", 7x7x32"
     )
     for shape in ((3, 9, 7), (101,)):
-        yield Figure(
-            f"input_shape={shape} comes back", "skae, network='conv'", comes_back(shape)
+        yield Measurement(
+            f"input_shape={shape} is kept", "skae, network='conv'", keeps_shape(shape)
         )
 
 
-def errors(
+def measure_errors(
     fitted: dict[str, AutoencoderTransformer], X_test: np.ndarray, where: str
-) -> Iterator[Figure]:
+) -> Iterator[Measurement]:
     for model, autoencoder in fitted.items():
-        yield Figure(f"parameters{where}", model, n_parameters(autoencoder.module_))
-    found = {
+        yield Measurement(
+            f"parameters{where}", model, n_parameters(autoencoder.module_)
+        )
+    errors = {
         model: mean_squared_error(X_test, autoencoder.reconstruct(X_test))
         for model, autoencoder in fitted.items()
     }
-    for model, error in found.items():
-        yield Figure(f"mean squared error{where}", model, error)
-    for model, error in found.items():
-        yield Figure(f"squared error per image{where}", model, N_PIXELS * error)
+    for model, error in errors.items():
+        yield Measurement(f"mean squared error{where}", model, error)
+    for model, error in errors.items():
+        yield Measurement(f"squared error per image{where}", model, N_PIXELS * error)
 
 
-def comes_back(shape: tuple[int, ...]) -> str:
-    """Whether rows of this shape keep it through both kinds of code."""
+def keeps_shape(shape: tuple[int, ...]) -> str:
+    """Return whether reconstructions have the input shape with both kinds of code."""
     X = np.random.default_rng(0).normal(size=(64, math.prod(shape)))
-    kept = [
+    is_kept = [
         AutoencoderTransformer(
             "auto", network=Conv(code=code), input_shape=shape, max_epochs=1
         )
@@ -636,7 +645,7 @@ def comes_back(shape: tuple[int, ...]) -> str:
         == X.shape
         for code in ("dense", "feature_map")
     ]
-    return str(all(kept))
+    return str(all(is_kept))
 
 
 # 4. Sparse
@@ -646,8 +655,8 @@ KL_WEIGHTS = (1e-4, 2.5e-4, 6e-4, 1.5e-3, 4e-3)
 TARGET = 0.05
 
 
-def sparse(run: Run) -> Iterator[Figure]:
-    """64 components, sparser as the weight grows."""
+def sparse(run: Run) -> Iterator[Measurement]:
+    """Measure sparse codes of 64 components for increasing weights."""
     data = digits(run, run.size.n_part)
     network = AutoencoderTransformer(
         64,
@@ -670,27 +679,27 @@ def sparse(run: Run) -> Iterator[Figure]:
         penalised = clone(network).fit(X)
         yield from sparsity(model, penalised, X_test)
         yield from activity(model, penalised, X_test)
-    yield Figure("mean squared error", "PCA", pca_error(X, X_test, 64))
+    yield Measurement("mean squared error", "PCA", pca_error(X, X_test, 64))
 
 
 def sparsity(
     model: str, autoencoder: AutoencoderTransformer, X_test: np.ndarray
-) -> Iterator[Figure]:
+) -> Iterator[Measurement]:
     Z = encoder_output(autoencoder.module_, X_test)
     error = mean_squared_error(X_test, autoencoder.reconstruct(X_test))
-    few = share_of_small(Z.abs(), 1e-3)
-    yield Figure("share of codes below 1e-3 of the largest", model, few)
-    yield Figure("mean squared error", model, error)
+    small = share_of_small(Z.abs(), 1e-3)
+    yield Measurement("share of codes below 1e-3 of the largest", model, small)
+    yield Measurement("mean squared error", model, error)
 
 
 def activity(
     model: str, autoencoder: AutoencoderTransformer, X_test: np.ndarray
-) -> Iterator[Figure]:
-    """What the KL penalty looks at: the logistic function of the codes."""
+) -> Iterator[Measurement]:
+    """Measure the logistic function of the codes, which the KL penalty uses."""
     active = torch.sigmoid(encoder_output(autoencoder.module_, X_test))
-    few = share_of_small(active, 1e-2)
-    yield Figure(f"mean sigmoid(z), target {TARGET}", model, active.mean().item())
-    yield Figure("share of sigmoid(z) below 1e-2 of the largest", model, few)
+    small = share_of_small(active, 1e-2)
+    yield Measurement(f"mean sigmoid(z), target {TARGET}", model, active.mean().item())
+    yield Measurement("share of sigmoid(z) below 1e-2 of the largest", model, small)
 
 
 def share_of_small(values: Tensor, share: float) -> float:
@@ -699,9 +708,9 @@ def share_of_small(values: Tensor, share: float) -> float:
 
 @torch.no_grad()
 def encoder_output(module: nn.Module, X: np.ndarray) -> Tensor:
-    """What the encoder says of rows, in the scaled space in which it works."""
-    seen, _ = module.scaler(torch.from_numpy(X))
-    return module.encoder(seen)
+    """Return the encoder's output for rows in their original units."""
+    scaled, _ = module.scaler(torch.from_numpy(X))
+    return module.encoder(scaled)
 
 
 # 5. Contractive
@@ -710,8 +719,8 @@ CONTRACTIVE_WEIGHTS = (0, 1e-4, 1e-3, 1e-2, 1e-1)
 N_REPEATS = 3
 
 
-def contractive(run: Run) -> Iterator[Figure]:
-    """12 components, encoded more smoothly as the weight grows."""
+def contractive(run: Run) -> Iterator[Measurement]:
+    """Measure the Jacobian of codes of 12 components for increasing weights."""
     data = digits(run, run.size.n_part)
     X, X_test = data.X_train, data.X_test
     network = AutoencoderTransformer(
@@ -727,25 +736,25 @@ def contractive(run: Run) -> Iterator[Figure]:
         norm = squared_jacobian(module, X_test[: run.size.n_rows]).mean().item()
         spread = encoder_output(module, X_test).var(dim=0).sum().item()
         error = mean_squared_error(X_test, penalised.reconstruct(X_test))
-        yield Figure("squared norm of the Jacobian, test rows", model, norm)
-        yield Figure(
+        yield Measurement("squared norm of the Jacobian, test rows", model, norm)
+        yield Measurement(
             "squared norm over the variance of the codes", model, norm / spread
         )
-        yield Figure("mean squared error", model, error)
-    yield Figure("mean squared error", "PCA", pca_error(X, X_test, 12))
+        yield Measurement("mean squared error", model, error)
+    yield Measurement("mean squared error", "PCA", pca_error(X, X_test, 12))
     yield from exactness(run, X, X_test)
     yield from cost(run, X)
 
 
 def squared_jacobian(module: nn.Module, X: np.ndarray) -> Tensor:
-    """Squared Frobenius norm of the encoder's Jacobian at each row, by jacrev."""
-    seen, _ = module.scaler(torch.from_numpy(X))
-    J = vmap(jacrev(lambda row: module.encoder(row[None])[0]))(seen)
+    """Compute the squared Frobenius norm of the encoder's Jacobian at each row."""
+    scaled, _ = module.scaler(torch.from_numpy(X))
+    J = vmap(jacrev(lambda row: module.encoder(row[None])[0]))(scaled)
     return J.detach().square().sum(dim=(1, 2))
 
 
-def exactness(run: Run, X: np.ndarray, X_test: np.ndarray) -> Iterator[Figure]:
-    """How far the penalty is from jacrev in float64, relative to it."""
+def exactness(run: Run, X: np.ndarray, X_test: np.ndarray) -> Iterator[Measurement]:
+    """Compare the penalty with `jacrev` in float64."""
     rows = X_test[: run.size.n_rows].astype(np.float64)
     for network in ("mlp", "conv"):
         autoencoder = AutoencoderTransformer(
@@ -757,20 +766,20 @@ def exactness(run: Run, X: np.ndarray, X_test: np.ndarray) -> Iterator[Figure]:
             random_state=run.seed,
         )
         module = copy.deepcopy(autoencoder.fit(X[:1000]).module_).double()
-        seen, _ = module.scaler(torch.from_numpy(rows))
-        Z, weight = module.encoder(seen), torch.ones(len(seen))
-        norm = Contractive().build()(module.encoder, seen, Z, weight)
+        scaled, _ = module.scaler(torch.from_numpy(rows))
+        Z, weight = module.encoder(scaled), torch.ones(len(scaled))
+        norm = Contractive().build()(module.encoder, scaled, Z, weight)
         exact = squared_jacobian(module, rows)
         difference = ((norm - exact).abs() / exact).max().item()
-        yield Figure(
+        yield Measurement(
             "largest relative difference to jacrev",
             f"skae, network={network!r}",
             difference,
         )
 
 
-def cost(run: Run, X: np.ndarray) -> Iterator[Figure]:
-    """Seconds per epoch of plain and penalised training, in turns."""
+def cost(run: Run, X: np.ndarray) -> Iterator[Measurement]:
+    """Measure seconds per epoch with and without the penalty, alternating."""
     penalties = {
         "skae, plain": None,
         "skae, contractive": Contractive(),
@@ -788,17 +797,17 @@ def cost(run: Run, X: np.ndarray) -> Iterator[Figure]:
                 random_state=run.seed,
             ).fit(X)
             seconds[model].append(min(autoencoder.net_.history[:, "seconds"]))
-    for model, those in seconds.items():
-        yield Figure("seconds per epoch", model, float(np.median(those)))
+    for model, values in seconds.items():
+        yield Measurement("seconds per epoch", model, float(np.median(values)))
     plain = np.array(seconds["skae, plain"])
-    for model, those in seconds.items():
-        yield Figure(
-            "seconds over the plain one's", model, float(np.median(those / plain))
+    for model, values in seconds.items():
+        yield Measurement(
+            "ratio to seconds of plain", model, float(np.median(values / plain))
         )
 
 
 class Stopwatch(Callback):
-    """Notes the seconds of each epoch in the history of the net."""
+    """Record the seconds of each epoch in the history of the net."""
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs) -> None:
         self.began_ = time.process_time()
@@ -810,11 +819,11 @@ class Stopwatch(Callback):
 # 6. Variational
 
 N_LATENT = 20
-SURE = 0.9
+MIN_PROBABILITY = 0.9
 
 
-def variational(run: Run) -> Iterator[Figure]:
-    """Bounds in nats, and samples, of the textbook's model and of the defaults."""
+def variational(run: Run) -> Iterator[Measurement]:
+    """Measure bounds in nats and samples of a standard VAE and of the defaults."""
     data, n_epochs = digits(run, run.size.n_full), run.size.n_epochs
     X, X_test = data.X_train, data.X_test
     torch.manual_seed(run.seed)
@@ -824,23 +833,23 @@ def variational(run: Run) -> Iterator[Figure]:
         network=MLP((400,), activation="relu"),
         loss="binary_cross_entropy",
         bottleneck="gaussian",
-        **as_by_hand(run, 128),
+        **settings_as_by_hand(run, 128),
     )
     seconds = {
-        "skae, same settings": seconds_of(lambda: same.fit(X)),
-        "PyTorch by hand": seconds_of(
+        "skae, same settings": measure_seconds(lambda: same.fit(X)),
+        "hand-written PyTorch": measure_seconds(
             lambda: train_by_hand(by_hand, X, VAE.loss, 128, n_epochs)
         ),
     }
-    yield row_counts(X, X_test, "same settings, by hand, judge")
+    yield row_counts(X, X_test, "same settings, by hand, classifier")
     ours = negative_elbo(same.module_.encoder, same.module_.decoder, X_test)
     theirs = negative_elbo(by_hand.encoder, by_hand.decoder, X_test)
-    what = f"negative ELBO in nats, {N_LATENT} components"
-    yield Figure(what, "skae, same settings", ours)
-    yield Figure(what, "PyTorch by hand", theirs)
-    yield Figure(what, "difference", ours - theirs)
+    quantity = f"negative ELBO in nats, {N_LATENT} components"
+    yield Measurement(quantity, "skae, same settings", ours)
+    yield Measurement(quantity, "hand-written PyTorch", theirs)
+    yield Measurement(quantity, "difference", ours - theirs)
     for model, value in seconds.items():
-        yield Figure("seconds", model, value)
+        yield Measurement("seconds", model, value)
 
     X_part = X[: run.size.n_part]
     yield row_counts(X_part, X_test, "defaults, PCA")
@@ -852,16 +861,16 @@ def variational(run: Run) -> Iterator[Figure]:
         ("skae, defaults", default),
     ):
         n_active = int(autoencoder.active_units_.sum())
-        yield Figure(f"active units of {N_LATENT}", model, n_active)
+        yield Measurement(f"active units of {N_LATENT}", model, n_active)
     error = mean_squared_error(X_test, default.reconstruct(X_test))
-    yield Figure("mean squared error", "skae, defaults", error)
+    yield Measurement("mean squared error", "skae, defaults", error)
     pca = pca_error(X_part, X_test, N_LATENT)
-    yield Figure("mean squared error", "PCA", pca)
-    yield from judged_samples(run, data, same, default)
+    yield Measurement("mean squared error", "PCA", pca)
+    yield from sample_quality(run, data, same, default)
 
 
 class VAE(nn.Module):
-    """The variational autoencoder of PyTorch's examples."""
+    """Variational autoencoder of PyTorch's examples."""
 
     def __init__(self):
         super().__init__()
@@ -873,14 +882,14 @@ class VAE(nn.Module):
         )
 
     def loss(self, X: Tensor) -> Tensor:
-        """Negative ELBO, mean over the rows."""
+        """Compute the negative ELBO, mean over the rows."""
         mu, log_var = self.encoder(X).chunk(2, dim=1)
         Z = mu + torch.exp(log_var / 2) * torch.randn_like(mu)
-        return row_bounds(X, self.decoder(Z), mu, log_var).mean()
+        return row_negative_elbo(X, self.decoder(Z), mu, log_var).mean()
 
 
-def row_bounds(X: Tensor, logits: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
-    """Negative ELBO of each row in nats: cross-entropy plus divergence."""
+def row_negative_elbo(X: Tensor, logits: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    """Compute the negative ELBO of each row in nats: cross-entropy plus divergence."""
     cross_entropy = functional.binary_cross_entropy_with_logits(
         logits, X, reduction="none"
     )
@@ -890,27 +899,27 @@ def row_bounds(X: Tensor, logits: Tensor, mu: Tensor, log_var: Tensor) -> Tensor
 
 @torch.no_grad()
 def negative_elbo(encoder: nn.Module, decoder: nn.Module, X: np.ndarray) -> float:
-    """Mean over the rows, by one draw each from the posterior, always the same."""
+    """Estimate the mean over the rows by one fixed draw per row from the posterior."""
     rows = torch.from_numpy(X)
     mu, log_var = encoder(rows).chunk(2, dim=1)
     epsilon = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
     logits = decoder(mu + torch.exp(log_var / 2) * epsilon)
-    return row_bounds(rows, logits, mu, log_var).mean().item()
+    return row_negative_elbo(rows, logits, mu, log_var).mean().item()
 
 
-def judged_samples(
+def sample_quality(
     run: Run,
     data: Digits,
     same: AutoencoderTransformer,
     default: AutoencoderTransformer,
-) -> Iterator[Figure]:
-    """How many samples a classifier of real digits is sure about."""
-    judge = trained_judge(data, run.seed)
-    real = probabilities(judge, data.X_test)
+) -> Iterator[Measurement]:
+    """Measure the share of samples that a classifier assigns to a digit confidently."""
+    classifier = train_classifier(data, run.seed)
+    real = probabilities(classifier, data.X_test)
     accuracy = float(np.mean(real.argmax(axis=1) == data.y_test))
-    yield Figure("test accuracy of the judge", "convolutional classifier", accuracy)
+    yield Measurement("test accuracy", "convolutional classifier", accuracy)
     n_samples = run.size.n_samples
-    what = f"share of samples taken for a digit with p > {SURE}"
+    quantity = f"share of samples with a digit of p > {MIN_PROBABILITY}"
     for model, X in (
         ("skae, same settings", same.sample(n_samples, random_state=run.seed)),
         ("skae, defaults", default.sample(n_samples, random_state=run.seed)),
@@ -920,13 +929,13 @@ def judged_samples(
         ),
         ("real digits", data.X_test),
     ):
-        is_sure = probabilities(judge, X).max(axis=1) > SURE
-        yield Figure(what, model, float(is_sure.mean()))
+        is_confident = probabilities(classifier, X).max(axis=1) > MIN_PROBABILITY
+        yield Measurement(quantity, model, float(is_confident.mean()))
 
 
-def trained_judge(data: Digits, seed: int) -> nn.Module:
+def train_classifier(data: Digits, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    judge = nn.Sequential(
+    classifier = nn.Sequential(
         nn.Unflatten(1, (1, SIDE, SIDE)),
         nn.Conv2d(1, 16, 3, 2, 1),
         nn.ReLU(),
@@ -937,24 +946,24 @@ def trained_judge(data: Digits, seed: int) -> nn.Module:
     )
     labels = torch.from_numpy(data.y_train.astype(np.int64))
     rows = torch.from_numpy(data.X_train)
-    optimizer = torch.optim.Adam(judge.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-3)
     for _ in range(3):
         for where in torch.randperm(len(rows)).split(64):
             optimizer.zero_grad()
-            functional.cross_entropy(judge(rows[where]), labels[where]).backward()
+            functional.cross_entropy(classifier(rows[where]), labels[where]).backward()
             optimizer.step()
-    return judge
+    return classifier
 
 
 @torch.no_grad()
-def probabilities(judge: nn.Module, X: np.ndarray) -> np.ndarray:
-    """Of each class, for rows clipped to the range of pixels."""
+def probabilities(classifier: nn.Module, X: np.ndarray) -> np.ndarray:
+    """Predict the probabilities of the classes, for rows clipped to [0, 1]."""
     rows = torch.from_numpy(np.clip(X, 0, 1).astype(np.float32))
-    return judge(rows).softmax(dim=1).numpy()
+    return classifier(rows).softmax(dim=1).numpy()
 
 
 def pca_samples(X: np.ndarray, n_samples: int, seed: int) -> np.ndarray:
-    """Rows drawn from a normal distribution over the codes of a PCA."""
+    """Sample rows from a normal distribution over the codes of a PCA."""
     pca = PCA(N_LATENT, svd_solver="covariance_eigh").fit(X)
     epsilon = np.random.default_rng(seed).standard_normal((n_samples, N_LATENT))
     return pca.inverse_transform(epsilon * np.sqrt(pca.explained_variance_))
@@ -968,8 +977,8 @@ CODE_DIM = 4
 AXES_PER_GROUP = (2, 4, 8, 16)
 
 
-def quantized(run: Run) -> Iterator[Figure]:
-    """Groups of 256 entries, a byte each, beside k-means at the same bits."""
+def quantized(run: Run) -> Iterator[Measurement]:
+    """Compare codebooks of 256 entries with k-means at the same number of bits."""
     data = digits(run, run.size.n_part)
     X, X_test = data.X_train, data.X_test
     yield row_counts(X, X_test)
@@ -981,7 +990,7 @@ def quantized(run: Run) -> Iterator[Figure]:
             max_epochs=run.size.n_epochs,
             random_state=run.seed,
         ).fit(X)
-        found = {
+        reconstructions = {
             "skae, bottleneck='quantized'": autoencoder.reconstruct(X_test),
             "k-means of PCA codes, n_components chosen": pca_quantized(
                 X, X_test, n_groups, run.seed
@@ -991,15 +1000,17 @@ def quantized(run: Run) -> Iterator[Figure]:
             ),
         }
         where = f", {8 * n_groups} bits"
-        for model, X_hat in found.items():
+        for model, X_hat in reconstructions.items():
             error = N_PIXELS * mean_squared_error(X_test, X_hat)
-            yield Figure(f"squared error per image{where}", model, error)
-        yield from use_of_codes(autoencoder, X, where)
+            yield Measurement(f"squared error per image{where}", model, error)
+        yield from codebook_usage(autoencoder, X, where)
     yield from shared_codebook(run, X, X_test)
 
 
-def shared_codebook(run: Run, X: np.ndarray, X_test: np.ndarray) -> Iterator[Figure]:
-    """One codebook for all positions of a feature map, or for all patches."""
+def shared_codebook(
+    run: Run, X: np.ndarray, X_test: np.ndarray
+) -> Iterator[Measurement]:
+    """Use one codebook for all positions of a feature map, or for all patches."""
     autoencoder = AutoencoderTransformer(
         "auto",
         network=Conv((32, 16), kernel_size=5, code="feature_map"),
@@ -1013,44 +1024,47 @@ def shared_codebook(run: Run, X: np.ndarray, X_test: np.ndarray) -> Iterator[Fig
     model = "skae, Quantized(shared=True), feature map"
     where = f", {8 * codes.shape[1]} bits"
     error = f"squared error per image{where}"
-    yield Figure(error, model, N_PIXELS * mean_squared_error(X_test, X_hat))
-    patched = patches_quantized(X, X_test, run.seed)
-    yield Figure(
+    yield Measurement(error, model, N_PIXELS * mean_squared_error(X_test, X_hat))
+    of_patches = patches_quantized(X, X_test, run.seed)
+    yield Measurement(
         error,
         "k-means of patches of 4 x 4 pixels",
-        N_PIXELS * mean_squared_error(X_test, patched),
+        N_PIXELS * mean_squared_error(X_test, of_patches),
     )
-    yield from use_of_codes(autoencoder, X, where)
+    yield from codebook_usage(autoencoder, X, where)
     difference = np.abs(autoencoder.dequantize(codes) - X_hat).max()
-    yield Figure("type of the codes", model, str(codes.dtype))
-    yield Figure(
+    yield Measurement("dtype of the codes", model, str(codes.dtype))
+    yield Measurement(
         "largest |dequantize(quantize(X)) - reconstruct(X)|", model, float(difference)
     )
 
 
-def use_of_codes(
+def codebook_usage(
     autoencoder: AutoencoderTransformer, X: np.ndarray, where: str
-) -> Iterator[Figure]:
-    """Perplexity and share in use of the codebook that has the least."""
+) -> Iterator[Measurement]:
+    """Measure the smallest perplexity and the smallest share of used entries."""
     codes = autoencoder.quantize(X)
     n_codebooks = len(autoencoder.perplexity_)
-    in_use = [
+    shares = [
         len(np.unique(codes[:, group::n_codebooks])) / N_CODES
         for group in range(n_codebooks)
     ]
-    model = f"skae, least of {n_codebooks} codebooks"
-    yield Figure(
+    model = f"skae, minimum of {n_codebooks} codebooks"
+    yield Measurement(
         f"perplexity of {N_CODES} entries{where}",
         model,
         float(autoencoder.perplexity_.min()),
     )
-    yield Figure(f"share of entries in use{where}", model, min(in_use))
+    yield Measurement(f"share of used entries{where}", model, min(shares))
 
 
 def pca_quantized(
     X: np.ndarray, X_test: np.ndarray, n_groups: int, seed: int
 ) -> np.ndarray:
-    """Test rows by product quantization of as many axes as suit validation rows."""
+    """Reconstruct test rows by product quantization of PCA codes.
+
+    The number of axes is chosen on validation rows.
+    """
     X_part, X_valid = hold_out(X)
 
     def validation_error(n_axes: int) -> float:
@@ -1065,18 +1079,18 @@ def axes_quantized(
     X: np.ndarray, X_test: np.ndarray, n_axes: int, n_groups: int, seed: int
 ) -> np.ndarray:
     pca = PCA(n_axes, svd_solver="covariance_eigh").fit(X)
-    groups = allocated(pca.explained_variance_, n_groups)
+    groups = allocate_axes(pca.explained_variance_, n_groups)
     Z_hat = product_quantized(pca.transform(X), pca.transform(X_test), groups, seed)
     return pca.inverse_transform(Z_hat)
 
 
-def allocated(variances: np.ndarray, n_groups: int) -> list[list[int]]:
-    """Axes in groups of one size and nearly one product of variances [2]_."""
+def allocate_axes(variances: np.ndarray, n_groups: int) -> list[list[int]]:
+    """Allocate axes to groups of equal size and similar product of variances [2]_."""
     groups: list[list[int]] = [[] for _ in range(n_groups)]
     logarithms = np.log(variances / variances.min())
     for axis in range(len(variances)):
-        with_room = [g for g in groups if len(g) < len(variances) // n_groups]
-        min(with_room, key=lambda group: logarithms[group].sum()).append(axis)
+        not_full = [g for g in groups if len(g) < len(variances) // n_groups]
+        min(not_full, key=lambda group: logarithms[group].sum()).append(axis)
     return groups
 
 
@@ -1090,7 +1104,7 @@ def bands_quantized(
 def product_quantized(
     X: np.ndarray, X_test: np.ndarray, groups: Iterable, seed: int
 ) -> np.ndarray:
-    """Test rows, each group of columns replaced by the nearest centre of k-means."""
+    """Replace each group of columns of the test rows by the nearest k-means centre."""
     X_hat = np.empty_like(X_test)
     for group in groups:
         kmeans = KMeans(N_CODES, random_state=seed).fit(X[:, group])
@@ -1099,22 +1113,23 @@ def product_quantized(
 
 
 def patches_quantized(X: np.ndarray, X_test: np.ndarray, seed: int) -> np.ndarray:
-    """Test rows by k-means of patches: as many as a feature map has positions."""
-    patches = as_patches(X)
+    """Quantize the patches of the test rows, one per position of the feature map."""
+    patches = split_patches(X)
     drawn = np.random.default_rng(seed).choice(len(patches), 50_000, replace=False)
     kmeans = KMeans(N_CODES, random_state=seed).fit(patches[drawn])
-    X_hat = kmeans.cluster_centers_[kmeans.predict(as_patches(X_test))]
+    X_hat = kmeans.cluster_centers_[kmeans.predict(split_patches(X_test))]
     return X_hat.reshape(-1, 7, 7, 4, 4).swapaxes(2, 3).reshape(-1, N_PIXELS)
 
 
-def as_patches(X: np.ndarray) -> np.ndarray:
+def split_patches(X: np.ndarray) -> np.ndarray:
+    """Split each image into patches of 4 x 4 pixels, one per row."""
     return X.reshape(-1, 7, 4, 7, 4).swapaxes(2, 3).reshape(-1, 16)
 
 
 # 8. Outliers
 
-# The smallest of those that come with the data.
-TABLES = ("15_Hepatitis", "45_wine", "39_vertebral", "37_Stamps", "43_WDBC")
+# The smallest data sets of ADBench.
+DATA_SETS = ("15_Hepatitis", "45_wine", "39_vertebral", "37_Stamps", "43_WDBC")
 VARIANTS = {
     "plain": {},
     "network='conv'": {"network": "conv"},
@@ -1126,9 +1141,11 @@ VARIANTS = {
 }
 
 
-def outliers(run: Run) -> Iterator[Figure]:
-    """Every variant of the detector, by the mean over some tables of ADBench."""
-    tables = [split_table(run, name) for name in TABLES[: run.size.n_tables]]
+def outliers(run: Run) -> Iterator[Measurement]:
+    """Measure every variant of the detector on data sets of ADBench."""
+    data_sets = [
+        split_data_set(run, name) for name in DATA_SETS[: run.size.n_data_sets]
+    ]
     detectors: dict[str, BaseEstimator] = {
         f"skae, {name}": AutoencoderOutlierDetector(**settings, random_state=run.seed)
         for name, settings in VARIANTS.items()
@@ -1137,22 +1154,22 @@ def outliers(run: Run) -> Iterator[Figure]:
     for model, detector in detectors.items():
         areas, differences = [], []
         began = time.process_time()
-        for X_train, X_test, y_test in tables:
+        for X_train, X_test, y_test in data_sets:
             detector.fit(X_train)
             scores = detector.score_samples(X_test)
             areas.append(roc_auc_score(y_test, -scores))
             differences.append(np.abs(scores - detector.score_samples(X_test)).max())
-        seconds = (time.process_time() - began) / len(tables)
-        what = f"mean ROC AUC over {len(tables)} tables"
-        yield Figure(what, model, float(np.mean(areas)))
-        yield Figure(
-            "largest difference of scores in two calls", model, max(differences)
+        seconds = (time.process_time() - began) / len(data_sets)
+        quantity = f"mean ROC AUC over {len(data_sets)} data sets"
+        yield Measurement(quantity, model, float(np.mean(areas)))
+        yield Measurement(
+            "largest difference between two calls", model, max(differences)
         )
-        yield Figure("seconds per table", model, seconds)
+        yield Measurement("seconds per data set", model, seconds)
 
 
-def split_table(run: Run, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Standardised training rows, test rows, and which of these are outliers."""
+def split_data_set(run: Run, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return standardised training and test rows, and the labels of the test rows."""
     with np.load(run.folder / "adbench" / f"{name}.npz") as file:
         X, y = file["X"].astype(np.float64), file["y"]
     X_train, X_test, _, y_test = train_test_split(
@@ -1162,7 +1179,7 @@ def split_table(run: Run, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return scaler.transform(X_train), scaler.transform(X_test), y_test
 
 
-PARTS: dict[str, Callable[[Run], Iterator[Figure]]] = {
+SECTIONS: dict[str, Callable[[Run], Iterator[Measurement]]] = {
     "simple": simple,
     "denoising": denoising,
     "conv": conv,

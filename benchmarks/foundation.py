@@ -1,19 +1,19 @@
-"""Print the figures by which the foundation is judged.
+"""Measure estimator checks, explained variance, memory and the test suite.
 
-- checks: how many of scikit-learn's estimator checks each variant of both
-  estimators passes, beside PCA, IsolationForest and (where installed) PyOD's
+- checks: number of scikit-learn's estimator checks that each variant of both
+  estimators passes, compared with PCA, IsolationForest and (if installed) PyOD's
   AutoEncoder;
-- variance: held-out explained variance of PCA, of the same network from a random
-  start and from the PCA start (the default), over many tables;
-- memory: time and memory that a large sparse table takes;
-- suite: how long the tests take, and how they close.
+- variance: held-out explained variance of PCA, and of the same network from a random
+  start and from the PCA start (the default), on many data sets;
+- memory: time and memory of a fit to a large sparse matrix;
+- suite: run time and result of the tests.
 
 From the repository root, with the package installed::
 
     python benchmarks/foundation.py --data DIR
 
-where DIR/adbench holds ADBench's classical tables as .npz (arrays X and y) [1]_;
-without them the variance is taken over scikit-learn's own tables only.
+where DIR/adbench contains ADBench's classical data sets as .npz files (arrays X and y)
+[1]_; without them only scikit-learn's own data sets are used for the variance.
 
 References
 ----------
@@ -35,7 +35,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# Before SciPy is imported: scikit-learn skips its array API check otherwise.
+# Must be set before SciPy is imported: scikit-learn otherwise skips its array API
+# check.
 os.environ["SCIPY_ARRAY_API"] = "1"
 
 import numpy as np
@@ -58,10 +59,10 @@ SECTIONS = ("checks", "variance", "memory", "suite")
 N_COMPONENTS = (1, 2, 5)
 SEEDS = (0, 1, 2)
 MAX_ROWS = 5_000
-# How far below PCA's explained variance a three-seed mean may fall.
+# Tolerance of a three-seed mean below PCA's explained variance.
 MARGIN = 0.003
 
-SHIPPED = ("digits", "wine", "breast_cancer", "iris", "diabetes")
+SKLEARN_DATA = ("digits", "wine", "breast_cancer", "iris", "diabetes")
 ADBENCH = (
     "2_annthyroid",
     "5_campaign",
@@ -87,7 +88,7 @@ ADBENCH = (
 )
 
 
-# The tables on which the training defaults were chosen (skae/_defaults.py).
+# The data sets on which the training defaults were chosen (skae/_defaults.py).
 TUNED_ON = {
     "breast_cancer",
     "diabetes",
@@ -105,7 +106,15 @@ TUNED_ON = {
 
 
 class Case(NamedTuple):
-    """Explained variance of one table and one `n_components`, a value per seed."""
+    """Explained variance of one data set and one `n_components`, a value per seed.
+
+    Attributes
+    ----------
+    pca, random, start : ndarray of shape (n_seeds,)
+        Of PCA, of a network from random weights, and of one from the PCA start.
+    seconds : ndarray of shape (n_seeds,)
+        Of the fit from the PCA start.
+    """
 
     pca: np.ndarray
     random: np.ndarray
@@ -135,24 +144,24 @@ def parse_arguments() -> argparse.Namespace:
         "--only",
         choices=SECTIONS,
         action="append",
-        help="print this section alone; may be given more than once",
+        help="run this section only; may be given more than once",
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder that holds adbench/*.npz"
+        "--data", type=Path, metavar="DIR", help="folder that contains adbench/*.npz"
     )
     parser.add_argument(
-        "--tables", type=int, metavar="N", help="variance: the first N tables only"
+        "--tables", type=int, metavar="N", help="variance: the first N data sets only"
     )
     parser.add_argument(
         "--max-epochs",
         type=int,
         metavar="N",
-        help="variance: epochs at most, instead of the estimator's own choice",
+        help="variance: maximum number of epochs, instead of the default",
     )
     return parser.parse_args()
 
 
-def say(line: str = "") -> None:
+def report(line: str = "") -> None:
     print(line, flush=True)
 
 
@@ -160,8 +169,8 @@ def say(line: str = "") -> None:
 
 
 def print_checks() -> None:
-    say(f"Estimator checks of scikit-learn {sklearn.__version__}")
-    say(f"{'passed':>8}{'failed':>8}{'skipped':>8}{'seconds':>9}")
+    report(f"Estimator checks of scikit-learn {sklearn.__version__}")
+    report(f"{'passed':>8}{'failed':>8}{'skipped':>8}{'seconds':>9}")
     for label, estimator in estimators_to_check():
         began = time.perf_counter()
         results = run_checks(estimator)
@@ -171,15 +180,15 @@ def print_checks() -> None:
             for status in ("passed", "failed", "skipped")
         }
         counts = "".join(f"{len(names):8d}" for names in by_status.values())
-        say(f"{counts}{seconds:9.1f}  {label}")
+        report(f"{counts}{seconds:9.1f}  {label}")
         for status in ("failed", "skipped"):
             for name, times in Counter(by_status[status]).items():
-                say(f"    {status}: {name}" + (f" ({times} times)" * (times > 1)))
-    say()
+                report(f"    {status}: {name}" + (f" ({times} times)" * (times > 1)))
+    report()
 
 
 def run_checks(estimator) -> list[dict]:
-    """All the checks, none of them excused."""
+    """Run all checks, without expected failures."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return check_estimator(estimator, on_skip=None, on_fail=None)
@@ -191,7 +200,7 @@ def estimators_to_check() -> Iterator[tuple[str, object]]:
     try:
         from pyod.models.auto_encoder import AutoEncoder
     except ImportError as error:
-        say(f"PyOD's AutoEncoder is left out: {error}")
+        report(f"PyOD's AutoEncoder is skipped: {error}")
     else:
         yield "pyod AutoEncoder()", AutoEncoder(verbose=0)
 
@@ -203,12 +212,12 @@ def print_variance(
     folder: Path | None, n_tables: int | None, max_epochs: int | str
 ) -> None:
     tables = find_tables(folder)[:n_tables]
-    say(
+    report(
         f"Held-out explained variance, means over {len(SEEDS)} seeds, "
         f"max_epochs={max_epochs}"
     )
-    say(
-        f"{'table':20}{'rows':>6}{'wide':>6}{'n_comp.':>8}{'PCA':>9}{'random':>9}"
+    report(
+        f"{'data set':20}{'rows':>6}{'cols':>6}{'n_comp.':>8}{'PCA':>9}{'random':>9}"
         f"{'default':>9}{'gain':>9}{'seconds':>9}"
     )
     cases: dict[str, list[Case]] = {}
@@ -219,49 +228,51 @@ def print_variance(
                 continue
             case = measure(load, n_components, max_epochs)
             pca, random, start = case.pca.mean(), case.random.mean(), case.start.mean()
-            say(
+            report(
                 f"{name:20}{n_rows:6d}{n_features:6d}{n_components:8d}{pca:9.4f}"
                 f"{random:9.4f}{start:9.4f}{start - pca:+9.4f}"
                 f"{np.median(case.seconds):9.1f}"
             )
             cases.setdefault(name, []).append(case)
-    say()
-    tuned = [c for name, those in cases.items() if name in TUNED_ON for c in those]
-    fresh = [c for name, those in cases.items() if name not in TUNED_ON for c in those]
-    for label, those in (
-        ("tables on which no default was chosen", fresh),
-        ("tables on which the defaults were chosen", tuned),
-        ("all tables", fresh + tuned),
+    report()
+    tuned = [c for name, group in cases.items() if name in TUNED_ON for c in group]
+    other = [c for name, group in cases.items() if name not in TUNED_ON for c in group]
+    for label, group in (
+        ("data sets on which no default was chosen", other),
+        ("data sets on which the defaults were chosen", tuned),
+        ("all data sets", other + tuned),
     ):
-        if those:
-            print_summary(label, those)
+        if group:
+            print_summary(label, group)
 
 
 def find_tables(folder: Path | None) -> list[tuple[str, Callable[[int], np.ndarray]]]:
-    """Names, and functions that give the rows for a seed; what is missing is said."""
-    tables = [(name, shipped(name)) for name in SHIPPED]
+    """Return names and functions that load rows for a seed; report missing files."""
+    tables = [(name, load_sklearn(name)) for name in SKLEARN_DATA]
     missing = []
     for name in ADBENCH:
         path = None if folder is None else folder / "adbench" / f"{name}.npz"
         if path is not None and path.exists():
-            tables.append((name, stored(path)))
+            tables.append((name, load_file(path)))
         else:
             missing.append(name)
     if missing:
         reason = "no --data" if folder is None else f"not in {folder / 'adbench'}"
-        say(f"MISSING ({reason}): {len(missing)} of ADBench's {len(ADBENCH)} tables,")
-        say(textwrap.fill(", ".join(missing), 88, break_on_hyphens=False))
-        say(f"This run goes on with the {len(tables)} others.")
-        say()
+        report(
+            f"MISSING ({reason}): {len(missing)} of {len(ADBENCH)} ADBench data sets,"
+        )
+        report(textwrap.fill(", ".join(missing), 88, break_on_hyphens=False))
+        report(f"The other {len(tables)} data sets are used.")
+        report()
     return tables
 
 
-def shipped(name: str) -> Callable[[int], np.ndarray]:
+def load_sklearn(name: str) -> Callable[[int], np.ndarray]:
     X = getattr(datasets, f"load_{name}")().data
     return lambda seed: X
 
 
-def stored(path: Path) -> Callable[[int], np.ndarray]:
+def load_file(path: Path) -> Callable[[int], np.ndarray]:
     def load(seed: int) -> np.ndarray:
         with np.load(path) as file:
             X = file["X"].astype(np.float64)
@@ -276,7 +287,7 @@ def stored(path: Path) -> Callable[[int], np.ndarray]:
 def measure(
     load: Callable[[int], np.ndarray], n_components: int, max_epochs: int | str
 ) -> Case:
-    """Fit PCA and both starts to the training rows of each seed."""
+    """Fit PCA and networks from both starts to the training rows of each seed."""
     fits = []
     for seed in SEEDS:
         X_train, X_test = train_test_split(load(seed), test_size=0.3, random_state=seed)
@@ -301,7 +312,7 @@ def measure(
 
 
 def explained_variance_of_pca(pca: PCA, X: np.ndarray) -> float:
-    """The measure of `AutoencoderTransformer.score`: about the training mean."""
+    """Compute explained variance as `AutoencoderTransformer.score` does."""
     X_hat = pca.inverse_transform(pca.transform(X))
     return 1 - np.sum((X - X_hat) ** 2) / np.sum((X - pca.mean_) ** 2)
 
@@ -313,10 +324,10 @@ def print_summary(label: str, cases: list[Case]) -> None:
     )
     gain = start - pca
     mean_gain = gain.mean(axis=1)
-    left_by_pca = 1 - pca.mean(axis=1)
-    # Where PCA leaves nothing there is nothing to remove.
-    has_rest = left_by_pca > 1e-9
-    removed = mean_gain[has_rest] / left_by_pca[has_rest]
+    pca_error = 1 - pca.mean(axis=1)
+    # The ratio is undefined where the error of PCA is 0.
+    is_positive = pca_error > 1e-9
+    removed = mean_gain[is_positive] / pca_error[is_positive]
     lines = {
         f"three-seed mean at least PCA's - {MARGIN}": share(mean_gain >= -MARGIN),
         "worst difference to PCA, any single fit": f"{gain.min():+.4f}",
@@ -327,10 +338,10 @@ def print_summary(label: str, cases: list[Case]) -> None:
         "share of PCA's held-out error removed, median": f"{np.median(removed):.1%}",
         "share of PCA's held-out error removed, mean": f"{removed.mean():.1%}",
     }
-    say(f"{len(cases)} cases: {label}")
+    report(f"{len(cases)} cases: {label}")
     for name, value in lines.items():
-        say(f"    {name:50}{value:>20}")
-    say()
+        report(f"    {name:50}{value:>20}")
+    report()
 
 
 def share(is_true: np.ndarray) -> str:
@@ -339,7 +350,7 @@ def share(is_true: np.ndarray) -> str:
 
 # Memory
 
-# In a process of its own, so that the peak is its own.
+# Run in a separate process, so that the peak memory is that of the fit.
 LARGE_AND_SPARSE = """
 import resource
 import time
@@ -347,15 +358,15 @@ import numpy as np
 from scipy import sparse
 from skae import AutoencoderTransformer
 
-def report(what):
+def report(stage):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds = time.perf_counter() - began
-    print(f"{what:12}{seconds:8.1f} s, peak {peak:.2f} GiB", flush=True)
+    print(f"{stage:12}{seconds:8.1f} s, peak {peak:.2f} GiB", flush=True)
 
 rng = np.random.default_rng(0)
 shape, n_stored = (100_000, 20_000), 2_000_000
-where = tuple(rng.integers(size, size=n_stored) for size in shape)
-X = sparse.csr_array((rng.random(n_stored), where), shape=shape)
+indices = tuple(rng.integers(size, size=n_stored) for size in shape)
+X = sparse.csr_array((rng.random(n_stored), indices), shape=shape)
 began = time.perf_counter()
 report("before")
 ae = AutoencoderTransformer(n_components=2, max_epochs=1, random_state=0).fit(X)
@@ -366,16 +377,16 @@ report("transform")
 
 
 def print_memory() -> None:
-    say("100,000 x 20,000 sparse rows of density 0.001, default network")
+    report("100,000 x 20,000 sparse rows of density 0.001, default network")
     subprocess.run([sys.executable, "-c", LARGE_AND_SPARSE], check=True)
-    say()
+    report()
 
 
 # Suite
 
 
 def print_suite() -> None:
-    say("python -m pytest -q")
+    report("python -m pytest -q")
     began = time.perf_counter()
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q"],
@@ -389,10 +400,10 @@ def print_suite() -> None:
     lines = run.stdout.strip().splitlines() or ["no output"]
     for line in lines[:-1]:
         if line.startswith(("FAILED", "ERROR")):
-            say(f"    {line}")
-    say(lines[-1])
-    say(f"{seconds:.1f} s, exit status {run.returncode}")
-    say()
+            report(f"    {line}")
+    report(lines[-1])
+    report(f"{seconds:.1f} s, exit status {run.returncode}")
+    report()
 
 
 if __name__ == "__main__":

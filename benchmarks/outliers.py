@@ -1,32 +1,33 @@
-"""Print how well the detector finds outliers, beside the detectors of PyOD.
+"""Measure the outlier detector and compare it with the detectors of PyOD.
 
 - contaminated: ROC AUC and average precision of `AutoencoderOutlierDetector` and of
-  twelve detectors of PyOD, all with their defaults, fitted to training rows with the
-  outliers among them;
-- novelty: the same fitted to the inliers of the training rows alone, ours with
-  ``trim=0``, beside those of PyOD's detectors that are used so;
-- threshold: which rows `predict` flags with ``contamination="auto"``, beside
-  scikit-learn's IsolationForest: precision, recall and share of the contaminated test
-  rows, and the share of inliers that are flagged after a fit to inliers.
+  twelve detectors of PyOD, all with their defaults, fitted to training rows that
+  include outliers;
+- novelty: the same after a fit to the inliers of the training rows only, skae with
+  ``trim=0``, compared with the PyOD detectors that are used for novelty detection;
+- threshold: rows that `predict` flags with ``contamination="auto"``, compared with
+  scikit-learn's IsolationForest: precision, recall and share of flagged test rows
+  after a fit to contaminated rows, and share of flagged inliers after a fit to inliers.
 
-At most 10,000 rows of a table are drawn; 30% of them are test rows, with the same
-share of outliers as the others; features are standardised by all the training rows.
-A figure is the mean over the seeds, then over the tables; its standard error is that
-of the paired differences over the tables. It computes on one thread, one fit after
-another, each method once on other rows before the clock runs. From the
-repository root, with the package and PyOD installed::
+At most 10,000 rows are drawn per data set; 30% of them are test rows, stratified by
+label; features are standardised by all training rows. A result is the mean over the
+seeds, then over the data sets; its standard error is that of the paired differences
+over the data sets. Fits run one after another on one thread; each method is fitted once
+to other rows before its time is measured. From the repository root, with the package
+and PyOD installed::
 
     python benchmarks/outliers.py --data DIR
 
-where DIR/adbench holds ADBench's classical tables as .npz (arrays X and y, where 1 is
-an outlier) [1]_. All of it takes long, and can go on where it was interrupted::
+where DIR/adbench contains ADBench's classical data sets as .npz files (arrays X and y,
+where 1 is an outlier) [1]_. The whole run takes long; it can be resumed with::
 
-    python benchmarks/outliers.py --data DIR --csv cells.csv
+    python benchmarks/outliers.py --data DIR --csv results.csv
 
-which appends each fit (section, method, table, seed, and its figures) to cells.csv as
-soon as it is done, and takes from there what is in it already, failures, too: delete
-the lines that are to be measured again, as those of ours after a change to it. One
-section, some methods, and the tables whose names contain a word::
+which appends the result of each fit (section, method, data set, seed, and its values)
+to results.csv as soon as it is measured, and reads the results that are in the file,
+including failures: delete the lines that are to be measured again, for example those of
+skae after a change to it. One section, some methods, and the data sets whose names
+contain a word::
 
     python benchmarks/outliers.py --data DIR --only novelty --methods skae KNN
     python benchmarks/outliers.py --data DIR --tables wine yeast --seeds 0
@@ -57,7 +58,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from cells import append, read
+from results_file import append, read
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import (
     average_precision_score,
@@ -73,7 +74,7 @@ from skae import AutoencoderOutlierDetector
 
 HAS_PYOD = find_spec("pyod") is not None
 
-OURS = "skae"
+SKAE = "skae"
 # PyOD's classes, and the modules of pyod.models that hold them.
 PYOD = {
     "IForest": "iforest",
@@ -90,35 +91,36 @@ PYOD = {
     "VAE": "vae",
 }
 NOVELTY_PEERS = ("IForest", "KNN", "LOF", "GMM", "PCA", "AutoEncoder")
-FOREST = "IsolationForest"  # scikit-learn's; PyOD's flags a fixed share
+FOREST = "IsolationForest"  # of scikit-learn; PyOD's flags a fixed share
 
 SECTIONS = {
-    "contaminated": (OURS, *PYOD),
-    "novelty": (OURS, *NOVELTY_PEERS),
-    "threshold": (OURS, FOREST),
+    "contaminated": (SKAE, *PYOD),
+    "novelty": (SKAE, *NOVELTY_PEERS),
+    "threshold": (SKAE, FOREST),
 }
-METHODS = (OURS, *PYOD, FOREST)
+METHODS = (SKAE, *PYOD, FOREST)
 
 SEEDS = (0, 1, 2, 3)
 MAX_ROWS = 10_000
 TEST_SIZE = 0.3
 
 
-class Cell(NamedTuple):
-    """One method on one table with one seed: a line of the file of cells.
+class Result(NamedTuple):
+    """Result of one method on one data set with one seed; one line of the CSV file.
 
     Attributes
     ----------
     roc_auc, average_precision : float in [0, 1]
         Of the test rows.
     seconds : float
-        Of fit and scores; of fits and predictions in the section threshold.
+        Time of fit and scores; of fits and predictions in the section threshold.
     precision, recall, flagged : float in [0, 1]
-        Of `predict` on the test rows; NaN but in the section threshold.
+        Of `predict` on the test rows; NaN except in the section threshold.
     flagged_inliers : float in [0, 1]
-        Share of the inlying test rows that a fit to inliers flags.
+        Share of the test inliers that are flagged after a fit to inliers; NaN except in
+        the section threshold.
     error : str
-        Why it failed; empty if it did not.
+        Error message of a failed fit; empty otherwise.
     """
 
     section: str
@@ -136,7 +138,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows of shape (n_samples, n_features), and which of them are outliers."""
+    """Data set: rows of shape (n_samples, n_features) and labels, 1 for an outlier."""
 
     name: str
     X: np.ndarray
@@ -144,65 +146,65 @@ class Table(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Standardised rows to be fitted, and the test rows with their labels."""
+    """Standardised training rows, and test rows with their labels."""
 
     X_train: np.ndarray
     X_test: np.ndarray
     y_test: np.ndarray
 
 
-class Notebook:
-    """The cells that are known, and the file that keeps them.
+class ResultStore:
+    """Results that have been measured, stored in a CSV file.
 
     Parameters
     ----------
     path : Path or None
-        A CSV file, which need not exist; None keeps nothing.
+        A CSV file, which need not exist; None stores nothing.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.cells: dict[tuple[str, str, str, int], Cell] = {}
+        self.results: dict[tuple[str, str, str, int], Result] = {}
         if path is not None and path.exists():
-            self.cells = {cell[:4]: cell for cell in read_cells(path)}
+            self.results = {result[:4]: result for result in read_results(path)}
 
-    def cell(self, section: str, method: str, table: Table, seed: int) -> Cell:
-        """The cell as it was written down, or else as it is measured now."""
+    def result(self, section: str, method: str, table: Table, seed: int) -> Result:
+        """Return the stored result, or measure and store it."""
         key = (section, method, table.name, seed)
-        if key not in self.cells:
-            self.cells[key] = measure(section, method, table, seed)
-            append(self.path, Cell._fields, [self.cells[key]])
-        return self.cells[key]
+        if key not in self.results:
+            self.results[key] = measure(section, method, table, seed)
+            append(self.path, Result._fields, [self.results[key]])
+        return self.results[key]
 
 
-def read_cells(path: Path) -> Iterator[Cell]:
-    for section, method, table, seed, *figures, error in read(path, Cell._fields):
+def read_results(path: Path) -> Iterator[Result]:
+    for section, method, table, seed, *figures, error in read(path, Result._fields):
         values = (section, method, table, int(seed), *map(float, figures), error)
-        yield Cell._make(values)
+        yield Result._make(values)
 
 
 def main() -> None:
     arguments = parse_arguments()
     paths = find_tables(arguments.data, arguments.tables)
-    notebook = Notebook(arguments.csv)
+    store = ResultStore(arguments.csv)
     torch.set_num_threads(1)
-    say(versions())
+    report(versions())
     if not HAS_PYOD:
-        say("MISSING: PyOD is not installed; its detectors are left out.")
+        report("MISSING: PyOD is not installed; its detectors are skipped.")
     with threadpool_limits(1):
         for section in arguments.only:
-            say()
+            report()
             methods = [m for m in SECTIONS[section] if m in arguments.methods]
             if not HAS_PYOD:
                 methods = [m for m in methods if m not in PYOD]
             if methods:
-                cells = print_section(
-                    section, methods, paths, arguments.seeds, notebook
-                )
+                results = print_section(section, methods, paths, arguments.seeds, store)
                 if section == "contaminated" and arguments.figure:
-                    draw(cells, methods, arguments.figure)
+                    draw(results, methods, arguments.figure)
             else:
-                say(f"{section}: no method left of {', '.join(SECTIONS[section])}.")
+                report(
+                    f"{section}: none of {', '.join(SECTIONS[section])} was selected."
+                )
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -211,7 +213,7 @@ def parse_arguments() -> argparse.Namespace:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder that holds adbench/*.npz"
+        "--data", type=Path, metavar="DIR", help="folder that contains adbench/*.npz"
     )
     parser.add_argument(
         "--only",
@@ -234,7 +236,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         default=[""],
         metavar="PART",
-        help="only tables whose name contains one of these",
+        help="only data sets whose name contains one of these",
     )
     parser.add_argument(
         "--seeds",
@@ -242,24 +244,24 @@ def parse_arguments() -> argparse.Namespace:
         type=int,
         default=SEEDS,
         metavar="SEED",
-        help=f"of rows, split and method (default: {' '.join(map(str, SEEDS))})",
+        help=f"seeds of rows, split and method (default: {' '.join(map(str, SEEDS))})",
     )
     parser.add_argument(
         "--csv",
         type=Path,
         metavar="FILE",
-        help="append each fit to FILE, and skip those that are in it",
+        help="append each result to FILE, and skip fits whose results are in it",
     )
     parser.add_argument(
         "--figure",
         type=Path,
         metavar="FILE",
-        help="draw the ROC AUC of the section contaminated table by table",
+        help="plot the ROC AUC of the section contaminated for each data set",
     )
     return parser.parse_args()
 
 
-def say(line: str = "") -> None:
+def report(line: str = "") -> None:
     print(line, flush=True)
 
 
@@ -269,24 +271,24 @@ def progress(line: str) -> None:
 
 def versions() -> str:
     names = ["numpy", "scikit-learn", "torch", *(["pyod"] if HAS_PYOD else [])]
-    found = ", ".join(f"{name} {version(name)}" for name in names)
-    return f"Python {platform.python_version()}, {found}; one thread"
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
+    return f"Python {platform.python_version()}, {packages}; one thread"
 
 
 # Data
 
 
 def find_tables(folder: Path | None, parts: list[str]) -> list[Path]:
-    """Files of the tables by number; without any of them the program ends."""
+    """Return the files of the data sets in the order of their numbers; exit if none."""
     if folder is None:
-        sys.exit("MISSING: ADBench's tables. Give --data DIR that holds adbench/*.npz.")
-    found = list((folder / "adbench").glob("*.npz"))
-    if not found:
-        sys.exit(f"MISSING: there is no table (.npz) in {folder / 'adbench'}.")
-    paths = [path for path in found if any(part in path.stem for part in parts)]
+        sys.exit("MISSING: ADBench. Give --data DIR that contains adbench/*.npz.")
+    available = list((folder / "adbench").glob("*.npz"))
+    if not available:
+        sys.exit(f"MISSING: no data set (.npz) in {folder / 'adbench'}.")
+    paths = [path for path in available if any(part in path.stem for part in parts)]
     if not paths:
-        names = ", ".join(sorted(path.stem for path in found))
-        sys.exit(f"No table's name contains {' or '.join(parts)}. There are: {names}.")
+        names = ", ".join(sorted(path.stem for path in available))
+        sys.exit(f"No name contains {' or '.join(parts)}. Data sets: {names}.")
     # "2_annthyroid" before "10_cover".
     return sorted(paths, key=lambda path: (path.stem.find("_"), path.stem))
 
@@ -298,7 +300,7 @@ def load(path: Path) -> Table:
 
 
 def split(table: Table, seed: int, only_inliers: bool) -> Split:
-    """The rows of a seed; `only_inliers` leaves the outliers out of training."""
+    """Split the rows with a seed; `only_inliers` removes outliers from training."""
     X, y = table.X, table.y
     if len(X) > MAX_ROWS:
         rng = np.random.default_rng(1234 + seed)
@@ -314,10 +316,10 @@ def split(table: Table, seed: int, only_inliers: bool) -> Split:
     return Split(X_train, X_test, y_test)
 
 
-# One cell
+# One result
 
 
-def measure(section: str, method: str, table: Table, seed: int) -> Cell:
+def measure(section: str, method: str, table: Table, seed: int) -> Result:
     warm_up(method)
     key = (section, method, table.name, seed)
     if section == "threshold":
@@ -325,8 +327,8 @@ def measure(section: str, method: str, table: Table, seed: int) -> Cell:
     return measure_ranking(key, table)
 
 
-def measure_ranking(key: tuple[str, str, str, int], table: Table) -> Cell:
-    """How high the outliers among the test rows score."""
+def measure_ranking(key: tuple[str, str, str, int], table: Table) -> Result:
+    """Measure how well the scores rank the test rows."""
     section, method, _, seed = key
     is_novelty = section == "novelty"
     X_train, X_test, y_test = split(table, seed, only_inliers=is_novelty)
@@ -336,17 +338,17 @@ def measure_ranking(key: tuple[str, str, str, int], table: Table) -> Cell:
         with quiet():
             scores = outlier_scores(detector.fit(X_train), X_test)
         seconds = time.perf_counter() - began
-        # Both raise an error where a score is NaN or infinite.
+        # Both raise an error if a score is NaN or infinite.
         roc_auc = roc_auc_score(y_test, scores)
         average_precision = average_precision_score(y_test, scores)
-    except Exception as error:  # a failure is a result of the method
+    except Exception as error:  # failures are reported as results
         seconds = time.perf_counter() - began
-        return Cell(*key, 0.5, y_test.mean(), seconds, error=in_words(error))
-    return Cell(*key, roc_auc, average_precision, seconds)
+        return Result(*key, 0.5, y_test.mean(), seconds, error=format_error(error))
+    return Result(*key, roc_auc, average_precision, seconds)
 
 
-def measure_threshold(key: tuple[str, str, str, int], table: Table) -> Cell:
-    """What is flagged after a fit to contaminated rows, and after one to inliers."""
+def measure_threshold(key: tuple[str, str, str, int], table: Table) -> Result:
+    """Measure predictions after a fit to contaminated rows and after one to inliers."""
     _, method, _, seed = key
     X_train, X_test, y_test = split(table, seed, only_inliers=False)
     X_inliers, X_clean_test, _ = split(table, seed, only_inliers=True)
@@ -356,10 +358,12 @@ def measure_threshold(key: tuple[str, str, str, int], table: Table) -> Cell:
     try:
         with quiet():
             is_flagged = contaminated.fit(X_train).predict(X_test) == -1
-            is_alarm = clean.fit(X_inliers).predict(X_clean_test[y_test == 0]) == -1
+            is_false_alarm = (
+                clean.fit(X_inliers).predict(X_clean_test[y_test == 0]) == -1
+            )
             seconds = time.perf_counter() - began
             scores = outlier_scores(contaminated, X_test)
-        return Cell(
+        return Result(
             *key,
             roc_auc=roc_auc_score(y_test, scores),
             average_precision=average_precision_score(y_test, scores),
@@ -367,38 +371,38 @@ def measure_threshold(key: tuple[str, str, str, int], table: Table) -> Cell:
             precision=precision_score(y_test, is_flagged, zero_division=0.0),
             recall=recall_score(y_test, is_flagged),
             flagged=is_flagged.mean(),
-            flagged_inliers=is_alarm.mean(),
+            flagged_inliers=is_false_alarm.mean(),
         )
     except Exception as error:  # as above; all rows count as flagged
         seconds = time.perf_counter() - began
         share = y_test.mean()
-        figures = (0.5, share, seconds, share, 1.0, 1.0, 1.0)
-        return Cell(*key, *figures, error=in_words(error))
+        values = (0.5, share, seconds, share, 1.0, 1.0, 1.0)
+        return Result(*key, *values, error=format_error(error))
 
 
 @cache
 def warm_up(method: str) -> None:
-    """Imports and compilation of a first fit, before the clock runs."""
+    """Fit once, so that imports and compilation are not part of the measured time."""
     X = np.random.default_rng(0).standard_normal((200, 5))
-    # What fails here is counted where it fails on a table.
+    # A failure is reported when the method is fitted to a data set.
     with quiet(), contextlib.suppress(Exception):
         outlier_scores(build(method, 0).fit(X), X)
 
 
 def build(method: str, seed: int, **settings: Any) -> Any:
-    """A detector with its defaults; the settings are for ours and scikit-learn's."""
-    if method == OURS:
+    """Return a detector with its defaults; settings apply to skae and scikit-learn."""
+    if method == SKAE:
         return AutoencoderOutlierDetector(random_state=seed, **settings)
     if method == FOREST:
         return IsolationForest(random_state=seed, **settings)
     detector = getattr(import_module(f"pyod.models.{PYOD[method]}"), method)
     accepted = inspect.signature(detector).parameters
-    wanted = {"random_state": seed, "verbose": 0}
-    return detector(**{name: wanted[name] for name in wanted if name in accepted})
+    optional = {"random_state": seed, "verbose": 0}
+    return detector(**{name: optional[name] for name in optional if name in accepted})
 
 
 def outlier_scores(detector: Any, X: np.ndarray) -> np.ndarray:
-    """High for outliers, as PyOD has it and scikit-learn has it not."""
+    """Return scores that are high for outliers, as in PyOD (not scikit-learn)."""
     if hasattr(detector, "score_samples"):
         return -detector.score_samples(X)
     return detector.decision_function(X)
@@ -406,7 +410,7 @@ def outlier_scores(detector: Any, X: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings, and nothing printed."""
+    """Suppress warnings and printed output."""
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -416,7 +420,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def in_words(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
@@ -424,8 +428,8 @@ def in_words(error: Exception) -> str:
 
 
 TITLES = {
-    "contaminated": "contaminated: ROC AUC, outliers among the rows that are fitted",
-    "novelty": "novelty: ROC AUC, fitted to inliers alone, ours with trim=0",
+    "contaminated": "contaminated: ROC AUC, outliers among the training rows",
+    "novelty": "novelty: ROC AUC, fitted to inliers only, skae with trim=0",
     "threshold": "threshold: share of test rows flagged, contamination='auto'",
 }
 
@@ -435,130 +439,133 @@ def print_section(
     methods: list[str],
     paths: list[Path],
     seeds: list[int],
-    notebook: Notebook,
-) -> list[Cell]:
-    """One line per table, as soon as it is done, then what they come to."""
-    say(f"{TITLES[section]}; means over {count(len(seeds), 'seed')}")
+    store: ResultStore,
+) -> list[Result]:
+    """Print one line per data set as soon as it is measured, then the summary."""
+    report(f"{TITLES[section]}; means over {count(len(seeds), 'seed')}")
     heads = "".join(f"{name:>{width(name)}} " for name in methods)
-    say(f"{'table':20}{'rows':>7}{'wide':>6}{'outliers':>10}{heads}".rstrip())
+    report(f"{'data set':20}{'rows':>7}{'cols':>6}{'outliers':>10}{heads}".rstrip())
     field = "flagged" if section == "threshold" else "roc_auc"
-    cells: list[Cell] = []
+    results: list[Result] = []
     for path in paths:
         table = load(path)
         n_rows, n_features = table.X.shape
         line = f"{table.name:20}{n_rows:7d}{n_features:6d}{table.y.mean():10.1%}"
         for method in methods:
             progress(f"{section}, {table.name}, {method}")
-            those = [notebook.cell(section, method, table, seed) for seed in seeds]
-            mark = "*" if any(cell.error for cell in those) else " "
-            line += f"{table_means(those, method, field)[0]:{width(method)}.3f}{mark}"
-            cells += those
-        say(line.rstrip())
-    say()
+            per_seed = [store.result(section, method, table, seed) for seed in seeds]
+            mark = "*" if any(result.error for result in per_seed) else " "
+            mean = table_means(per_seed, method, field)[0]
+            line += f"{mean:{width(method)}.3f}{mark}"
+            results += per_seed
+        report(line.rstrip())
+    report()
     if section == "threshold":
-        print_thresholds(cells, methods)
+        print_thresholds(results, methods)
     else:
-        print_ranking(cells, methods)
-    print_footnote(section, cells)
-    return cells
+        print_ranking(results, methods)
+    print_footnote(section, results)
+    return results
 
 
 def width(name: str) -> int:
     return max(len(name), 5) + 1
 
 
-def table_means(cells: list[Cell], method: str, field: str) -> np.ndarray:
-    """Means over the seeds, of shape (n_tables,), in the order of the cells."""
+def table_means(results: list[Result], method: str, field: str) -> np.ndarray:
+    """Return means over the seeds, of shape (n_tables,), in order of the results."""
     values: dict[str, list[float]] = {}
-    for cell in cells:
-        if cell.method == method:
-            values.setdefault(cell.table, []).append(getattr(cell, field))
-    return np.array([np.mean(those) for those in values.values()])
+    for result in results:
+        if result.method == method:
+            values.setdefault(result.table, []).append(getattr(result, field))
+    return np.array([np.mean(per_seed) for per_seed in values.values()])
 
 
-def median_seconds(cells: list[Cell], method: str) -> float:
-    return float(np.median([cell.seconds for cell in cells if cell.method == method]))
+def median_seconds(results: list[Result], method: str) -> float:
+    return float(
+        np.median([result.seconds for result in results if result.method == method])
+    )
 
 
-def print_ranking(cells: list[Cell], methods: list[str]) -> None:
-    """Methods by mean ROC AUC, and how far ours is from each."""
-    roc_auc = {m: table_means(cells, m, "roc_auc") for m in methods}
-    precision = {m: table_means(cells, m, "average_precision") for m in methods}
+def print_ranking(results: list[Result], methods: list[str]) -> None:
+    """Print the methods by mean ROC AUC, and the difference of skae from each."""
+    roc_auc = {m: table_means(results, m, "roc_auc") for m in methods}
+    precision = {m: table_means(results, m, "average_precision") for m in methods}
     n_tables = len(roc_auc[methods[0]])
-    say(f"means over {count(n_tables, 'table')}")
-    say(f"{'':33}{'ours minus theirs':^42}".rstrip())
-    say(
+    report(f"means over {count(n_tables, 'data set')}")
+    report(f"{'':33}{'skae minus method':^42}".rstrip())
+    report(
         f"{'method':14}{'ROC AUC':>9}{'av.prec.':>10}{'ROC AUC':>12}{'s.e.':>8}"
-        f"{'av.prec.':>12}{'s.e.':>8}{'ours wins':>12}{'seconds':>10}"
+        f"{'av.prec.':>12}{'s.e.':>8}{'better':>12}{'seconds':>10}"
     )
     for method in sorted(methods, key=lambda m: -roc_auc[m].mean()):
         line = (
             f"{method:14}{roc_auc[method].mean():9.4f}{precision[method].mean():10.4f}"
         )
-        if method == OURS or OURS not in methods:
+        if method == SKAE or SKAE not in methods:
             line += f"{'':52}"
         else:
-            gain = roc_auc[OURS] - roc_auc[method]
-            gain_in_precision = precision[OURS] - precision[method]
+            gain = roc_auc[SKAE] - roc_auc[method]
+            gain_in_precision = precision[SKAE] - precision[method]
             wins = f"{(gain > 0).sum()} of {n_tables}"
             line += f"{mean_and_error(gain)}{mean_and_error(gain_in_precision)}"
             line += f"{wins:>12}"
-        say(f"{line}{median_seconds(cells, method):10.3f}")
-    say()
-    say("ours wins: on that many tables our ROC AUC is higher.")
-    say("seconds: median time of a fit and the scores of the test rows.")
+        report(f"{line}{median_seconds(results, method):10.3f}")
+    report()
+    report("better: number of data sets on which the ROC AUC of skae is higher.")
+    report("seconds: median time of a fit and the scores of the test rows.")
 
 
 def mean_and_error(difference: np.ndarray) -> str:
-    """Mean over the tables and its standard error, which takes two tables."""
+    """Format the mean and its standard error, which requires two data sets."""
     if len(difference) < 2:
         return f"{difference.mean():+12.4f}{'-':>8}"
     error = difference.std(ddof=1) / np.sqrt(len(difference))
     return f"{difference.mean():+12.4f}{error:8.4f}"
 
 
-def print_thresholds(cells: list[Cell], methods: list[str]) -> None:
-    """What `predict` flags, means over the tables."""
-    names = list(dict.fromkeys(cell.table for cell in cells))
-    say(f"means over {count(len(names), 'table')}")
-    say(f"{'':16}{'outliers among the rows':^29}{'fitted to inliers alone:':>29}")
-    say(
+def print_thresholds(results: list[Result], methods: list[str]) -> None:
+    """Print what `predict` flags, as means over the data sets."""
+    names = list(dict.fromkeys(result.table for result in results))
+    report(f"means over {count(len(names), 'data set')}")
+    report(f"{'':16}{'contaminated rows':^29}{'flagged inliers:':>29}")
+    report(
         f"{'method':16}{'precision':>10}{'recall':>9}{'flagged':>10}"
         f"{'mean':>11}{'median':>9}{'worst':>9}{'seconds':>10}"
     )
     for method in methods:
         precision, recall, flagged, alarms = (
-            table_means(cells, method, field)
+            table_means(results, method, field)
             for field in ("precision", "recall", "flagged", "flagged_inliers")
         )
-        say(
+        report(
             f"{method:16}{precision.mean():10.3f}{recall.mean():9.3f}"
             f"{flagged.mean():10.3f}{alarms.mean():11.3f}{np.median(alarms):9.3f}"
-            f"{alarms.max():9.3f}{median_seconds(cells, method):10.2f}"
+            f"{alarms.max():9.3f}{median_seconds(results, method):10.2f}"
             f"  (worst: {names[alarms.argmax()]})"
         )
-    say()
-    say("precision: 0 where nothing is flagged.")
-    say("seconds: median time of both fits and predictions.")
+    report()
+    report("precision: 0 where nothing is flagged.")
+    report("seconds: median time of both fits and predictions.")
 
 
-def draw(cells: list[Cell], methods: list[str], path: Path) -> None:
-    """Every table's ROC AUC: ours beside the range of the others."""
+def draw(results: list[Result], methods: list[str], path: Path) -> None:
+    """Plot the ROC AUC of all methods on each data set."""
     import matplotlib.pyplot as plt
 
     plt.switch_backend("Agg")
-    names = list(dict.fromkeys(cell.table for cell in cells))
-    areas = {method: table_means(cells, method, "roc_auc") for method in methods}
-    order = np.argsort(areas[OURS])
+    names = list(dict.fromkeys(result.table for result in results))
+    areas = {method: table_means(results, method, "roc_auc") for method in methods}
+    order = np.argsort(areas[SKAE])
     figure, ax = plt.subplots(figsize=(7, 0.27 * len(names) + 1), layout="constrained")
     for method, area in areas.items():
         marker, color, size = {
-            OURS: ("o", "C0", 55),
+            SKAE: ("o", "C0", 55),
             "IForest": ("^", "C1", 35),
             "KNN": ("s", "C2", 25),
         }.get(method, ("|", "0.6", 60))
         label = method if color != "0.6" else None
-        z_order = 3 if method == OURS else 2
+        z_order = 3 if method == SKAE else 2
         ax.scatter(
             area[order],
             range(len(names)),
@@ -568,7 +575,7 @@ def draw(cells: list[Cell], methods: list[str], path: Path) -> None:
             label=label,
             zorder=z_order,
         )
-    ax.scatter([], [], s=60, color="0.6", marker="|", label="PyOD's other ten")
+    ax.scatter([], [], s=60, color="0.6", marker="|", label="ten others of PyOD")
     ax.set_yticks(range(len(names)), [names[i] for i in order])
     ax.set(xlabel="ROC AUC on test rows")
     ax.grid(axis="y", color="0.92")
@@ -576,20 +583,24 @@ def draw(cells: list[Cell], methods: list[str], path: Path) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
     figure.savefig(path, dpi=150)
-    say(f"The figure is in {path}")
+    report(f"The figure is in {path}")
 
 
-def print_footnote(section: str, cells: list[Cell]) -> None:
-    """What failed, and how it was counted."""
+def print_footnote(section: str, results: list[Result]) -> None:
+    """Print failures, and the values that are used for them."""
     if section == "threshold":
-        say("A fit that fails (*) counts as if it had flagged all rows.")
+        report("A failed fit (*) counts as one that flags all rows.")
     else:
-        say("A fit that fails (*) counts as ROC AUC 0.5 and average precision = share")
-        say("of outliers among the test rows.")
-    failed = [cell for cell in cells if cell.error]
-    say(f"Failed: {len(failed)} of {count(len(cells), 'fit')}.")
-    for cell in failed:
-        say(f"    {cell.method} on {cell.table}, seed {cell.seed}: {cell.error}")
+        report(
+            "A failed fit (*) counts with ROC AUC 0.5 and average precision = share of"
+        )
+        report("outliers among the test rows.")
+    failed = [result for result in results if result.error]
+    report(f"Failed: {len(failed)} of {count(len(results), 'fit')}.")
+    for result in failed:
+        report(
+            f"    {result.method} on {result.table}, seed {result.seed}: {result.error}"
+        )
 
 
 def count(number: int, noun: str) -> str:

@@ -1,46 +1,47 @@
-"""Print how well the transformer reduces dimensions, beside PCA and its peers.
+"""Measure dimensionality reduction and compare it with PCA and other methods.
 
-- variance: explained variance of held-out rows, beside PCA, kernel PCA (a Gaussian
-  kernel, `fit_inverse_transform`), the same network from a random start, the same
-  without the steps that move a code nearer to its row (``transform_max_iter=0``), and
-  PyOD's AutoEncoder with the same width of the code; and how much of PCA's error is
+- variance: explained variance of held-out rows, compared with PCA, kernel PCA (a
+  Gaussian kernel, `fit_inverse_transform`), the same network from a random start, the
+  same without refinement of the codes (``transform_max_iter=0``), and PyOD's
+  AutoEncoder with a code of the same width; and the share of PCA's error that is
   removed;
-- codes: accuracy of logistic regression and of nearest neighbours on the codes, beside
-  the codes of PCA and the raw columns.
+- codes: accuracy of logistic regression and of nearest neighbours on the codes,
+  compared with the codes of PCA and the raw columns.
 
-All methods have their defaults, but PCA is exact (``svd_solver="full"``); PyOD's hidden
-layers, (64, 32) with 32 for the code, are (64, n_components); and kernel PCA, whose
-time grows with the cube of the rows, is fitted to 2,000 of them at most. PyOD scales
-the features once more by itself, which is undone; columns that are constant in
-training, which it would divide by 1e-8, are left alone.
+All methods have their defaults, except that PCA is exact (``svd_solver="full"``); that
+PyOD's hidden layers, by default (64, 32) with a code of 32, are (64, n_components); and
+that kernel PCA, whose time is cubic in the number of rows, is fitted to at most 2,000
+rows. PyOD scales the features again, which is undone; columns that are constant in
+training, which it would divide by 1e-8, are not scaled.
 
-At most 5,000 rows of a table are drawn, the same for all seeds; 30% of them are test
-rows. Of MNIST 10,000 rows are trained on and 2,000 tested, with the first seed alone.
-Features are standardised by the training rows, but MNIST's pixels are divided by 255;
-codes are standardised before they are classified. Explained variance is
+At most 5,000 rows are drawn per table, the same for all seeds; 30% of them are test
+rows. For MNIST there are 10,000 training and 2,000 test rows, and only the first seed
+is used. Features are standardised by the training rows, except that MNIST's pixels are
+divided by 255; codes are standardised before they are classified. Explained variance is
 ``1 - sum((X - X_hat)**2) / sum((X - mean)**2)`` over the test rows, with the mean of
-the training rows. Cases with as many components as features or training rows, or
-more, are skipped. A case is a table and a number of components, and its figure the
-mean over the seeds; a standard error is that of paired differences over the tables.
-It computes on one thread, and its seconds are the processor's, so that they mean the
-same on a busy machine. From the repository root, with the package and PyOD installed::
+the training rows. Cases whose number of components is not below the numbers of features
+and training rows are skipped. A case is a table and a number of components, and its
+result the mean over the seeds; a standard error is that of paired differences over the
+tables. It uses one thread, and seconds are processor time, which does not depend on the
+load of the machine. From the repository root, with the package and PyOD installed::
 
     python benchmarks/reduction.py --data DIR
 
-where DIR holds mnist.npz (arrays X_train, y_train, X_test and y_test; images in uint8)
-and adbench/*.npz (arrays X and y) [1]_; without them it goes on with the tables of
-scikit-learn. That takes about three hours, and can go on where it was interrupted::
+where DIR contains mnist.npz (arrays X_train, y_train, X_test and y_test; images in
+uint8) and adbench/*.npz (arrays X and y) [1]_; without them only scikit-learn's tables
+are used. The run takes about three hours; it can be resumed with::
 
-    python benchmarks/reduction.py --data DIR --csv cells.csv
+    python benchmarks/reduction.py --data DIR --csv results.csv
 
-which appends each figure (section, table, components, seed, method, value, seconds,
-error) to cells.csv as soon as it is known, and takes from there what is in it already,
-failures, too: delete the lines that are to be measured again, as those of ours after a
-change to it. One section, some methods, some components, and the tables whose names
-contain a word, or a picture of all cases of ours and PCA's::
+which appends each result (section, table, components, seed, method, value, seconds,
+error) to results.csv as soon as it is known, and reads the results that are in the
+file, including failures: delete the lines that are to be measured again, for example
+those of skae after a change to it. One section, some methods, some numbers of
+components, the tables whose names contain a word, or a plot of all cases of skae and
+PCA::
 
     python benchmarks/reduction.py --data DIR --only variance --methods skae PCA
-    python benchmarks/reduction.py --data DIR --csv cells.csv --figure reduction.png
+    python benchmarks/reduction.py --data DIR --csv results.csv --figure reduction.png
     python benchmarks/reduction.py --tables wine iris --components 2 --seeds 0
 
 References
@@ -68,7 +69,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from cells import append, read
+from results_file import append, read
 from sklearn import datasets
 from sklearn.decomposition import PCA, KernelPCA
 from sklearn.linear_model import LogisticRegression
@@ -82,23 +83,23 @@ from skae import AutoencoderTransformer
 
 HAS_PYOD = find_spec("pyod") is not None
 
-OURS = "skae"
-RANDOM = "random"  # ours, from a random start
-ENCODER = "encoder"  # ours, with the encoder's own codes
+SKAE = "skae"
+RANDOM = "random"  # skae from a random start
+ENCODER = "encoder"  # skae without refinement of codes
 RAW = "raw"  # no reduction
 SECTIONS = {
-    "variance": ("PCA", "KernelPCA", "PyOD", RANDOM, ENCODER, OURS),
-    "codes": (RAW, "PCA", OURS),
+    "variance": ("PCA", "KernelPCA", "PyOD", RANDOM, ENCODER, SKAE),
+    "codes": (RAW, "PCA", SKAE),
 }
-METHODS = ("PCA", "KernelPCA", "PyOD", RANDOM, ENCODER, RAW, OURS)
-# What ours does not do in them.
-LESS: dict[str, dict[str, Any]] = {
+METHODS = ("PCA", "KernelPCA", "PyOD", RANDOM, ENCODER, RAW, SKAE)
+# Parameters of the variants of skae.
+PARAMETERS: dict[str, dict[str, Any]] = {
     RANDOM: {"init": "random"},
     ENCODER: {"transform_max_iter": 0},
-    OURS: {},
+    SKAE: {},
 }
 N_COMPONENTS = {"variance": (1, 2, 5, 12), "codes": (2, 5, 10, 30)}
-FEW = 5  # components up to which a summary is taken of its own
+FEW = 5  # there is a separate summary up to this number of components
 
 SEEDS = (0, 1, 2)
 TEST_SIZE = 0.3
@@ -109,11 +110,11 @@ N_MNIST_TRAIN, N_MNIST_TEST = 10_000, 2_000
 SEED_OF_ROWS = 1234
 PYOD_EPS = 1e-8  # of pyod.utils.torch_utility.TorchDataset
 
-# How far below PCA's explained variance a mean over the seeds may fall.
+# Tolerance of a mean over the seeds below PCA's explained variance.
 MARGIN = 0.003
-# Explained variances as close as this are equal, and an error as small as this is none:
-# a PCA that training did not leave differs from scikit-learn's by the rounding of
-# float32, and 39_vertebral is of rank 5.
+# Explained variances that differ by at most this are equal, and an error of at most
+# this is 0: without improvement in training, the result is a PCA that differs from
+# scikit-learn's by rounding in float32, and 39_vertebral has rank 5.
 TIE = 1e-6
 
 CLASSIFIERS: dict[str, Callable[[], Any]] = {
@@ -123,7 +124,7 @@ CLASSIFIERS: dict[str, Callable[[], Any]] = {
 
 
 class Key(NamedTuple):
-    """What was measured; in the section codes, the method is "reducer+classifier"."""
+    """Key of a result; in the section codes, the method is "reducer+classifier"."""
 
     section: str
     table: str
@@ -132,17 +133,17 @@ class Key(NamedTuple):
     method: str
 
 
-class Cell(NamedTuple):
-    """One line of the file of cells: a `Key`, and what came out.
+class Result(NamedTuple):
+    """One line of the CSV file: a `Key` and its result.
 
     Attributes
     ----------
     value : float
-        Explained variance or accuracy of the test rows; NaN if it failed.
+        Explained variance or accuracy of the test rows; NaN after a failure.
     seconds : float
-        Of the processor, for the reducer's fit.
+        Processor time of the reducer's fit.
     error : str
-        Why it failed; empty if it did not.
+        Error message of a failure; empty otherwise.
     """
 
     section: str
@@ -156,17 +157,18 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows and, where they are classified, labels.
+    """Rows and, in the section codes, labels.
 
     Attributes
     ----------
     split : callable
-        Of a seed; gives X_train, X_test and, for the codes, y_train and y_test.
+        Takes a seed; returns X_train, X_test and, in the section codes, y_train and
+        y_test.
     n_rows, n_features, n_train : int
     standardise : bool
-        Whether columns are standardised before anything else.
+        Whether the columns are standardised.
     one_seed : bool
-        Whether the first seed has to do, because the table is large.
+        Whether only the first seed is used, because the table is large.
     """
 
     name: str
@@ -191,42 +193,42 @@ class Table(NamedTuple):
 Source = tuple[str, Callable[[], Table]]
 
 
-class Notebook:
-    """The cells that are known, and the file that keeps them.
+class ResultStore:
+    """Results that have been measured, stored in a CSV file.
 
     Parameters
     ----------
     path : Path or None
-        A CSV file, which need not exist; None keeps nothing.
+        A CSV file, which need not exist; None stores nothing.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.cells: dict[Key, Cell] = {}
+        self.results: dict[Key, Result] = {}
         if path is not None and path.exists():
-            self.cells = {Key(*cell[:5]): cell for cell in read_cells(path)}
+            self.results = {Key(*result[:5]): result for result in read_results(path)}
 
     def __contains__(self, key: Key) -> bool:
-        return key in self.cells
+        return key in self.results
 
-    def __getitem__(self, key: Key) -> Cell:
-        return self.cells[key]
+    def __getitem__(self, key: Key) -> Result:
+        return self.results[key]
 
     def add(self, key: Key, value: float, seconds: float, error: str = "") -> None:
-        cell = Cell(*key, float(value), seconds, error)
-        self.cells[key] = cell
-        append(self.path, Cell._fields, [cell])
+        result = Result(*key, float(value), seconds, error)
+        self.results[key] = result
+        append(self.path, Result._fields, [result])
 
 
-def read_cells(path: Path) -> Iterator[Cell]:
-    for section, table, components, seed, method, *rest in read(path, Cell._fields):
+def read_results(path: Path) -> Iterator[Result]:
+    for section, table, components, seed, method, *rest in read(path, Result._fields):
         key = Key(section, table, int(components), int(seed), method)
         value, seconds, error = rest
-        yield Cell(*key, float(value), float(seconds), error)
+        yield Result(*key, float(value), float(seconds), error)
 
 
 class Options(NamedTuple):
-    """What was asked for on the command line."""
+    """Options of the command line."""
 
     folder: Path | None
     parts: list[str]
@@ -246,22 +248,24 @@ def main() -> None:
         arguments.methods,
         arguments.figure,
     )
-    notebook = Notebook(arguments.csv)
+    store = ResultStore(arguments.csv)
     torch.set_num_threads(1)
-    say(versions())
+    report(versions())
     with threadpool_limits(1):
         for section in arguments.only:
-            say()
+            report()
             methods = [m for m in SECTIONS[section] if m in options.methods]
             if "PyOD" in methods and not HAS_PYOD:
-                say("MISSING: PyOD is not installed; its AutoEncoder is left out.")
+                report("MISSING: PyOD is not installed; its AutoEncoder is skipped.")
                 methods.remove("PyOD")
             if not methods:
-                say(f"{section}: no method left of {', '.join(SECTIONS[section])}.")
+                report(
+                    f"{section}: none of {', '.join(SECTIONS[section])} was selected."
+                )
             elif section == "variance":
-                print_variance(methods, options, notebook)
+                print_variance(methods, options, store)
             else:
-                print_codes(methods, options, notebook)
+                print_codes(methods, options, store)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -273,7 +277,7 @@ def parse_arguments() -> argparse.Namespace:
         "--data",
         type=Path,
         metavar="DIR",
-        help="folder that holds mnist.npz and adbench/*.npz",
+        help="folder that contains mnist.npz and adbench/*.npz",
     )
     parser.add_argument(
         "--only",
@@ -307,7 +311,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         type=int,
         metavar="N",
-        help=f"widths of the code (default: {defaults})",
+        help=f"numbers of components (default: {defaults})",
     )
     parser.add_argument(
         "--seeds",
@@ -315,24 +319,24 @@ def parse_arguments() -> argparse.Namespace:
         type=int,
         default=list(SEEDS),
         metavar="SEED",
-        help=f"of split and method (default: {' '.join(map(str, SEEDS))})",
+        help=f"seeds of split and method (default: {' '.join(map(str, SEEDS))})",
     )
     parser.add_argument(
         "--csv",
         type=Path,
         metavar="FILE",
-        help="append each figure to FILE, and skip those that are in it",
+        help="append each result to FILE, and skip those that are in it",
     )
     parser.add_argument(
         "--figure",
         type=Path,
         metavar="FILE",
-        help="draw the explained variances of PCA and ours into FILE",
+        help="save a plot of the explained variances of PCA and skae in FILE",
     )
     return parser.parse_args()
 
 
-def say(line: str = "") -> None:
+def report(line: str = "") -> None:
     print(line.rstrip(), flush=True)
 
 
@@ -342,15 +346,15 @@ def progress(line: str) -> None:
 
 def versions() -> str:
     names = ["numpy", "scikit-learn", "torch", *(["pyod"] if HAS_PYOD else [])]
-    found = ", ".join(f"{name} {version(name)}" for name in names)
-    return f"Python {platform.python_version()}, {found}; one thread"
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
+    return f"Python {platform.python_version()}, {packages}; one thread"
 
 
 # Data
 
 
 def tables_of_variance(folder: Path | None, parts: list[str]) -> list[Table]:
-    """scikit-learn's tables and all of ADBench's; what is left out is said."""
+    """Return the tables of scikit-learn and ADBench; report those that are skipped."""
     sources: list[Source] = [
         (name, partial(unlabelled, name, load))
         for name, load in (
@@ -368,17 +372,17 @@ def tables_of_variance(folder: Path | None, parts: list[str]) -> list[Table]:
         key=lambda path: (path.stem.find("_"), path.stem),
     )
     if not paths:
-        say(f"MISSING: ADBench's tables ({why_not(folder, 'adbench/*.npz')}).")
+        report(f"MISSING: ADBench's tables ({reason(folder, 'adbench/*.npz')}).")
     sources += [(path.stem, partial(unlabelled, path.stem, path)) for path in paths]
-    tables = chosen(sources, parts)
+    tables = select(sources, parts)
     for table in tables:
         if table.n_rows < MIN_ROWS:
-            say(f"{table.name} is left out: it has {table.n_rows} rows.")
+            report(f"{table.name} is skipped: it has {table.n_rows} rows.")
     return [table for table in tables if table.n_rows >= MIN_ROWS]
 
 
 def tables_of_codes(folder: Path | None, parts: list[str]) -> list[Table]:
-    """Tables with classes; what is missing is said."""
+    """Return tables with class labels; report missing files."""
     sources: list[Source] = [
         (name, partial(labelled, name, load))
         for name, load in (
@@ -394,26 +398,26 @@ def tables_of_codes(folder: Path | None, parts: list[str]) -> list[Table]:
         if folder is not None and (folder / file).exists():
             sources.append((name, partial(make, name, folder / file)))
         elif any(part in name for part in parts):
-            say(f"MISSING: {name} ({why_not(folder, file)}).")
-    return chosen(sources, parts)
+            report(f"MISSING: {name} ({reason(folder, file)}).")
+    return select(sources, parts)
 
 
-def why_not(folder: Path | None, file: str) -> str:
-    return "no --data" if folder is None else f"there is no {folder / file}"
+def reason(folder: Path | None, file: str) -> str:
+    return "no --data" if folder is None else f"no file {folder / file}"
 
 
-def chosen(sources: list[Source], parts: list[str]) -> list[Table]:
+def select(sources: list[Source], parts: list[str]) -> list[Table]:
     return [make() for name, make in sources if any(part in name for part in parts)]
 
 
 def unlabelled(name: str, source: Path | Callable[[], Any]) -> Table:
     X, _ = rows_and_labels(source)
-    return make_table(name, [drawn(X)])
+    return make_table(name, [subsample(X)])
 
 
 def labelled(name: str, source: Path | Callable[[], Any]) -> Table:
     X, y = rows_and_labels(source)
-    return make_table(name, [drawn(X), drawn(y)])
+    return make_table(name, [subsample(X), subsample(y)])
 
 
 def rows_and_labels(source: Path | Callable[[], Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -424,8 +428,8 @@ def rows_and_labels(source: Path | Callable[[], Any]) -> tuple[np.ndarray, np.nd
     return np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target)
 
 
-def drawn(values: np.ndarray) -> np.ndarray:
-    """The same rows at each call, whatever the seed of the fits."""
+def subsample(values: np.ndarray) -> np.ndarray:
+    """Draw at most `MAX_ROWS` rows, the same in each call."""
     if len(values) <= MAX_ROWS:
         return values
     rng = np.random.default_rng(SEED_OF_ROWS)
@@ -433,7 +437,7 @@ def drawn(values: np.ndarray) -> np.ndarray:
 
 
 def make_table(name: str, arrays: list[np.ndarray]) -> Table:
-    """A table that is split anew for each seed, by class where there are labels."""
+    """Return a table whose split depends on the seed, stratified by the labels."""
     X, *y = arrays
 
     def split(seed: int) -> list[np.ndarray]:
@@ -447,7 +451,7 @@ def make_table(name: str, arrays: list[np.ndarray]) -> Table:
 
 
 def mnist(name: str, path: Path) -> Table:
-    """Images as rows of pixels in [0, 1]; the split is the one they come with."""
+    """Return images as rows of pixels in [0, 1], with MNIST's own split."""
     rng = np.random.default_rng(SEED_OF_ROWS)
     arrays = []
     with np.load(path) as file:
@@ -471,7 +475,7 @@ def mnist(name: str, path: Path) -> Table:
 
 
 def build(method: str, n_components: int, seed: int) -> Any:
-    """A method with its defaults, as far as it can be compared with them."""
+    """Return a method with its defaults, except for the settings in the docstring."""
     if method == "PCA":
         return PCA(n_components, svd_solver="full")
     if method == "KernelPCA":
@@ -480,13 +484,13 @@ def build(method: str, n_components: int, seed: int) -> Any:
         )
     if method == "PyOD":
         pyod = import_module("pyod.models.auto_encoder")
-        widths = [64, n_components]  # its default is [64, 32]
+        widths = [64, n_components]  # default: [64, 32]
         return pyod.AutoEncoder(hidden_neuron_list=widths, random_state=seed, verbose=0)
-    return AutoencoderTransformer(n_components, random_state=seed, **LESS[method])
+    return AutoencoderTransformer(n_components, random_state=seed, **PARAMETERS[method])
 
 
 def fit(method: str, n_components: int, seed: int, X: np.ndarray) -> tuple[Any, float]:
-    """The fitted method and its seconds."""
+    """Return the fitted method and the seconds of its fit."""
     warm_up(method)
     if method == "KernelPCA" and len(X) > MAX_KERNEL_ROWS:
         rng = np.random.default_rng(seed)
@@ -498,9 +502,9 @@ def fit(method: str, n_components: int, seed: int, X: np.ndarray) -> tuple[Any, 
 
 @cache
 def warm_up(method: str) -> None:
-    """Imports and compilation of a first fit, before the clock runs."""
+    """Fit once, so that imports and compilation are not part of the measured time."""
     X = np.random.default_rng(0).standard_normal((200, 5))
-    # What fails here is counted where it fails on a table.
+    # A failure is reported when the method is fitted to a table.
     with contextlib.suppress(Exception):
         build(method, 2, 0).fit(X)
 
@@ -512,12 +516,12 @@ def reconstruct(model: Any, X: np.ndarray) -> np.ndarray:
 
 
 def reconstruct_by_pyod(detector: Any, X: np.ndarray) -> np.ndarray:
-    """By the network inside, between the detector's own scaling and its inverse.
+    """Reconstruct rows by the detector's network and undo the detector's scaling.
 
-    PyOD divides by the training rows' standard deviation plus 1e-8, and so by 1e-8
-    where a column was constant: one test row that differs there then spoils the whole
-    table (explained variance -16 instead of 0.23 on 5_campaign). Such columns are left
-    as they are here.
+    PyOD divides by the training rows' standard deviation plus 1e-8, which is 1e-8 for a
+    constant column: a single test row with another value then dominates the error
+    (explained variance -16 instead of 0.23 on 5_campaign). Such columns are not scaled
+    here.
     """
     scale = np.where(detector.X_std > PYOD_EPS, detector.X_std + PYOD_EPS, 1.0)
     Z = torch.as_tensor((X - detector.X_mean) / scale, dtype=torch.float32)
@@ -533,7 +537,7 @@ def explained_variance(X: np.ndarray, X_hat: np.ndarray, mean: np.ndarray) -> fl
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings, and nothing printed."""
+    """Suppress warnings and printed output."""
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -543,7 +547,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def in_words(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
@@ -551,55 +555,55 @@ def in_words(error: Exception) -> str:
 
 
 class Case(NamedTuple):
-    """One table and one width of the code: the cells of each method, one per seed."""
+    """One table and number of components: the results of each method, one per seed."""
 
     table: str
     components: int
-    cells: dict[str, list[Cell]]
+    results: dict[str, list[Result]]
 
     def values(self, method: str) -> np.ndarray:
-        return np.array([cell.value for cell in self.cells[method]])
+        return np.array([result.value for result in self.results[method]])
 
     def mean(self, method: str) -> float:
-        """Over the seeds; NaN if a fit failed."""
+        """Return the mean over the seeds; NaN if a fit failed."""
         return self.values(method).mean()
 
     def removed(self) -> float:
-        """Share of PCA's error; NaN where there is nothing to remove."""
-        left = 1 - self.mean("PCA")
-        return 1 - (1 - self.mean(OURS)) / left if left > TIE else np.nan
+        """Return the share of PCA's error that is removed; NaN if that error is 0."""
+        error = 1 - self.mean("PCA")
+        return 1 - (1 - self.mean(SKAE)) / error if error > TIE else np.nan
 
 
-def print_variance(methods: list[str], options: Options, notebook: Notebook) -> None:
-    """One line per case, as soon as it is done, then what they come to."""
+def print_variance(methods: list[str], options: Options, store: ResultStore) -> None:
+    """Print one line per case as soon as it is measured, then the summary."""
     seeds, widths = options.seeds, options.components or N_COMPONENTS["variance"]
     tables = tables_of_variance(options.folder, options.parts)
-    has_both = OURS in methods and "PCA" in methods
-    say(
-        f"variance: of held-out rows, explained; means over {count(len(seeds), 'seed')}"
+    has_both = SKAE in methods and "PCA" in methods
+    report(
+        f"variance: explained, of held-out rows; means over {count(len(seeds), 'seed')}"
     )
     heads = "".join(f"{method:>11}" for method in methods)
-    say(
-        f"{'table':20}{'rows':>6}{'wide':>6}{'n_comp.':>8}{heads}"
+    report(
+        f"{'table':20}{'rows':>6}{'cols':>6}{'n_comp.':>8}{heads}"
         f"{'removed' if has_both else '':>10}"
     )
     cases: list[Case] = []
     for table in tables:
         for components in filter(table.allows, widths):
-            case = measure_case(table, components, methods, seeds, notebook)
-            figures = "".join(f"{figure(case.mean(m)):>11}" for m in methods)
-            say(
+            case = measure_case(table, components, methods, seeds, store)
+            values = "".join(f"{format_value(case.mean(m)):>11}" for m in methods)
+            report(
                 f"{table.name:20}{table.n_rows:6d}{table.n_features:6d}"
-                f"{components:8d}{figures}"
+                f"{components:8d}{values}"
                 f"{percent(case.removed()) if has_both else '':>10}"
             )
             cases.append(case)
     if not cases:
-        say("There is no such case.")
+        report("No cases were selected.")
         return
     if has_both:
-        say("removed: share of PCA's error that is not left by ours.")
-    say()
+        report("removed: share of PCA's error that skae removes.")
+    report()
     print_means(cases, methods)
     if has_both:
         print_removed(cases)
@@ -615,29 +619,29 @@ def measure_case(
     components: int,
     methods: list[str],
     seeds: list[int],
-    notebook: Notebook,
+    store: ResultStore,
 ) -> Case:
-    cells: dict[str, list[Cell]] = {method: [] for method in methods}
+    results: dict[str, list[Result]] = {method: [] for method in methods}
     for seed in seeds:
         for method in methods:
             key = Key("variance", table.name, components, seed, method)
-            if key not in notebook:
+            if key not in store:
                 progress(" ".join(map(str, key)))
-                notebook.add(key, *measure_variance(table, key))
-            cells[method].append(notebook[key])
-    return Case(table.name, components, cells)
+                store.add(key, *measure_variance(table, key))
+            results[method].append(store[key])
+    return Case(table.name, components, results)
 
 
 def measure_variance(table: Table, key: Key) -> tuple[float, float, str]:
-    """Explained variance, seconds, and what went wrong."""
+    """Return explained variance, seconds and error message."""
     X_train, X_test = table.standardised(key.seed)
     seconds = np.nan
     try:
         with quiet():
             model, seconds = fit(key.method, key.components, key.seed, X_train)
             X_hat = reconstruct(model, X_test)
-    except Exception as error:  # a failure is a result of the method
-        return np.nan, seconds, in_words(error)
+    except Exception as error:  # failures are reported as results
+        return np.nan, seconds, format_error(error)
     value = explained_variance(X_test, X_hat, X_train.mean(axis=0))
     if not np.isfinite(value):
         return np.nan, seconds, "The reconstruction is not finite."
@@ -645,39 +649,41 @@ def measure_variance(table: Table, key: Key) -> tuple[float, float, str]:
 
 
 def print_means(cases: list[Case], methods: list[str]) -> None:
-    """Each method over all cases, and how far ours is from it."""
+    """Print each method's mean over all cases and the difference of skae from it."""
     n_tables = len({case.table for case in cases})
-    say(
+    report(
         f"{count(len(cases), 'case')} of {count(n_tables, 'table')}: explained variance"
     )
-    say(f"{'':39}{'ours minus theirs':^38}")
-    say(
+    report(f"{'':39}{'skae minus method':^38}")
+    report(
         f"{'method':12}{'cases':>7}{'mean':>10}{'median':>10}"
-        f"{'mean':>12}{'s.e.':>10}{'median':>10}{'ours at least theirs':>26}"
+        f"{'mean':>12}{'s.e.':>10}{'median':>10}{'skae at least as good':>26}"
     )
     for method in methods:
         values = np.array([case.mean(method) for case in cases])
-        fine = values[np.isfinite(values)]
-        line = f"{method:12}{len(fine):7d}{figure(mean(fine)):>10}"
-        line += f"{figure(median(fine)):>10}"
-        if OURS in methods and method != OURS:
+        finite = values[np.isfinite(values)]
+        line = f"{method:12}{len(finite):7d}{format_value(mean(finite)):>10}"
+        line += f"{format_value(median(finite)):>10}"
+        if SKAE in methods and method != SKAE:
             gains = [
-                (case.table, case.mean(OURS) - case.mean(method)) for case in cases
+                (case.table, case.mean(SKAE) - case.mean(method)) for case in cases
             ]
             gain = np.array([value for _, value in gains if np.isfinite(value)])
             line += mean_and_error(by_table(gains))
-            line += f"{figure(median(gain), '+'):>10}{share(gain >= -TIE):>26}"
-        say(line)
-    say("Means and medians over the cases; means of ours minus theirs, and their")
-    say("standard errors, over the tables. A case in which a fit of a method failed")
-    say("is left out of the figures that need that method.")
-    say()
+            line += f"{format_value(median(gain), '+'):>10}{share(gain >= -TIE):>26}"
+        report(line)
+    report("Means and medians are over the cases; mean differences and their standard")
+    report(
+        "errors over the tables. A case in which a fit of a method failed is excluded"
+    )
+    report("from the statistics that need that method.")
+    report()
 
 
 def print_removed(cases: list[Case]) -> None:
-    """Medians of the share of PCA's error that ours removes."""
-    say("share of PCA's held-out error that ours removes, over the cases")
-    say(f"{'components':14}{'cases':>7}{'median':>10}{'mean':>10}{'worst':>10}")
+    """Print the share of PCA's error that skae removes."""
+    report("share of PCA's held-out error that skae removes, over the cases")
+    report(f"{'components':14}{'cases':>7}{'median':>10}{'mean':>10}{'worst':>10}")
     widths = sorted({case.components for case in cases})
     few = [width for width in widths if width <= FEW]
     for label, group in (
@@ -688,42 +694,46 @@ def print_removed(cases: list[Case]) -> None:
         removed = np.array([c.removed() for c in cases if c.components in group])
         removed = removed[np.isfinite(removed)]
         worst = removed.min() if len(removed) else np.nan
-        say(
+        report(
             f"{label:14}{len(removed):7d}{percent(median(removed)):>10}"
             f"{percent(mean(removed)):>10}{percent(worst):>10}"
         )
-    say()
+    report()
 
 
 def print_rule(cases: list[Case]) -> None:
-    """The rule that ours is never worse than PCA."""
-    known = [case for case in cases if np.isfinite(case.mean(OURS) - case.mean("PCA"))]
-    if not known:
+    """Print how far skae is below PCA in the worst case."""
+    complete = [
+        case for case in cases if np.isfinite(case.mean(SKAE) - case.mean("PCA"))
+    ]
+    if not complete:
         return
-    gains = [case.values(OURS) - case.values("PCA") for case in known]
+    gains = [case.values(SKAE) - case.values("PCA") for case in complete]
     means = np.array([gain.mean() for gain in gains])
     lowest = np.array([gain.min() for gain in gains])
-    say("never worse than PCA: ours minus PCA")
+    report("skae minus PCA")
     seeds = f"mean over {count(len(gains[0]), 'seed')}"
-    for what, value in (
+    for label, value in (
         (f"{seeds} at least -{MARGIN}", share(means >= -MARGIN)),
-        (f"lowest {seeds}", place(means, known)),
-        ("lowest single fit", place(lowest, known)),
+        (f"lowest {seeds}", format_lowest(means, complete)),
+        ("lowest single fit", format_lowest(lowest, complete)),
     ):
-        say(f"    {what:36}{value}")
-    say()
+        report(f"    {label:36}{value}")
+    report()
 
 
 def draw(cases: list[Case], path: Path) -> None:
-    """Each case as a point: PCA's explained variance and ours."""
+    """Plot the explained variance of PCA and skae, one point per case."""
     import matplotlib.pyplot as plt
 
     plt.switch_backend("Agg")
     figure, ax = plt.subplots(figsize=(6, 6), layout="constrained")
-    ax.plot([0, 1], [0, 1], color="0.4", linewidth=0.8, label="no better than PCA")
-    ax.plot([0, 1], [0.5, 1], "--", color="0.4", linewidth=0.8, label="half its error")
+    ax.plot([0, 1], [0, 1], color="0.4", linewidth=0.8, label="equal to PCA")
+    ax.plot(
+        [0, 1], [0.5, 1], "--", color="0.4", linewidth=0.8, label="half of PCA's error"
+    )
     for i, width in enumerate(sorted({case.components for case in cases})):
-        points = [(c.mean("PCA"), c.mean(OURS)) for c in cases if c.components == width]
+        points = [(c.mean("PCA"), c.mean(SKAE)) for c in cases if c.components == width]
         label = count(width, "component")
         ax.scatter(*np.transpose(points), s=30, color=f"C{i}", label=label, zorder=3)
     ax.set(
@@ -736,78 +746,79 @@ def draw(cases: list[Case], path: Path) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)
-    say(f"The figure is in {path}")
-    say()
+    report(f"The figure is in {path}")
+    report()
 
 
-def place(gains: np.ndarray, cases: list[Case]) -> str:
-    """The lowest, and where it is."""
+def format_lowest(gains: np.ndarray, cases: list[Case]) -> str:
+    """Format the lowest gain and its case."""
     case = cases[gains.argmin()]
-    return f"{figure(gains.min(), '+')}, {case.table}, n_components={case.components}"
+    lowest = format_value(gains.min(), "+")
+    return f"{lowest}, {case.table}, n_components={case.components}"
 
 
 def print_seconds(cases: list[Case], methods: dict[str, str]) -> None:
-    """What a fit takes; `methods` are their names here and in the cells."""
-    say("seconds of a fit")
-    say(f"{'':12}{'means of the tables':>22}{'single fits':>20}")
-    say(
+    """Print seconds per fit; `methods` maps printed names to names in the results."""
+    report("seconds per fit")
+    report(f"{'':12}{'means of the tables':>22}{'single fits':>20}")
+    report(
         f"{'method':12}{'median':>11}{'maximum':>11}{'median':>10}{'maximum':>10}"
         "   slowest table"
     )
     for label, method in methods.items():
         fits = [
-            (cell.table, cell.seconds)
+            (result.table, result.seconds)
             for case in cases
-            for cell in case.cells[method]
-            if np.isfinite(cell.seconds)
+            for result in case.results[method]
+            if np.isfinite(result.seconds)
         ]
         if not fits:
-            say(f"{label:12}{'failed':>11}")
+            report(f"{label:12}{'failed':>11}")
             continue
         seconds = np.array([second for _, second in fits])
         tables = list(dict.fromkeys(table for table, _ in fits))
         means = by_table(fits)
-        say(
+        report(
             f"{label:12}{np.median(means):11.3f}{means.max():11.3f}"
             f"{np.median(seconds):10.3f}{seconds.max():10.3f}"
             f"   {tables[means.argmax()]}"
         )
-    say()
+    report()
 
 
 # Codes
 
 
-def print_codes(methods: list[str], options: Options, notebook: Notebook) -> None:
-    """One line per table and width of the code, then what they come to."""
+def print_codes(methods: list[str], options: Options, store: ResultStore) -> None:
+    """Print one line per table and number of components, then the summary."""
     widths = options.components or N_COMPONENTS["codes"]
     tables = tables_of_codes(options.folder, options.parts)
-    say("codes: accuracy of classifiers on held-out rows, means over the seeds")
+    report("codes: accuracy of classifiers on held-out rows, means over the seeds")
     titles = "".join(f"{name:>{9 * len(methods)}}  " for name in CLASSIFIERS)
     heads = ("".join(f"{method:>9}" for method in methods) + "  ") * len(CLASSIFIERS)
-    say(f"{'':46}{titles}")
-    say(f"{'table':20}{'rows':>6}{'wide':>6}{'n_comp.':>8}{'seeds':>6}{heads}")
+    report(f"{'':46}{titles}")
+    report(f"{'table':20}{'rows':>6}{'cols':>6}{'n_comp.':>8}{'seeds':>6}{heads}")
     cases: list[Case] = []
     for table in tables:
         seeds = options.seeds[:1] if table.one_seed else options.seeds
         for components in filter(table.allows, widths):
-            case = classify_case(table, components, methods, seeds, notebook)
+            case = classify_case(table, components, methods, seeds, store)
             line = (
                 f"{table.name:20}{table.n_rows:6d}{table.n_features:6d}"
                 f"{components:8d}{len(seeds):6d}"
             )
             for classifier in CLASSIFIERS:
                 for method in methods:
-                    line += f"{figure(case.mean(joint(method, classifier))):>9}"
+                    line += f"{format_value(case.mean(joint(method, classifier))):>9}"
                 line += "  "
-            say(line)
+            report(line)
             cases.append(case)
     if not cases:
-        say("There is no such case.")
+        report("No cases were selected.")
         return
     if RAW in methods:
-        say(f"{RAW}: all columns, whatever n_comp. says.")
-    say()
+        report(f"{RAW}: all columns, for any n_comp.")
+    report()
     print_accuracies(cases, methods)
     first, *_ = CLASSIFIERS
     print_seconds(cases, {m: joint(m, first) for m in methods if m != RAW})
@@ -823,44 +834,44 @@ def classify_case(
     components: int,
     methods: list[str],
     seeds: list[int],
-    notebook: Notebook,
+    store: ResultStore,
 ) -> Case:
     names = [joint(method, name) for method in methods for name in CLASSIFIERS]
-    cells: dict[str, list[Cell]] = {name: [] for name in names}
+    results: dict[str, list[Result]] = {name: [] for name in names}
     for seed in seeds:
         for method in methods:
-            # Raw columns are the same whatever the width of the code.
+            # Raw columns do not depend on the number of components.
             width = 0 if method == RAW else components
             keys = {
                 name: Key("codes", table.name, width, seed, joint(method, name))
                 for name in CLASSIFIERS
             }
-            if any(key not in notebook for key in keys.values()):
+            if any(key not in store for key in keys.values()):
                 progress(f"codes {table.name} {width} {seed} {method}")
-                measure_accuracies(table, method, keys, notebook)
+                measure_accuracies(table, method, keys, store)
             for key in keys.values():
-                cells[key.method].append(notebook[key])
-    return Case(table.name, components, cells)
+                results[key.method].append(store[key])
+    return Case(table.name, components, results)
 
 
 def measure_accuracies(
-    table: Table, method: str, keys: dict[str, Key], notebook: Notebook
+    table: Table, method: str, keys: dict[str, Key], store: ResultStore
 ) -> None:
-    """One reduction for all classifiers, and the cells that are not yet known."""
+    """Reduce the rows once and measure the classifiers without a stored result."""
     _, _, components, seed, _ = next(iter(keys.values()))
     X_train, X_test, y_train, y_test = table.standardised(seed)
-    seconds, reason = 0.0, ""
+    seconds, failure = 0.0, ""
     if method != RAW:
         try:
             with quiet():
                 model, seconds = fit(method, components, seed, X_train)
                 X_train, X_test = model.transform(X_train), model.transform(X_test)
-        except Exception as error:  # a failure is a result of the method
-            seconds, reason = np.nan, in_words(error)
+        except Exception as error:  # failures are reported as results
+            seconds, failure = np.nan, format_error(error)
     for name, key in keys.items():
-        if key in notebook:
+        if key in store:
             continue
-        accuracy, problem = np.nan, reason
+        accuracy, problem = np.nan, failure
         if not problem:
             classifier = CLASSIFIERS[name]()
             if method != RAW:
@@ -868,49 +879,49 @@ def measure_accuracies(
             try:
                 with quiet():
                     accuracy = classifier.fit(X_train, y_train).score(X_test, y_test)
-            except Exception as error:  # as above: codes that are not finite
-                problem = in_words(error)
-        notebook.add(key, accuracy, seconds, problem)
+            except Exception as error:  # as above, for codes that are not finite
+                problem = format_error(error)
+        store.add(key, accuracy, seconds, problem)
 
 
 def print_accuracies(cases: list[Case], methods: list[str]) -> None:
-    """Means over the tables for each width of the code, and over all."""
-    peers = [m for m in methods if m != OURS] if OURS in methods else []
-    say("accuracy, means over the tables; ours minus theirs and its standard error")
+    """Print means over the tables for each number of components, and over all."""
+    peers = [m for m in methods if m != SKAE] if SKAE in methods else []
+    report("accuracy, means over the tables; differences of skae and standard errors")
     heads = "".join(f"{method:>9}" for method in methods)
     gains = "".join(f"{f'- {peer}':>12}{'s.e.':>10}" for peer in peers)
-    say(f"{'classifier':14}{'n_comp.':>8}{'tables':>8}{heads}{gains}")
+    report(f"{'classifier':14}{'n_comp.':>8}{'tables':>8}{heads}{gains}")
     widths = sorted({case.components for case in cases})
     for classifier in CLASSIFIERS:
         for label, group in (*((str(w), [w]) for w in widths), ("all", widths)):
-            those = [case for case in cases if case.components in group]
+            selected = [case for case in cases if case.components in group]
             means = {
-                m: [(c.table, c.mean(joint(m, classifier))) for c in those]
+                m: [(c.table, c.mean(joint(m, classifier))) for c in selected]
                 for m in methods
             }
-            line = f"{classifier:14}{label:>8}{len({c.table for c in those}):8d}"
+            line = f"{classifier:14}{label:>8}{len({c.table for c in selected}):8d}"
             for method in methods:
-                line += f"{figure(mean(by_table(means[method]))):>9}"
+                line += f"{format_value(mean(by_table(means[method]))):>9}"
             for peer in peers:
-                pairs = zip(means[OURS], means[peer], strict=True)
+                pairs = zip(means[SKAE], means[peer], strict=True)
                 gain = [(table, ours - theirs) for (table, ours), (_, theirs) in pairs]
                 line += mean_and_error(by_table(gain))
-            say(line)
-    say("A case in which a fit of a method failed is left out of the means that need")
-    say("that method.")
-    say()
+            report(line)
+    report("A case in which a fit of a method failed is excluded from the statistics")
+    report("that need that method.")
+    report()
 
 
-# Figures
+# Statistics and formatting
 
 
-def by_table(figures: Iterable[tuple[str, float]]) -> np.ndarray:
-    """Means of each table's figures, those that are NaN left out."""
+def by_table(pairs: Iterable[tuple[str, float]]) -> np.ndarray:
+    """Return the mean of the values of each table, ignoring NaN."""
     values: dict[str, list[float]] = {}
-    for table, value in figures:
+    for table, value in pairs:
         if np.isfinite(value):
             values.setdefault(table, []).append(value)
-    return np.array([np.mean(those) for those in values.values()])
+    return np.array([np.mean(group) for group in values.values()])
 
 
 def mean(values: np.ndarray) -> float:
@@ -922,15 +933,15 @@ def median(values: np.ndarray) -> float:
 
 
 def mean_and_error(difference: np.ndarray) -> str:
-    """Mean over the tables and its standard error, which takes two tables."""
+    """Format the mean and its standard error, which requires two tables."""
     if len(difference) < 2:
-        return f"{figure(mean(difference), '+'):>12}{'-':>10}"
+        return f"{format_value(mean(difference), '+'):>12}{'-':>10}"
     error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return f"{figure(difference.mean(), '+'):>12}{figure(error):>10}"
+    return f"{format_value(difference.mean(), '+'):>12}{format_value(error):>10}"
 
 
-def figure(value: float, sign: str = "") -> str:
-    """Four digits behind the point; fewer where a reconstruction went astray."""
+def format_value(value: float, sign: str = "") -> str:
+    """Format a value with four decimals, or in scientific notation if it is large."""
     if np.isnan(value):
         return "failed"
     return f"{value:{sign}.4f}" if abs(value) < 100 else f"{value:{sign}.1e}"
@@ -951,20 +962,20 @@ def count(number: int, noun: str) -> str:
 
 
 def print_failures(cases: list[Case]) -> None:
-    """What failed, and why."""
-    # Raw columns are in the cases of several widths, but were measured once.
-    cells = {
-        Key(*cell[:5]): cell
+    """Print the failures and their error messages."""
+    # Raw columns are part of several cases, but were measured once.
+    results = {
+        Key(*result[:5]): result
         for case in cases
-        for those in case.cells.values()
-        for cell in those
+        for group in case.results.values()
+        for result in group
     }
-    failed = [cell for cell in cells.values() if cell.error]
-    say(f"Failed: {len(failed)} of {count(len(cells), 'figure')}.")
-    for cell in failed:
-        say(
-            f"    {cell.method} on {cell.table}, n_components={cell.components}, "
-            f"seed {cell.seed}: {cell.error}"
+    failed = [result for result in results.values() if result.error]
+    report(f"Failed: {len(failed)} of {count(len(results), 'result')}.")
+    for result in failed:
+        report(
+            f"    {result.method} on {result.table}, n_components={result.components}, "
+            f"seed {result.seed}: {result.error}"
         )
 
 

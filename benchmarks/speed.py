@@ -1,29 +1,29 @@
-"""Print how fast the package trains and predicts, beside what its users have now.
+"""Measure the speed of training and prediction and compare it with other packages.
 
-- small: 20-64-32-8-32-64-20 on 10,000 rows, batches of 64, 20 epochs, beside PyOD's
-  AutoEncoder, skorch, scikit-learn's MLPRegressor, a loop over a DataLoader, a loop
-  over whole batches with the fused optimizer ("best eager"), and that loop through
-  `torch.compile`;
+- small: 20-64-32-8-32-64-20 on 10,000 rows, batches of 64, 20 epochs, compared with
+  PyOD's AutoEncoder, skorch, scikit-learn's MLPRegressor, a loop over a DataLoader, a
+  loop over sliced batches with the fused optimizer ("best eager"), and that loop
+  through `torch.compile`;
 - mnist: the same for 784-128-64-12-64-128-784, 60,000 images, batches of 128;
-- quality: seconds until the defaults reach the held-out error that PyOD's
-  AutoEncoder has when its own defaults are through;
+- quality: seconds until the defaults reach the held-out error of PyOD's AutoEncoder
+  after a fit with its defaults;
 - predict: throughput and memory of `transform` and `score_samples` on a million
   rows, and the time of one row;
-- growth: time per row and epoch from 10,000 to 2,000,000 rows, memory beside the
-  table's own, and a memory map larger than the memory that is allowed;
+- growth: time per row and epoch from 10,000 to 2,000,000 rows, peak memory relative to
+  the size of the data, and a memory map larger than the memory limit;
 - search: `GridSearchCV` over six candidates with one and with two processes;
-- variants: every kind of autoencoder beside a loop written by hand for it;
+- variants: every variant of the autoencoder, compared with a hand-written loop;
 - device: the same steps on a GPU (with `--device cuda`).
 
-Times are wall times of `fit`, medians over `--repeats`, all models in turns, and
-each is shown as a multiple of ours. From the repository root, with the package
+Times are wall times of `fit`, medians over `--repeats`, alternating between the models,
+and are also given relative to skae. From the repository root, with the package
 installed::
 
     python benchmarks/speed.py --data DIR
 
-where DIR holds mnist.npz (arrays X_train and X_test; images in uint8) and
-adbench/28_pendigits.npz (array X) [1]_; without them the digits of scikit-learn take
-their place, and it says so. PyOD is left out where it is not installed.
+where DIR contains mnist.npz (arrays X_train and X_test; images in uint8) and
+adbench/28_pendigits.npz (array X) [1]_; without them the digits of scikit-learn are
+used instead, with a message. PyOD is skipped if it is not installed.
 
 References
 ----------
@@ -77,13 +77,13 @@ LEARNING_RATE = 1e-3
 
 
 class Task(NamedTuple):
-    """A network to be trained.
+    """Data, network and batches of a training.
 
     Attributes
     ----------
     X : ndarray of shape (n_samples, n_features), float32
     widths : tuple of int
-        Of the encoder's layers, the code last.
+        Widths of the encoder's layers, including the code.
     batch_size, n_epochs : int
     """
 
@@ -97,7 +97,7 @@ class Task(NamedTuple):
         return self.n_epochs * math.ceil(len(self.X) / self.batch_size)
 
     def settings(self) -> dict:
-        """Settings that make ours train as the loops by hand do."""
+        """Return settings with which skae trains as the hand-written loops do."""
         return {
             "n_components": self.widths[-1],
             "network": MLP(self.widths[:-1], activation="relu"),
@@ -112,13 +112,13 @@ class Task(NamedTuple):
         }
 
     def network(self) -> nn.Module:
-        """The same network by hand."""
+        """Build the same network in plain PyTorch."""
         widths = (self.X.shape[1], *self.widths)
         return nn.Sequential(stack(widths), stack(widths[::-1]))
 
 
 class Options(NamedTuple):
-    """What was asked for on the command line."""
+    """Options of the command line."""
 
     folder: Path | None
     repeats: int
@@ -136,14 +136,14 @@ def main() -> None:
         arguments.device,
         arguments.quick,
     )
-    say(versions())
+    report(versions())
     if options.quick:
-        say("--quick: a smoke test on few rows; its figures mean nothing.")
+        report("--quick: a smoke test on few rows; ignore its results.")
     if AutoEncoder is None:
-        say("PyOD is not installed: it is left out.")
-    torch.optim.Adam(nn.Linear(1, 1).parameters())  # the first one imports for seconds
+        report("PyOD is not installed; it is skipped.")
+    torch.optim.Adam(nn.Linear(1, 1).parameters())  # triggers slow imports
     for name in arguments.only:
-        say()
+        report()
         SECTIONS[name](options)
 
 
@@ -152,31 +152,33 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__.partition("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, help="folder of mnist.npz and adbench/")
+    parser.add_argument(
+        "--data", type=Path, help="folder that contains mnist.npz and adbench/"
+    )
     parser.add_argument(
         "--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS)
     )
     parser.add_argument("--repeats", type=int, default=5, help="fits of each model")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--device", default="cpu", help="of the section device")
+    parser.add_argument("--device", default="cpu", help="device of the section device")
     parser.add_argument("--quick", action="store_true", help="few rows: a smoke test")
     return parser.parse_args()
 
 
-def say(line: str = "") -> None:
+def report(line: str = "") -> None:
     print(line, flush=True)
 
 
 def versions() -> str:
     modules = (np, sklearn, skorch, torch)
-    found = ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
-    return f"Python {platform.python_version()}, {found}"
+    names = ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
+    return f"Python {platform.python_version()}, {names}"
 
 
 def median_seconds(
     models: dict[str, Callable[[], object]], repeats: int
 ) -> dict[str, float]:
-    """Median wall time of each model, all of them in turns."""
+    """Measure the median wall time of each model, alternating between the models."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(repeats):
         for name, run in models.items():
@@ -190,7 +192,7 @@ def median_seconds(
 
 
 def small_table(n_samples: int, n_features: int = 20, seed: int = 0) -> np.ndarray:
-    """Rows near a curved surface of five dimensions, in float32."""
+    """Generate rows near a five-dimensional nonlinear surface, in float32."""
     rng = np.random.default_rng(seed)
     Z = rng.standard_normal((n_samples, 5), dtype=np.float32)
     W = rng.standard_normal((5, n_features), dtype=np.float32)
@@ -200,22 +202,22 @@ def small_table(n_samples: int, n_features: int = 20, seed: int = 0) -> np.ndarr
 
 
 def images(options: Options) -> np.ndarray:
-    """MNIST in [0, 1], or as many rows of small digits blown up to its size."""
+    """Return MNIST in [0, 1], or as many enlarged digits of scikit-learn."""
     n_images = 2_000 if options.quick else 60_000
     path = None if options.folder is None else options.folder / "mnist.npz"
     if path is not None and path.exists():
         with np.load(path) as file:
             pixels = file["X_train"][:n_images].reshape(-1, N_PIXELS)
         return pixels.astype(np.float32) / 255
-    say("MISSING: mnist.npz (give --data DIR). scikit-learn's digits, blown up and")
-    say("repeated, take its place; times mean the same, errors do not.")
+    report("MISSING: mnist.npz (give --data DIR). scikit-learn's digits, enlarged and")
+    report("repeated, are used instead; times are comparable, errors are not.")
     small = load_digits().images.astype(np.float32) / 16
     large = np.kron(small, np.ones((1, 3, 3), np.float32))
     padded = np.pad(large, ((0, 0), (2, 2), (2, 2))).reshape(-1, N_PIXELS)
     return np.resize(padded, (n_images, N_PIXELS))
 
 
-# 1 and 2. The same network by everyone
+# 1 and 2. The same network in all packages
 
 
 def print_small(options: Options) -> None:
@@ -234,43 +236,43 @@ def print_task(name: str, task: Task, options: Options) -> None:
     layers = "-".join(map(str, (n_features, *task.widths)))
     for n_threads in options.threads:
         torch.set_num_threads(n_threads)
-        say(
+        report(
             f"{name}: {layers} and back, {n_samples} rows, batch {task.batch_size}, "
             f"{task.n_epochs} epochs, {n_threads} thread(s)"
         )
         losses: dict[str, float] = {}
-        models = contestants(task, n_threads, losses)
+        models = build_models(task, n_threads, losses)
         seconds = median_seconds(models, options.repeats)
         compiled = "the same through torch.compile"
-        ours = seconds["ours"]
-        say(f"  {'':44}{'seconds':>9}{'us/step':>9}{'/ ours':>8}{'last loss':>11}")
+        ours = seconds["skae"]
+        report(f"  {'':44}{'seconds':>9}{'us/step':>9}{'ratio':>8}{'last loss':>11}")
         for model, value in seconds.items():
             per_step = value / task.n_steps * 1e6
-            say(
+            report(
                 f"  {model:44}{value:9.3f}{per_step:9.0f}{value / ours:8.2f}"
                 f"{losses[model]:11.5f}"
             )
         if compiled in seconds:
-            say("  (torch.compile: without the seconds of its first call)")
-        say(f"  {agreement(task)}")
+            report("  (torch.compile: without the time of compilation)")
+        report(f"  {loss_differences(task)}")
 
 
-def contestants(
+def build_models(
     task: Task, n_threads: int, losses: dict[str, float]
 ) -> dict[str, Callable[[], None]]:
-    """What fits the task, by name; each leaves its last epoch's loss in `losses`."""
+    """Return functions that train a model and store its final loss in `losses`."""
     X = task.X
     compiled = torch.compile(copy.deepcopy(task.network()), dynamic=False)
 
-    def ours(**settings) -> Callable[[], float]:
+    def train_skae(**settings) -> Callable[[], float]:
         settings = {**task.settings(), "n_threads": n_threads, **settings}
         return lambda: AutoencoderTransformer(**settings).fit(X).loss_curve_[-1]
 
     models: dict[str, Callable[[], float]] = {
-        "ours": ours(),
-        "ours, n_threads='auto'": ours(n_threads="auto"),
-        "ours, compile=False": ours(compile=False),
-        "best eager: whole batches, fused Adam": lambda: best_eager(task),
+        "skae": train_skae(),
+        "skae, n_threads='auto'": train_skae(n_threads="auto"),
+        "skae, compile=False": train_skae(compile=False),
+        "best eager: sliced batches, fused Adam": lambda: best_eager(task),
         "the same through torch.compile": lambda: best_eager(task, compiled),
         "loop over a DataLoader": lambda: with_loader(task),
         "scikit-learn MLPRegressor": lambda: with_sklearn(task),
@@ -278,18 +280,18 @@ def contestants(
     }
     if AutoEncoder is not None:
         models["PyOD AutoEncoder"] = lambda: with_pyod(task)
-    # What is compiled is compiled before the clock runs.
+    # Compile for both batch sizes before the times are measured.
     best_eager(task._replace(X=X[: 3 * task.batch_size + 5], n_epochs=2), compiled)
     last = len(X) % task.batch_size
     best_eager(task._replace(X=X[: task.batch_size + last], n_epochs=2), compiled)
 
-    def keeping(name: str, run: Callable[[], float]) -> Callable[[], None]:
-        def keep() -> None:
-            losses[name] = run()
+    def store_loss(name: str, train: Callable[[], float]) -> Callable[[], None]:
+        def run() -> None:
+            losses[name] = train()
 
-        return keep
+        return run
 
-    return {name: keeping(name, run) for name, run in models.items()}
+    return {name: store_loss(name, train) for name, train in models.items()}
 
 
 def stack(widths: tuple[int, ...]) -> nn.Sequential:
@@ -300,7 +302,7 @@ def stack(widths: tuple[int, ...]) -> nn.Sequential:
 
 
 def best_eager(task: Task, network: nn.Module | None = None) -> float:
-    """The fastest loop that one writes by hand without compiling anything."""
+    """Train by the fastest hand-written loop without compilation."""
     network = task.network() if network is None else network
     X = torch.from_numpy(task.X)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
@@ -317,7 +319,7 @@ def best_eager(task: Task, network: nn.Module | None = None) -> float:
 
 
 def with_loader(task: Task) -> float:
-    """The loop of PyTorch's tutorials."""
+    """Train by the loop of PyTorch's tutorials."""
     network = task.network()
     rows = torch.utils.data.TensorDataset(torch.from_numpy(task.X))
     loader = torch.utils.data.DataLoader(rows, task.batch_size, shuffle=True)
@@ -346,7 +348,7 @@ def with_sklearn(task: Task) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(task.X, task.X)
-    return 2 * model.loss_  # it halves the squared error
+    return 2 * model.loss_  # its loss is half the squared error
 
 
 def with_skorch(task: Task) -> float:
@@ -382,11 +384,11 @@ def with_pyod(task: Task) -> float:
         return float(functional.mse_loss(model.model(X), X))
 
 
-class Watch(Callback):
-    """Keeps the first weights, and the batches and learning rates of all steps."""
+class StepRecorder(Callback):
+    """Record the initial weights, and the batches and learning rates of all steps."""
 
-    def __deepcopy__(self, memo: dict) -> Watch:
-        return self  # an estimator copies its callbacks; this one is looked at later
+    def __deepcopy__(self, memo: dict) -> StepRecorder:
+        return self  # estimators copy callbacks, but the records are read after fit
 
     def on_train_begin(self, net, **kwargs) -> None:
         module = net.module_
@@ -401,29 +403,30 @@ class Watch(Callback):
         self.epochs[-1].append((batch[0].clone(), rate))
 
 
-def agreement(task: Task) -> str:
-    """How far our losses are from those of eager loops over the same batches."""
+def loss_differences(task: Task) -> str:
+    """Compare the losses of skae with those of eager loops over the same batches."""
     n_epochs = task.n_epochs if task.X.shape[1] < 100 else 1
     settings = {**task.settings(), "max_epochs": n_epochs}
     plain = AutoencoderTransformer(**settings).fit(task.X)
-    watch = Watch()
-    AutoencoderTransformer(**settings, callbacks=[watch]).fit(task.X)
-    by_rows, at_once = (eager_curve(watch, loss) for loss in (row_mean, plain_mean))
+    recorder = StepRecorder()
+    AutoencoderTransformer(**settings, callbacks=[recorder]).fit(task.X)
+    by_rows, at_once = (eager_curve(recorder, loss) for loss in (row_mean, plain_mean))
     return (
-        "largest relative difference of loss curves from the same weights over the "
-        f"same batches, {n_epochs} epochs:\n"
-        f"    ours to an eager loop's {apart(plain.loss_curve_, by_rows):.1e}; to one "
-        f"that averages in another order {apart(plain.loss_curve_, at_once):.1e}; of "
-        f"these two loops {apart(by_rows, at_once):.1e}"
+        "largest relative difference of loss curves with the same weights and "
+        f"batches, {n_epochs} epochs:\n"
+        f"    skae and an eager loop {max_difference(plain.loss_curve_, by_rows):.1e}; "
+        "skae and a loop with another order of summation "
+        f"{max_difference(plain.loss_curve_, at_once):.1e}; "
+        f"the two loops {max_difference(by_rows, at_once):.1e}"
     )
 
 
-def apart(one: list[float], other: list[float]) -> float:
+def max_difference(one: list[float], other: list[float]) -> float:
     return float(np.max(np.abs(np.divide(one, other) - 1)))
 
 
 def row_mean(network: nn.Module, X: Tensor) -> Tensor:
-    """The mean over each row's entries, then that over the rows, as ours."""
+    """Compute the mean over each row's entries, then over the rows, as skae does."""
     errors = functional.mse_loss(network(X), X, reduction="none")
     return (errors.sum(dim=1) / X.shape[1]).sum() / len(X)
 
@@ -432,12 +435,12 @@ def plain_mean(network: nn.Module, X: Tensor) -> Tensor:
     return functional.mse_loss(network(X), X)
 
 
-def eager_curve(watch: Watch, loss_of: Callable) -> list[float]:
-    """Losses of the epochs of an eager loop over what was watched."""
-    network = copy.deepcopy(watch.network)
+def eager_curve(recorder: StepRecorder, loss_of: Callable) -> list[float]:
+    """Return the losses by epoch of an eager loop over the recorded batches."""
+    network = copy.deepcopy(recorder.network)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     curve = []
-    for epoch in watch.epochs:
+    for epoch in recorder.epochs:
         losses = []
         for batch, rate in epoch:
             optimizer.param_groups[0]["lr"] = rate
@@ -450,11 +453,11 @@ def eager_curve(watch: Watch, loss_of: Callable) -> list[float]:
     return curve
 
 
-# 3. Until the model is good
+# 3. Time to a target error
 
 
-class Reached(Callback):
-    """Notes when the error of held-out rows falls to a target."""
+class TimeToTarget(Callback):
+    """Record the time at which the error of held-out rows reaches a target."""
 
     def __init__(self, X: np.ndarray, target: float):
         self.X = torch.from_numpy(X)
@@ -462,20 +465,20 @@ class Reached(Callback):
         self.seconds = math.nan
         self.error = math.inf
 
-    def __deepcopy__(self, memo: dict) -> Reached:
+    def __deepcopy__(self, memo: dict) -> TimeToTarget:
         return self
 
-    def start(self) -> Reached:
+    def start(self) -> TimeToTarget:
         self.began = time.perf_counter()
         return self
 
     def on_train_begin(self, net, **kwargs) -> None:
-        self.look(net)
+        self.evaluate(net)
 
     def on_epoch_end(self, net, **kwargs) -> None:
-        self.look(net)
+        self.evaluate(net)
 
-    def look(self, net) -> None:
+    def evaluate(self, net) -> None:
         now = time.perf_counter()
         module = net.module_.eval()
         with torch.inference_mode():
@@ -484,19 +487,19 @@ class Reached(Callback):
         self.error = min(self.error, error)
         if error <= self.target and math.isnan(self.seconds):
             self.seconds = now - self.began
-        self.began += time.perf_counter() - now  # looking is not training
+        self.began += time.perf_counter() - now  # exclude the evaluation
 
 
 def print_quality(options: Options) -> None:
     if AutoEncoder is None:
-        say("quality: MISSING, it needs PyOD.")
+        report("quality: MISSING, PyOD is not installed.")
         return
     torch.set_num_threads(1)
-    say("quality: defaults against defaults, code of 32 as PyOD's, one thread;")
-    say("standardised columns, a fifth of the rows held out")
-    say(
-        f"  {'':11}{'rows':>7}{'PyOD: s':>9}{'error':>8}{'ours: s to it':>15}"
-        f"{'ratio':>8}{'ours random: s':>16}{'ratio':>8}{'ours at the end: s':>20}"
+    report("quality: both with defaults, code of 32 as in PyOD, one thread;")
+    report("standardised columns, a fifth of the rows held out")
+    report(
+        f"  {'':11}{'rows':>7}{'PyOD: s':>9}{'error':>8}{'skae: s to it':>15}"
+        f"{'ratio':>8}{'skae random: s':>16}{'ratio':>8}{'skae whole fit: s':>20}"
         f"{'error':>8}"
     )
     for name, X in quality_tables(options):
@@ -512,7 +515,7 @@ def print_quality(options: Options) -> None:
             target = float(functional.mse_loss(pyod.model.eval()(test), test))
         reached, total = time_to(target, X_train, X_test, "auto")
         random, _ = time_to(target, X_train, X_test, "random")
-        say(
+        report(
             f"  {name:11}{len(X_train):7d}{pyod_seconds:9.1f}{target:8.4f}"
             f"{reached.seconds:15.3f}{pyod_seconds / reached.seconds:8.1f}"
             f"{random.seconds:16.3f}{pyod_seconds / random.seconds:8.1f}"
@@ -522,9 +525,9 @@ def print_quality(options: Options) -> None:
 
 def time_to(
     target: float, X: np.ndarray, X_test: np.ndarray, init: str
-) -> tuple[Reached, float]:
-    """Our defaults, watched; and the seconds of the whole fit."""
-    reached = Reached(X_test, target)
+) -> tuple[TimeToTarget, float]:
+    """Fit with defaults; return the time to the target and that of the whole fit."""
+    reached = TimeToTarget(X_test, target)
     model = AutoencoderTransformer(32, init=init, random_state=0, callbacks=[reached])
     reached.start()
     began = time.perf_counter()
@@ -541,7 +544,7 @@ def quality_tables(options: Options) -> Iterator[tuple[str, np.ndarray]]:
         with np.load(path) as file:
             yield "pendigits", file["X"].astype(np.float64)
     else:
-        say("  MISSING: adbench/28_pendigits.npz (give --data DIR).")
+        report("  MISSING: adbench/28_pendigits.npz (give --data DIR).")
     yield "mnist", images(options)
 
 
@@ -565,35 +568,35 @@ def print_predict(options: Options) -> None:
 
         return run
 
-    say(f"predict: 20-64-32-8, {n_rows} rows in float32, one thread")
+    report(f"predict: 20-64-32-8, {n_rows} rows in float32, one thread")
     layers = {
         "transform": module.encoder,
         "score_samples": lambda X: module.decoder(module.encoder(X)),
     }
-    whole = {"transform": module.encode, "score_samples": module}
+    modules = {"transform": module.encode, "score_samples": module}
     for method in ("transform", "score_samples"):
-        models = {"ours": lambda m=method: getattr(ae, m)(X)}
+        models = {"skae": lambda m=method: getattr(ae, m)(X)}
         for size in (10_000, 100_000):
-            models[f"module, {size}"] = in_batches(whole[method], size)
+            models[f"module, {size}"] = in_batches(modules[method], size)
             models[f"layers, {size}"] = in_batches(layers[method], size)
         seconds = median_seconds(models, options.repeats)
-        ours = seconds.pop("ours")
-        least = {
-            what: min(s for name, s in seconds.items() if name.startswith(what))
-            for what in ("module", "layers")
+        ours = seconds.pop("skae")
+        fastest = {
+            kind: min(s for name, s in seconds.items() if name.startswith(kind))
+            for kind in ("module", "layers")
         }
-        say(
-            f"  {method:14}{ours:7.3f} s; throughput over the bare module's "
-            f"{least['module'] / ours:.2f}, over its layers' alone, neither scaled "
-            f"nor checked, {least['layers'] / ours:.2f}"
+        report(
+            f"  {method:14}{ours:7.3f} s; throughput relative to the PyTorch module "
+            f"{fastest['module'] / ours:.2f}, to its layers without scaling and "
+            f"validation {fastest['layers'] / ours:.2f}"
         )
     for method in ("transform", "score_samples"):
-        say(f"  {method:14}{in_child(PREDICTION_MEMORY, n_rows, method)}")
+        report(f"  {method:14}{run_script(PREDICTION_MEMORY, n_rows, method)}")
     print_row(options)
 
 
 def print_row(options: Options) -> None:
-    say("predict: decision_function of one row, default network, microseconds")
+    report("predict: decision_function of one row, default network, microseconds")
     X = small_table(1000)
     detector = AutoencoderOutlierDetector(max_epochs=2, random_state=0).fit(X)
     for dtype in (np.float32, np.float64):
@@ -603,15 +606,15 @@ def print_row(options: Options) -> None:
             began = time.perf_counter()
             detector.decision_function(row)
             times.append((time.perf_counter() - began) * 1e6)
-        least, median = np.min(times), np.median(times)
-        say(f"  {dtype.__name__:14}median {median:.0f}, least {least:.0f}")
+        minimum, median = np.min(times), np.median(times)
+        report(f"  {dtype.__name__:14}median {median:.0f}, minimum {minimum:.0f}")
 
 
 # 6. Growth
 
 
 class EpochTimes(Callback):
-    """Seconds of each epoch."""
+    """Record the seconds of each epoch."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -628,30 +631,30 @@ class EpochTimes(Callback):
 
 def print_growth(options: Options) -> None:
     torch.set_num_threads(1)
-    say("growth: 20-64-32-8, batch 128, float32, a tenth held out, one thread")
-    say(f"  {'rows':>9}{'epochs':>8}{'us per row and epoch':>22}{'whole fit':>11}")
+    report("growth: 20-64-32-8, batch 128, float32, a tenth held out, one thread")
+    report(f"  {'rows':>9}{'epochs':>8}{'us per row and epoch':>22}{'whole fit':>11}")
     sizes = (10_000, 20_000) if options.quick else (10_000, 100_000, 500_000, 2_000_000)
     for n_rows in sizes:
         n_epochs = max(3, min(30, 600_000 // n_rows))
         X, times = small_table(n_rows), EpochTimes()
         began = time.perf_counter()
-        growing(n_epochs, callbacks=[times]).fit(X)
+        build_transformer(n_epochs, callbacks=[times]).fit(X)
         whole = (time.perf_counter() - began) / n_rows / n_epochs * 1e6
         median = np.median(times.seconds) / n_rows * 1e6
-        say(f"  {n_rows:9d}{n_epochs:8d}{median:22.2f}{whole:11.2f}")
+        report(f"  {n_rows:9d}{n_epochs:8d}{median:22.2f}{whole:11.2f}")
     n_rows = 100_000 if options.quick else 2_000_000
-    say("growth: memory at its peak, with the table, over the table alone")
+    report("growth: peak memory of data and fit, relative to the data")
     for estimator in ("AutoencoderTransformer", "AutoencoderOutlierDetector"):
         for shape in ((n_rows, 20), (n_rows // 20, 400)):
-            found = in_child(FIT_MEMORY, *shape, estimator)
-            say(f"  {estimator:28}{shape!s:16}{found}")
+            output = run_script(FIT_MEMORY, *shape, estimator)
+            report(f"  {estimator:28}{shape!s:16}{output}")
     n_rows = 100_000 if options.quick else 1_500_000
     with tempfile.TemporaryDirectory() as folder:
-        found = in_child(MAPPED, Path(folder) / "table.npy", n_rows, 100)
-    say(f"growth: {found}")
+        output = run_script(MAPPED, Path(folder) / "table.npy", n_rows, 100)
+    report(f"growth: {output}")
 
 
-def growing(n_epochs: int, **settings) -> AutoencoderTransformer:
+def build_transformer(n_epochs: int, **settings) -> AutoencoderTransformer:
     return AutoencoderTransformer(
         8,
         hidden_layer_sizes=(64, 32),
@@ -662,15 +665,15 @@ def growing(n_epochs: int, **settings) -> AutoencoderTransformer:
     )
 
 
-def in_child(script: str, *arguments: object) -> str:
-    """What a script prints in a process of its own, whose memory is its own."""
+def run_script(script: str, *arguments: object) -> str:
+    """Run a script in a separate process, to measure its memory; return its output."""
     if not Path("/proc/self/clear_refs").exists():
-        return "MISSING: it needs Linux's /proc"
+        return "MISSING: requires Linux's /proc"
     command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return f"FAILED: {done.stderr.strip().splitlines()[-1]}"
-    return done.stdout.strip()
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        return f"FAILED: {process.stderr.strip().splitlines()[-1]}"
+    return process.stdout.strip()
 
 
 MEMORY = """
@@ -683,13 +686,13 @@ torch.set_num_threads(1)
 
 def status(field):
     with open("/proc/self/status") as lines:
-        found = [line.split()[1] for line in lines if line.startswith(field + ":")]
-    return int(found[0]) * 1024
+        values = [line.split()[1] for line in lines if line.startswith(field + ":")]
+    return int(values[0]) * 1024
 
 def peak_above(action):
     before = status("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak starts anew
+        file.write("5")  # resets the peak
     action()
     return status("VmHWM") - before
 
@@ -710,10 +713,10 @@ FIT_MEMORY = (
     MEMORY
     + """
 n_rows, n_features, name = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-make(name).fit(table(20_000, n_features))  # what the libraries need
+make(name).fit(table(20_000, n_features))  # memory that the libraries keep
 X = table(n_rows, n_features)
 above = peak_above(lambda: make(name).fit(X))
-print(f"{1 + above / X.nbytes:.3f} (table {X.nbytes / 2**20:.0f} MiB)")
+print(f"{1 + above / X.nbytes:.3f} (data {X.nbytes / 2**20:.0f} MiB)")
 """
 )
 
@@ -747,13 +750,13 @@ resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 X = np.load(path, mmap_mode="r")
 model = make().fit(X)
 print(
-    f"a map of {X.nbytes / 2**20:.0f} MiB, with 128 MiB of memory to be had: fitted, "
+    f"memory map of {X.nbytes / 2**20:.0f} MiB, limit of 128 MiB of memory: fitted, "
     f"explained variance of 1000 rows {model.score(X[:1000]):.3f}"
 )
 try:
     np.array(X)
 except MemoryError:
-    print("  (a copy of it is refused)")
+    print("  (a copy of it raises MemoryError)")
 """
 )
 
@@ -766,7 +769,7 @@ def print_search(options: Options) -> None:
     grid = {"n_components": [2, 4, 8], "learning_rate": [1e-3, 3e-3]}
     n_epochs = 3 if options.quick else 60
     model = AutoencoderTransformer(max_epochs=n_epochs, random_state=0)
-    say(f"search: six candidates, three folds of the digits, {n_epochs} epochs")
+    report(f"search: six candidates, three folds of the digits, {n_epochs} epochs")
     results, seconds = {}, {}
     for n_jobs in (1, 2, 2):
         search = GridSearchCV(model, grid, cv=3, n_jobs=n_jobs)
@@ -775,11 +778,12 @@ def print_search(options: Options) -> None:
         search.fit(X)
         seconds.setdefault(n_jobs, []).append(time.perf_counter() - began)
         results[n_jobs] = search.cv_results_["mean_test_score"]
-    (alone,), (cold, warm) = seconds[1], seconds[2]
-    same = bool(np.array_equal(results[1], results[2]))
-    say(f"  n_jobs=1 {alone:.1f} s; n_jobs=2 {cold:.1f} s, {alone / cold:.2f} times")
-    say(f"  faster; with workers that have started {warm:.1f} s, {alone / warm:.2f}")
-    say(f"  times faster. The scores are the same: {same}")
+    (single,), (cold, warm) = seconds[1], seconds[2]
+    is_equal = bool(np.array_equal(results[1], results[2]))
+    report(f"  n_jobs=1: {single:.1f} s")
+    report(f"  n_jobs=2: {cold:.1f} s, speed-up {single / cold:.2f}")
+    report(f"  n_jobs=2, workers running: {warm:.1f} s, speed-up {single / warm:.2f}")
+    report(f"  equal scores: {is_equal}")
 
 
 # 8. Variants
@@ -789,33 +793,36 @@ def print_variants(options: Options) -> None:
     torch.set_num_threads(1)
     n_epochs = 1 if options.quick else 10
     table = Task(small_table(10_000), (64, 32, 8), 64, n_epochs)
-    pictures = Task(images(options)[:6_000], (8,), 128, max(1, n_epochs // 2))
-    say("variants: seconds of a fit, and those of a loop by hand (fused Adam) / ours")
-    say(f"  {'':26}{'ours':>8}{'by hand':>9}{'ratio':>8}")
+    image_task = Task(images(options)[:6_000], (8,), 128, max(1, n_epochs // 2))
+    report(
+        "variants: seconds of a fit and of a hand-written loop (fused Adam), and their "
+        "ratio"
+    )
+    report(f"  {'':26}{'skae':>8}{'by hand':>9}{'ratio':>8}")
     for name, (settings, loss) in VARIANTS.items():
         is_conv = name.startswith("conv")
-        task = pictures if is_conv else table
+        task = image_task if is_conv else table
         settings = {**task.settings(), **settings}
         if is_conv:
             settings |= {"input_shape": (SIDE, SIDE)}
         seconds = median_seconds(
             {
-                "ours": lambda s=settings, t=task: AutoencoderTransformer(**s).fit(t.X),
+                "skae": lambda s=settings, t=task: AutoencoderTransformer(**s).fit(t.X),
                 "by hand": lambda s=settings, t=task, f=loss: by_hand(t, s, f),
             },
             options.repeats,
         )
-        ours, hand = seconds["ours"], seconds["by hand"]
-        say(f"  {name:26}{ours:8.3f}{hand:9.3f}{hand / ours:8.2f}")
+        ours, hand = seconds["skae"], seconds["by hand"]
+        report(f"  {name:26}{ours:8.3f}{hand:9.3f}{hand / ours:8.2f}")
 
 
 Loss = Callable[[nn.Module, Tensor], Tensor]
 
 
 def by_hand(task: Task, settings: dict, loss: Loss) -> None:
-    """A loop over whole batches with a loss of its own and our layers."""
-    one = AutoencoderTransformer(**{**settings, "max_epochs": 1}).fit(task.X[:200])
-    module = one.module_.train()
+    """Train the layers of skae by a hand-written loop over sliced batches."""
+    ae = AutoencoderTransformer(**{**settings, "max_epochs": 1}).fit(task.X[:200])
+    module = ae.module_.train()
     layers = nn.Sequential(module.encoder, module.decoder)
     layers.low, layers.high = torch.zeros(()), torch.ones(())
     layers.codebook = torch.randn(2, 256, 4)
@@ -840,20 +847,20 @@ def corrupted_by(corrupt: Callable[[nn.Module, Tensor], Tensor]) -> Loss:
     return loss
 
 
-def noisy(layers: nn.Module, X: Tensor) -> Tensor:
+def gaussian_noise(layers: nn.Module, X: Tensor) -> Tensor:
     return X + 0.3 * torch.randn_like(X)
 
 
-def masked(layers: nn.Module, X: Tensor) -> Tensor:
+def masking(layers: nn.Module, X: Tensor) -> Tensor:
     return torch.where(torch.rand_like(X) < 0.3, layers.low, X)
 
 
-def swapped(layers: nn.Module, X: Tensor) -> Tensor:
+def swap(layers: nn.Module, X: Tensor) -> Tensor:
     rows = torch.randint(len(X), X.shape)
     return torch.where(torch.rand_like(X) < 0.3, X.gather(0, rows), X)
 
 
-def salted(layers: nn.Module, X: Tensor) -> Tensor:
+def salt_and_pepper(layers: nn.Module, X: Tensor) -> Tensor:
     value = torch.where(torch.rand_like(X) < 0.5, layers.low, layers.high)
     return torch.where(torch.rand_like(X) < 0.3, value, X)
 
@@ -894,14 +901,14 @@ def variational(layers: nn.Module, X: Tensor) -> Tensor:
 
 
 def quantized(layers: nn.Module, X: Tensor) -> Tensor:
-    """Straight-through VQ, two codebooks of 256 by four, moving averages."""
+    """Compute a straight-through VQ loss: two codebooks of 256 x 4, moving averages."""
     H = layers[0](X)
     groups = H.reshape(len(H), 2, 4).transpose(0, 1)
     with torch.no_grad():
         codes = torch.cdist(groups, layers.codebook).argmin(dim=2)
-        chosen = functional.one_hot(codes, 256).float()
-        layers.counts.lerp_(chosen.sum(dim=1), 0.1)
-        layers.sums.lerp_(chosen.mT @ groups, 0.1)
+        one_hot = functional.one_hot(codes, 256).float()
+        layers.counts.lerp_(one_hot.sum(dim=1), 0.1)
+        layers.sums.lerp_(one_hot.mT @ groups, 0.1)
         layers.codebook = layers.sums / layers.counts[:, :, None].clamp(min=1e-5)
         entries = layers.codebook.gather(1, codes[:, :, None].expand(-1, -1, 4))
         Q = entries.transpose(0, 1).reshape(len(H), -1)
@@ -912,12 +919,12 @@ def quantized(layers: nn.Module, X: Tensor) -> Tensor:
 VARIANTS: dict[str, tuple[dict, Loss]] = {
     "plain": ({}, plain),
     "conv": ({"network": Conv((8, 16))}, plain),
-    "corruption gaussian": ({"corruption": "gaussian"}, corrupted_by(noisy)),
-    "corruption masking": ({"corruption": "masking"}, corrupted_by(masked)),
-    "corruption swap": ({"corruption": "swap"}, corrupted_by(swapped)),
+    "corruption gaussian": ({"corruption": "gaussian"}, corrupted_by(gaussian_noise)),
+    "corruption masking": ({"corruption": "masking"}, corrupted_by(masking)),
+    "corruption swap": ({"corruption": "swap"}, corrupted_by(swap)),
     "corruption salt_and_pepper": (
         {"corruption": "salt_and_pepper"},
-        corrupted_by(salted),
+        corrupted_by(salt_and_pepper),
     ),
     "penalty l1": ({"penalty": "l1"}, penalised_by(l1)),
     "penalty kl": ({"penalty": "kl"}, penalised_by(kl)),
@@ -932,9 +939,9 @@ VARIANTS: dict[str, tuple[dict, Loss]] = {
 
 def print_device(options: Options) -> None:
     if options.device == "cpu":
-        say("device: nothing to do without --device cuda.")
+        report("device: skipped, requires --device cuda.")
         return
-    say(f"device: {options.device}, fits with compile=False / those with 'auto'")
+    report(f"device: {options.device}, seconds with compile=False / with 'auto'")
     n_epochs = 2 if options.quick else 20
     tasks = {
         "small": Task(small_table(10_000), (64, 32, 8), 64, n_epochs),
@@ -947,19 +954,20 @@ def print_device(options: Options) -> None:
         settings = {**task.settings(), "device": options.device}
         for precision in ("float32", "tf32", "bfloat16"):
             models = {
-                str(way): lambda w=way, t=task, s=settings, p=precision: (
-                    AutoencoderTransformer(**s, compile=w, precision=p).fit(t.X)
+                str(mode): lambda m=mode, t=task, s=settings, p=precision: (
+                    AutoencoderTransformer(**s, compile=m, precision=p).fit(t.X)
                 )
-                for way in (False, "auto")
+                for mode in (False, "auto")
             }
             seconds = median_seconds(models, options.repeats)
             n_weights = sum(a * b for a, b in pairwise((task.X.shape[1], *task.widths)))
-            # Forward, and backward to weights and to inputs, both halves.
-            n_products = 12 * n_weights * len(task.X) * task.n_epochs
-            rate = n_products / seconds["auto"] / 1e12
-            say(
-                f"  {name:14}{precision:10}{seconds['auto']:8.3f} s, eager "
-                f"{seconds['False'] / seconds['auto']:.1f} times as long; "
+            # 2 operations x 3 products (forward, gradients of weights and of inputs)
+            # x 2 for encoder and decoder.
+            n_operations = 12 * n_weights * len(task.X) * task.n_epochs
+            rate = n_operations / seconds["auto"] / 1e12
+            report(
+                f"  {name:14}{precision:10}{seconds['auto']:8.3f} s, ratio "
+                f"{seconds['False'] / seconds['auto']:.1f}; "
                 f"{rate:.2f} TFLOP/s"
             )
 

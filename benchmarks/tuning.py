@@ -1,30 +1,31 @@
-"""Print how much better detectors get by a search with few labels or none.
+"""Measure the gain from tuning detectors with few labels or none.
 
-For each detector and a handful of its settings, the mean ROC AUC on test rows of
+For each detector and five of its settings, the mean ROC AUC on test rows of
 
-- default: the setting that the detector comes with (ours: ``trim=0`` on clean rows);
-- random: any of them, on average;
-- labels: the one that `outlier_scorer` prefers, with up to 10 outliers and 50 inliers
-  known among the training rows;
-- agreement, artificial: those that `AgreementScorer` and `ArtificialOutlierScorer`
-  prefer, without labels;
-- best: the one that is best on the test rows, which nobody can know.
+- default: the default setting (skae: ``trim=0`` on clean rows);
+- random: the mean over the settings;
+- labels: the setting chosen by `outlier_scorer`, with up to 10 outliers and 50 inliers
+  labelled among the training rows;
+- agreement, artificial: the settings chosen by `AgreementScorer` and
+  `ArtificialOutlierScorer`, without labels;
+- best: the setting that is best on the test rows, an upper bound.
 
-In the section contaminated the outliers stay among the training rows. In the section
-clean, detectors are fitted to inliers alone, and the known outliers only judge them.
+In the section contaminated the training rows include the outliers. In the section
+clean, detectors are fitted to inliers only, and the labelled outliers are used for
+scoring only.
 
-At most 1,000 rows of a table are drawn, of which half are test rows; a draw that has
-fewer than three outliers among the training rows is left out. Settings are
-compared by stratified 3-fold cross-validation, and the chosen one is fitted to all
-training rows. Figures are means over the seeds, then over the tables; standard errors
-are those of the paired differences over the tables. The autoencoder is measured on the
-tables of at most 2,200 rows and 100 columns. From the repository root, with the
-package installed::
+At most 1,000 rows are drawn per data set, of which half are test rows; a draw with
+fewer than three outliers among the training rows is skipped. Settings are compared by
+stratified 3-fold cross-validation, and the chosen one is fitted to all training rows.
+Results are means over the seeds, then over the data sets; standard errors are those of
+the paired differences over the data sets. The autoencoder is measured on the data sets
+of at most 2,200 rows and 100 columns. From the repository root, with the package
+installed::
 
     python benchmarks/tuning.py --data DIR
 
-where DIR/adbench holds ADBench's classical tables as .npz (arrays X and y, where 1 is
-an outlier). ``--csv cells.csv`` keeps what was measured, and goes on from there.
+where DIR/adbench contains ADBench's classical data sets as .npz files (arrays X and y,
+where 1 is an outlier). ``--csv results.csv`` stores the results, and resumes from them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from cells import append, read
+from results_file import append, read
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import (
@@ -65,12 +66,12 @@ MAX_ROWS = 1_000
 N_SPLITS = 3
 N_OUTLIERS, N_INLIERS = 10, 50
 
-# Tables on which the autoencoder is measured.
-SMALL = (2_200, 100)
+# Largest shape of the data sets on which the autoencoder is measured.
+MAX_SHAPE = (2_200, 100)
 
 
 class Case(NamedTuple):
-    """A detector, its settings and which of them is the default in each section."""
+    """A detector, its settings, and the index of the default in each section."""
 
     detector: Any
     grid: list[dict[str, list]]
@@ -100,8 +101,8 @@ CASES = {
 }
 
 
-class Cell(NamedTuple):
-    """One setting on one table with one seed: a line of the file of cells.
+class Result(NamedTuple):
+    """Result of one setting on one data set with one seed; one line of the CSV file.
 
     Attributes
     ----------
@@ -110,7 +111,7 @@ class Cell(NamedTuple):
     roc_auc : float in [0, 1]
         Of the test rows.
     labels, agreement, artificial : float
-        What the scorers say of the setting.
+        Cross-validated scores of the setting.
     """
 
     section: str
@@ -124,8 +125,8 @@ class Cell(NamedTuple):
     artificial: float
 
 
-class OfInliers:
-    """A scorer that is not shown the known outliers."""
+class ScoreWithoutOutliers:
+    """A scorer that removes the labelled outliers before scoring."""
 
     def __init__(self, scorer: Any) -> None:
         self.scorer = scorer
@@ -138,33 +139,35 @@ def main() -> None:
     arguments = parse_arguments()
     paths = sorted((arguments.data / "adbench").glob("*.npz"))
     if not paths:
-        sys.exit(f"MISSING: there is no table (.npz) in {arguments.data / 'adbench'}.")
+        sys.exit(f"MISSING: no data set (.npz) in {arguments.data / 'adbench'}.")
     torch.set_num_threads(1)
-    known: dict[tuple, list[Cell]] = {}
+    measured: dict[tuple, list[Result]] = {}
     if arguments.csv is not None and arguments.csv.exists():
-        for *names, seed, setting, a, b, c, d in read(arguments.csv, Cell._fields):
-            figures = map(float, (a, b, c, d))
-            cell = Cell(*names, int(seed), int(setting), *figures)
-            known.setdefault(cell[:4], []).append(cell)
+        for *names, seed, setting, a, b, c, d in read(arguments.csv, Result._fields):
+            values = map(float, (a, b, c, d))
+            result = Result(*names, int(seed), int(setting), *values)
+            measured.setdefault(result[:4], []).append(result)
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for section in arguments.only:
             for name in arguments.detectors:
-                cells = []
+                results = []
                 for path in paths:
                     with np.load(path) as file:
                         X, y = file["X"].astype(float), file["y"].astype(int).ravel()
-                    if name == "skae" and (len(X) > SMALL[0] or X.shape[1] > SMALL[1]):
+                    if name == "skae" and (
+                        len(X) > MAX_SHAPE[0] or X.shape[1] > MAX_SHAPE[1]
+                    ):
                         continue
                     for seed in arguments.seeds:
                         key = (section, name, path.stem, seed)
-                        if key not in known:
+                        if key not in measured:
                             print(*key, file=sys.stderr, flush=True)
-                            known[key] = measure(key, X, y)
-                            append(arguments.csv, Cell._fields, known[key])
-                        if known[key]:
-                            cells.append(known[key])
-                print_case(section, name, cells)
+                            measured[key] = measure(key, X, y)
+                            append(arguments.csv, Result._fields, measured[key])
+                        if measured[key]:
+                            results.append(measured[key])
+                print_case(section, name, results)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -176,19 +179,21 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="DIR",
         required=True,
-        help="folder that holds adbench/*.npz",
+        help="folder that contains adbench/*.npz",
     )
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument(
         "--detectors", nargs="+", choices=list(CASES), default=list(CASES)
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1))
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="keep the figures")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="file of results")
     return parser.parse_args()
 
 
-def measure(key: tuple[str, str, str, int], X: np.ndarray, y: np.ndarray) -> list[Cell]:
-    """All settings on one table; nothing if a fold would have no known outlier."""
+def measure(
+    key: tuple[str, str, str, int], X: np.ndarray, y: np.ndarray
+) -> list[Result]:
+    """Measure all settings on one data set; return [] if there are too few outliers."""
     section, name, _, seed = key
     rng = np.random.default_rng(seed)
     if len(X) > MAX_ROWS:
@@ -206,7 +211,7 @@ def measure(key: tuple[str, str, str, int], X: np.ndarray, y: np.ndarray) -> lis
     if is_clean:
         keep = (y == 0) | (labels == -1)
         X, labels = X[keep], labels[keep]
-    may_train = labels != -1 if is_clean else np.ones(len(X), bool)
+    is_training = labels != -1 if is_clean else np.ones(len(X), bool)
     folds = StratifiedKFold(N_SPLITS, shuffle=True, random_state=seed)
     agreement, artificial = AgreementScorer(), ArtificialOutlierScorer()
     detector, grid, _ = CASES[name]
@@ -218,53 +223,55 @@ def measure(key: tuple[str, str, str, int], X: np.ndarray, y: np.ndarray) -> lis
         grid,
         scoring={
             "labels": outlier_scorer("roc_auc"),
-            "agreement": OfInliers(agreement) if is_clean else agreement,
-            "artificial": OfInliers(artificial) if is_clean else artificial,
+            "agreement": ScoreWithoutOutliers(agreement) if is_clean else agreement,
+            "artificial": ScoreWithoutOutliers(artificial) if is_clean else artificial,
         },
-        cv=[(rows[may_train[rows]], test) for rows, test in folds.split(X, labels)],
+        cv=[(rows[is_training[rows]], test) for rows, test in folds.split(X, labels)],
         refit=False,
         error_score="raise",
     ).fit(X, labels)
     means = [search.cv_results_[f"mean_test_{choice}"] for choice in CHOICES]
-    cells = []
+    results = []
     for i, setting in enumerate(search.cv_results_["params"]):
-        fitted = clone(pipeline).set_params(**setting).fit(X[may_train])
+        fitted = clone(pipeline).set_params(**setting).fit(X[is_training])
         roc_auc = roc_auc_score(y_test == 0, fitted.decision_function(X_test))
-        cells.append(Cell(*key, i, roc_auc, *(mean[i] for mean in means)))
-    return cells
+        results.append(Result(*key, i, roc_auc, *(mean[i] for mean in means)))
+    return results
 
 
-def print_case(section: str, name: str, cells: list[list[Cell]]) -> None:
-    """What each way of choosing comes to, one line each."""
+def print_case(section: str, name: str, results: list[list[Result]]) -> None:
+    """Print one line for each way of choosing a setting."""
     default = CASES[name].default[SECTIONS.index(section)]
     chosen = {
-        "default": over_tables(cells, lambda those: those[default].roc_auc),
-        "random": over_tables(cells, lambda those: np.mean([c.roc_auc for c in those])),
+        "default": over_tables(results, lambda group: group[default].roc_auc),
+        "random": over_tables(
+            results, lambda group: np.mean([c.roc_auc for c in group])
+        ),
     }
     for choice in CHOICES:
         chosen[choice] = over_tables(
-            cells,
-            lambda those, by=choice: max(those, key=lambda c: getattr(c, by)).roc_auc,
+            results,
+            lambda group, by=choice: max(group, key=lambda c: getattr(c, by)).roc_auc,
         )
-    chosen["best"] = over_tables(cells, lambda those: max(c.roc_auc for c in those))
+    chosen["best"] = over_tables(results, lambda group: max(c.roc_auc for c in group))
     n_tables = len(chosen["default"])
-    print(f"\n{section}, {name}: {len(cells[0])} settings, {n_tables} tables")
+    print(f"\n{section}, {name}: {len(results[0])} settings, {n_tables} data sets")
     print(f"{'chosen by':12}{'ROC AUC':>9}{'minus default':>20}{'minus random':>20}")
     for choice, areas in chosen.items():
         line = f"{choice:12}{areas.mean():9.3f}"
         for other in ("default", "random"):
             gain = areas - chosen[other]
             error = gain.std(ddof=1) / np.sqrt(n_tables)
-            figures = f"{gain.mean():+.3f} +- {error:.3f}" if choice != other else ""
-            line += f"{figures:>20}"
+            values = f"{gain.mean():+.3f} +- {error:.3f}" if choice != other else ""
+            line += f"{values:>20}"
         print(line.rstrip(), flush=True)
 
 
-def over_tables(cells: list[list[Cell]], figure: Any) -> np.ndarray:
-    """Means over the seeds, of shape (n_tables,)."""
+def over_tables(results: list[list[Result]], statistic: Any) -> np.ndarray:
+    """Return means of a statistic over the seeds, of shape (n_tables,)."""
     values: dict[str, list[float]] = {}
-    for those in cells:
-        values.setdefault(those[0].table, []).append(figure(those))
+    for group in results:
+        values.setdefault(group[0].table, []).append(statistic(group))
     return np.array([np.mean(v) for v in values.values()])
 
 

@@ -1,6 +1,5 @@
 """Settings of Sphinx: ``python -m sphinx -W --keep-going docs docs/_build/html``."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -25,12 +24,12 @@ default_role = "literal"  # `name` is a parameter or a method, as in scikit-lear
 smartquotes = False  # "auto" is a string
 toc_object_entries_show_parents = "hide"
 
-# The docstrings give each parameter's type, in words; and a method that fulfils what
-# its base class promises, without words of its own, is described there.
+# The docstrings name the types of parameters. A method without a docstring is
+# documented in the base class that it overrides.
 autodoc_typehints = "none"
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
-numpydoc_show_class_members = False  # the template lists them
+numpydoc_show_class_members = False  # listed by the template
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skae"
@@ -49,24 +48,10 @@ html_theme_options = {
 }
 
 
-def mend_types(app, what, name, obj, options, lines):
-    """Make what stands behind ``name :`` one line of plain text, in place.
-
-    In a raw docstring a backslash does not join its line to the next, and reST takes
-    a name such as ``n_features_in_`` for a link.
-    """
-    text = re.sub(r" *\\\n +", " ", "\n".join(lines))
-    lines[:] = [
-        re.sub(r"_(?=[,)])", r"\\_", line) if re.match(r"\w+ : ", line) else line
-        for line in text.split("\n")
-    ]
-
-
 def skip_fields(app, what, name, obj, skip, options):
-    """Leave out the fields of named tuples, which are described as attributes."""
+    """Skip the fields of named tuples, which are documented as attributes."""
     return True if str(obj.__doc__).startswith("Alias for field number") else None
 
 
 def setup(app):
     app.connect("autodoc-skip-member", skip_fields)
-    app.connect("autodoc-process-docstring", mend_types, priority=400)  # numpydoc: 500

@@ -2,16 +2,17 @@
 Audio: notes out of tune
 ========================
 
-How far must the overtones of a note be out of tune until a detector, which has only
-heard pure notes, takes it for strange? The rows are bits of sound, and a pattern means
-the same wherever in a row it begins: the case for convolutions in one dimension.
+How far must the overtones of a note be out of tune before a detector that was trained
+on harmonic notes flags it? Each row is a short piece of sound, and the meaning of a
+pattern does not depend on its position in the row, which suits one-dimensional
+convolutions.
 
 ``python plot_audio.py --out DIR`` saves the figure in DIR, by default in ``figures``
 below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -30,17 +31,17 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Audio", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # A row is 32 milliseconds of a note of one of three instruments, which differ in their
-# overtones, at a random pitch of the octave below concert A, begun at a random moment,
-# with a little noise. The overtones of a good note vibrate 2, 3, 4, ... times as fast
-# as the fundamental. Those of a bad one are all too high by some cents, hundredths of
-# a semitone; in all else bad notes are like good ones.
+# overtones, with a random pitch in the octave below concert A, a random start and a
+# little noise. The frequencies of the overtones of a harmonic note are 2, 3, 4, ...
+# times the fundamental frequency. Those of an inharmonic note are all too high by some
+# cents, hundredths of a semitone; everything else is the same.
 
 rate, length = 8000, 256
 instruments = {
@@ -50,8 +51,11 @@ instruments = {
 }
 
 
-def notes(n_notes, rng, cents=0):
-    """Notes of each instrument in turn, their overtones too high by `cents`."""
+def make_notes(n_notes, rng, cents=0):
+    """Generate notes that cycle through the instruments.
+
+    The overtones are too high by `cents`.
+    """
     multiples = np.arange(1, 8.0)
     multiples[1:] *= 2 ** (cents / 1200)
     pitch = 220 * 2 ** rng.uniform(0, 1, (n_notes, 1, 1))
@@ -65,19 +69,19 @@ def notes(n_notes, rng, cents=0):
 
 
 rng = np.random.default_rng(0)
-X_train = notes(3000, rng)
-X_good = notes(600, rng)
+X_train = make_notes(3000, rng)
+X_good = make_notes(600, rng)
 all_cents = (10, 20, 30, 50, 70, 100)
-X_bad = {cents: notes(600, rng, cents) for cents in all_cents}
+X_bad = {cents: make_notes(600, rng, cents) for cents in all_cents}
 
 # %%
-# All detectors hear the same 3,000 good notes: the convolutional autoencoder; one of
-# fully connected layers; a PCA, likewise judged by its reconstruction error; and an
+# All detectors are fitted to the same 3,000 harmonic notes: a convolutional and a fully
+# connected autoencoder, a PCA, which is also scored by its reconstruction error, and an
 # isolation forest. All codes have 16 components.
 
 
 class PCADetector:
-    """Scores rows by minus their reconstruction error."""
+    """PCA whose scores are the negative reconstruction errors."""
 
     def fit(self, X):
         self.pca = PCA(16, random_state=0).fit(X)
@@ -102,7 +106,7 @@ detectors = {
 }
 auc, errors = {}, {}
 labels = np.repeat([0, 1], len(X_good))
-print("Area under the ROC curve, good notes against bad ones")
+print("Area under the ROC curve, harmonic against inharmonic notes")
 print(f"{'overtones too high by':30}" + "".join(f"{c:6}" for c in all_cents) + " cents")
 for name, detector in detectors.items():
     detector.fit(X_train)
@@ -120,18 +124,18 @@ for i, instrument in enumerate(instruments):
     print(f"{instrument:>28}{value:8.2f}")
 
 # %%
-# On the left a good note of a violin, the same note with its overtones 30 cents too
-# high, and what the convolutional autoencoder and PCA make of both; on the right, the
-# areas printed above.
+# On the left, a harmonic note of a violin and the same note with its overtones 30 cents
+# too high, with the reconstructions by the convolutional autoencoder and by PCA; on the
+# right, the areas printed above.
 
 figure = plt.figure(figsize=(11, 5), layout="constrained")
 axes = figure.subplot_mosaic([["good", "auc"], ["bad", "auc"]])
 colors = dict(zip(detectors, ("C0", "k", "C1", "0.6"), strict=True))
 
 milliseconds = 1000 * np.arange(length) / rate
-titles = {"good": "A good note", "bad": "The same, its overtones 30 cents too high"}
+titles = {"good": "A harmonic note", "bad": "The same, overtones 30 cents too high"}
 for key, cents in (("good", 0), ("bad", 30)):
-    violin = notes(3, np.random.default_rng(1), cents)[2:]
+    violin = make_notes(3, np.random.default_rng(1), cents)[2:]
     axes[key].plot(milliseconds, violin[0], color="0.75", linewidth=3, label="note")
     for name in (conv, pca):
         X_hat = detectors[name].reconstruct(violin)
@@ -148,7 +152,7 @@ axes["auc"].set(
     ylabel="area under the ROC curve",
     xticks=all_cents,
     ylim=(0.4, 1),
-    title="Convolutions hear a third of a semitone",
+    title="Convolutions detect a third of a semitone",
 )
 axes["auc"].legend(frameon=False, loc="center right")
 for ax in axes.values():
@@ -157,13 +161,14 @@ figure.savefig(out / "audio.png", dpi=120)
 print(f"\nThe figure is in {out}")
 
 # %%
-# The convolutional autoencoder follows the good note through every wiggle. Of the bad
-# one it gives back the nearest good note that it knows: the overtones run ahead of the
-# fundamental, the reconstruction does not go with them, and the error tells. PCA draws
-# both notes alike as something near a sine, since sixteen fixed shapes cannot be moved
-# to every pitch and start, and its error does not tell good from bad at all (0.5 is
-# chance). From 30 cents on, the area of the convolutional detector is about 0.9, that
-# of the fully connected one .1 to .2 less; the isolation forest is of little use here.
-# Within one instrument it hears 30 cents almost without fail, even the flute's, whose
-# overtones are faint. What is lost on the whole are bad notes of the flute with errors
-# as small as those of good notes of instruments that are harder to draw.
+# The convolutional autoencoder reproduces the harmonic note in detail. The inharmonic
+# note is reconstructed like a similar harmonic note: the overtones are out of phase
+# with the fundamental, the reconstruction does not follow them, and the error is large.
+# PCA reconstructs both notes as nearly a sine wave, since sixteen fixed basis functions
+# cannot represent every pitch and start, and its error does not separate the two kinds
+# at all (0.5 is chance). From 30 cents on, the area of the convolutional detector is
+# about 0.9, that of the fully connected one .1 to .2 less; the isolation forest is of
+# little use here. Within one instrument the convolutional detector separates 30 cents
+# almost perfectly, even for the flute, whose overtones are weak. Over all instruments
+# it misses inharmonic notes of the flute whose errors are as small as those of harmonic
+# notes of instruments that are harder to reconstruct.

@@ -1,17 +1,17 @@
 """
-Watching a fit: scikit-learn's callbacks
-========================================
+Monitoring a fit: scikit-learn's callbacks
+==========================================
 
-From scikit-learn 1.9 on, estimators take callbacks that watch them while they are
-fitted: `ProgressBar` shows how far a pipeline or a search has come, `ScoringMonitor`
-scores what there is after each epoch, and one of your own may stop a training.
+Since version 1.9, scikit-learn has callbacks that monitor estimators during `fit`:
+`ProgressBar` shows the progress of an estimator, pipeline or search, `ScoringMonitor`
+scores the model after each epoch, and a custom callback can stop the training.
 
 ``python plot_callbacks.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -33,18 +33,18 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Callbacks", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# How far is it?
+# A progress bar
 # --------------
-# The bar goes to the outermost estimator and reaches into its steps. A search would
-# need `ProgressBar(max_propagation_depth=2)`, since the epochs of a pipeline in it are
-# two levels below. With 500 distinct rows at most, early stopping is cross-validated:
-# five folds, then a training on all rows.
+# The callback is set on the outermost estimator and propagates to its steps. For a
+# search use `ProgressBar(max_propagation_depth=2)`, since the epochs of a pipeline in a
+# search are two levels below it. With up to 500 distinct rows, early stopping is
+# cross-validated: the network is trained on five folds, then on all rows.
 
 X, y = load_digits(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(
@@ -58,14 +58,14 @@ pipeline = Pipeline(
     ]
 )
 pipeline.set_callbacks(ProgressBar()).fit(X_train, y_train)
-print(f"{pipeline.score(X_test, y_test):.1%} of new digits are told apart")
+print(f"accuracy on the test digits: {pipeline.score(X_test, y_test):.1%}")
 
 # %%
-# What does an epoch bring?
-# -------------------------
+# A score after each epoch
+# ------------------------
 # The monitor calls a function with an estimator that has the weights of the epoch. The
-# training rows are given, too, but it may look at others: here at digits by which
-# nothing is decided.
+# function also receives the training rows, but can use others: here test digits, which
+# are used neither for training nor for early stopping.
 
 
 def explained(ae, X, y):
@@ -81,27 +81,27 @@ epochs = log[log["task_name"] == "epoch"]
 final = log[log["task_name"] == "fit"]
 
 # %%
-# On the left what the training itself goes by: the loss, and that of the tenth of the
-# rows that it holds out. On the right what the monitor has seen, beside a PCA.
+# On the left, the training loss and the validation loss on the held-out tenth of the
+# rows. On the right, the scores recorded by the monitor, compared with a PCA.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 LossCurveDisplay.from_estimator(ae, ax=left)
 
-number = epochs["task_id"] + 1  # the first has 0
+number = epochs["task_id"] + 1  # task ids start at 0
 right.plot(number, epochs["explained"], "C2", label="autoencoder")
-kept = ae.net_.best_epoch_, final["explained"].item()
-right.plot(*kept, "o", color="C2")
+best = ae.net_.best_epoch_, final["explained"].item()
+right.plot(*best, "o", color="C2")
 right.annotate(
-    f"kept: {kept[1]:.2f}", kept, (0, 10), textcoords="offset points", ha="center"
+    f"best epoch: {best[1]:.2f}", best, (0, 10), textcoords="offset points", ha="center"
 )
 pca = PCA(2).fit(X_train)
-lost = ((X_test - pca.inverse_transform(pca.transform(X_test))) ** 2).sum()
-linear = 1 - lost / ((X_test - pca.mean_) ** 2).sum()
-right.axhline(linear, color="C2", linestyle=":", label="PCA")
+squared_error = ((X_test - pca.inverse_transform(pca.transform(X_test))) ** 2).sum()
+explained_by_pca = 1 - squared_error / ((X_test - pca.mean_) ** 2).sum()
+right.axhline(explained_by_pca, color="C2", linestyle=":", label="PCA")
 right.set(
     xlabel="epoch",
     ylabel="explained variance",
-    title="What two numbers keep of new digits",
+    title="Test digits, two components",
     ylim=(0, 0.8),
 )
 right.legend(frameon=False)
@@ -109,15 +109,15 @@ right.spines[["top", "right"]].set_visible(False)
 figure.savefig(out / "callbacks.png", dpi=120)
 
 # %%
-# When is it enough?
-# ------------------
-# A callback of your own has four methods. The parameters after the asterisk say what it
-# wants to be given; nothing is computed that no callback asks for. If it returns True
-# the training stops there.
+# A custom stopping rule
+# ----------------------
+# A custom callback has four methods. The keyword-only parameters name the values that
+# it requests; values that no callback requests are not computed. If
+# ``on_fit_task_end`` returns True, the training stops.
 
 
-class Enough:
-    """Stops a training when half of the variance of its rows is explained."""
+class StopAtHalfOfVariance:
+    """Stop the training when half of the variance of its rows is explained."""
 
     def setup(self, estimator, context):
         pass
@@ -132,6 +132,6 @@ class Enough:
         pass
 
 
-ae.set_callbacks(Enough()).fit(X_train)
-print(f"{ae.score(X_train):.1%} of the variance after {ae.n_iter_} epochs")
+ae.set_callbacks(StopAtHalfOfVariance()).fit(X_train)
+print(f"explained variance: {ae.score(X_train):.1%} after {ae.n_iter_} epochs")
 print(f"The figure is in {out}")

@@ -1,17 +1,18 @@
 """
-Compression: bits for pictures and sound
-========================================
+Compression of images and sound
+===============================
 
-What does a value of a picture, or of a sound, cost in bits? A vector-quantized
-autoencoder writes each row as a few positions in codebooks. Transform coding, on which
-JPEG and MP3 rest, rounds the codes of a linear map instead, here of the best one, PCA.
+How many bits does a value of an image or a sound require? A vector-quantized
+autoencoder stores each row as a few indices into codebooks. Transform coding, the
+principle of JPEG and MP3, rounds the codes of a linear map instead, here of the
+optimal one, PCA.
 
 ``python plot_compression.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -30,27 +31,27 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Compression", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# The pictures are scikit-learn's two, in shades of grey, cut into tiles of 8 x 8
+# The images are the two sample images of scikit-learn, in grey, cut into tiles of 8 x 8
 # pixels, of which 30% are held out. The sound is a melody with vibrato, cut into frames
-# of 64 values, 8 milliseconds; what is held out is another melody on the same
+# of 64 values, 8 milliseconds; the held-out rows are another melody of the same
 # instrument.
 
 
-def tiles(picture):
-    """Squares of 8 x 8 pixels side by side, one in each row."""
-    height, width = (size // 8 for size in picture.shape)
-    squares = picture[: 8 * height, : 8 * width].reshape(height, 8, width, 8)
+def tiles(image):
+    """Return the non-overlapping tiles of 8 x 8 pixels, one per row."""
+    height, width = (size // 8 for size in image.shape)
+    squares = image[: 8 * height, : 8 * width].reshape(height, 8, width, 8)
     return squares.swapaxes(1, 2).reshape(-1, 64)
 
 
 def melody(n_notes, rng, rate=8000, duration=0.25):
-    """Frames of 64 values of a melody in A major."""
+    """Return frames of 64 values of a random melody in A major."""
     scale = np.array([0, 2, 4, 5, 7, 9, 11, 12])
     t = np.arange(int(rate * duration)) / rate
     notes = []
@@ -66,10 +67,10 @@ def melody(n_notes, rng, rate=8000, duration=0.25):
 
 
 rng = np.random.default_rng(0)
-pictures = [picture.mean(axis=2) / 255 for picture in load_sample_images().images]
+images = [image.mean(axis=2) / 255 for image in load_sample_images().images]
 data = {
-    "pictures": train_test_split(
-        np.concatenate([tiles(picture) for picture in pictures]),
+    "images": train_test_split(
+        np.concatenate([tiles(image) for image in images]),
         test_size=0.3,
         random_state=0,
     ),
@@ -77,71 +78,72 @@ data = {
 }
 
 # %%
-# PCA's codes are rounded to equal steps between two bounds. The bounds of a component
-# and its number of bits are chosen by the training rows: bit by bit goes to the
-# component whose error falls most.
+# PCA's codes are quantized uniformly between two bounds. The bounds of each component
+# and its number of bits are chosen on the training rows: each bit is assigned to the
+# component whose error it reduces most.
 
 
-def rounded(z, n_bits, bound):
-    """z in the middle of one of 2**n_bits equal intervals between -bound and bound."""
+def quantized(z, n_bits, bound):
+    """Round z to the centres of 2**n_bits equal intervals from -bound to bound."""
     step = 2 * bound / 2**n_bits
-    most = bound - step / 2
-    return np.clip((np.floor(z / step) + 0.5) * step, -most, most)
+    largest = bound - step / 2
+    return np.clip((np.floor(z / step) + 0.5) * step, -largest, largest)
 
 
 def best_bound(z, n_bits):
-    """Bound with the least mean squared error, and this error."""
+    """Return the bound of least mean squared error, and this error."""
     if n_bits == 0:
         return 1.0, np.mean(z**2)
     bounds = np.std(z) * np.array([1, 1.5, 2, 3, 4, 6, 8])
-    errors = [np.mean((z - rounded(z, n_bits, bound)) ** 2) for bound in bounds]
+    errors = [np.mean((z - quantized(z, n_bits, bound)) ** 2) for bound in bounds]
     return bounds[np.argmin(errors)], min(errors)
 
 
-def transform_coding(X_train, X_test, n_bits_of_row):
-    """Reconstructions of X_test from so many bits for each row."""
+def transform_coding(X_train, X_test, bits_per_row):
+    """Reconstruct X_test from quantized PCA codes."""
     pca = PCA().fit(X_train)
     Z = pca.transform(X_train).T
     n_bits = np.zeros(len(Z), dtype=int)
     error = np.array([best_bound(z, 0)[1] for z in Z])
-    with_one_more = np.array([best_bound(z, 1)[1] for z in Z])
-    for _ in range(n_bits_of_row):
-        j = np.argmax(error - with_one_more)
+    next_error = np.array([best_bound(z, 1)[1] for z in Z])  # with one more bit
+    for _ in range(bits_per_row):
+        j = np.argmax(error - next_error)
         n_bits[j] += 1
-        error[j] = with_one_more[j]
-        with_one_more[j] = best_bound(Z[j], n_bits[j] + 1)[1]
+        error[j] = next_error[j]
+        next_error[j] = best_bound(Z[j], n_bits[j] + 1)[1]
     codes = pca.transform(X_test)
     for j, b in enumerate(n_bits):
         bound, _ = best_bound(Z[j], b)
-        codes[:, j] = rounded(codes[:, j], b, bound)
+        codes[:, j] = quantized(codes[:, j], b, bound)
     return pca.inverse_transform(codes)
 
 
 # %%
 # The autoencoder has one codebook of 256 entries, which is 8 bits, for every four
-# components. What it reads is what ``quantize`` wrote, integers of one byte.
+# components. ``quantize`` returns one byte per codebook, from which ``dequantize``
+# reconstructs the rows.
 
 
-def vector_quantization(X_train, X_test, n_bits_of_row):
-    """Reconstructions of X_test from so many bits for each row."""
+def vector_quantization(X_train, X_test, bits_per_row):
+    """Reconstruct X_test from the codes of a vector-quantized autoencoder."""
     ae = AutoencoderTransformer(
-        n_components=n_bits_of_row // 2,
+        n_components=bits_per_row // 2,
         bottleneck=Quantized(n_codes=256, code_dim=4),
         hidden_layer_sizes=(128,),
         max_epochs=30,
         random_state=0,
     ).fit(X_train)
     codes = ae.quantize(X_test)
-    assert 8 * codes.nbytes == n_bits_of_row * len(X_test)
+    assert 8 * codes.nbytes == bits_per_row * len(X_test)
     return ae.dequantize(codes)
 
 
-coders = {"PCA, rounded": transform_coding, "autoencoder": vector_quantization}
+coders = {"PCA, quantized": transform_coding, "autoencoder": vector_quantization}
 rates = np.array([1 / 8, 3 / 8, 1])
 errors = {}
 for kind, (X_train, X_test) in data.items():
     variance = np.mean((X_test - X_train.mean(axis=0)) ** 2)
-    print(f"\n{kind}: {len(X_train)} rows to learn from, {len(X_test)} held out")
+    print(f"\n{kind}: {len(X_train)} training rows, {len(X_test)} held-out rows")
     print(f"{'bits per value':16}" + "".join(f"{rate:8.3f}" for rate in rates))
     for name, coder in coders.items():
         errors[kind, name] = [
@@ -151,12 +153,12 @@ for kind, (X_train, X_test) in data.items():
         print(f"{name:16}" + "".join(f"{error:8.4f}" for error in errors[kind, name]))
 
 # %%
-# Both curves for both kinds of data; the lower, the better.
+# Errors of both methods on both kinds of data; lower is better.
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
 panels = {
-    "pictures": ("Pictures: a modest gain", (0.02, 0.03, 0.04, 0.05, 0.06)),
-    "sound": ("Sound: a large one", (0.01, 0.03, 0.1, 0.3)),
+    "images": ("Images: a small gain", (0.02, 0.03, 0.04, 0.05, 0.06)),
+    "sound": ("Sound: a large gain", (0.01, 0.03, 0.1, 0.3)),
 }
 for ax, (kind, (title, ticks)) in zip(axes, panels.items(), strict=True):
     for name, color in zip(coders, ("C1", "C0"), strict=True):
@@ -179,9 +181,9 @@ figure.savefig(out / "compression.png", dpi=120)
 print(f"\nThe figure is in {out}")
 
 # %%
-# For the same bits, the autoencoder loses less of both. Of the pictures it loses about
-# an eighth less at the two lower rates, but hardly less at one bit per value: smooth
-# surfaces and edges are nearly all that a tile holds, and a linear map tells them well.
-# The frames of the sound all come from a few notes and are fully told by pitch, phase
-# and loudness, which no straight axis follows. There the autoencoder loses a third to a
-# fifth of what PCA does, and less with 3/8 of a bit than PCA with a whole one.
+# At the same rate, the error of the autoencoder is lower on both. On the images it is
+# about an eighth lower at the two lower rates, but hardly lower at one bit per value:
+# tiles contain mainly smooth areas and edges, which a linear map represents well. The
+# frames of the sound come from a few notes and are determined by pitch, phase and
+# loudness, on which they depend nonlinearly. There the error of the autoencoder is a
+# third to a fifth of PCA's, and with 3/8 of a bit lower than PCA's with one bit.

@@ -1,17 +1,17 @@
 """
-A network of one's own: a code that is an angle
-===============================================
+A custom network: a code that is an angle
+=========================================
 
-A picture on a turntable has one degree of freedom, its angle, and an angle has no ends:
-after 360 degrees comes 0. A code of one number has ends. What becomes of the turn, and
-does it help to tell the network that its code is an angle?
+A rotated image has one degree of freedom, its angle, which is periodic: 360 degrees
+equal 0 degrees. A code of one real number is not periodic. How does such a code
+represent the rotation, and does a network whose code is an angle improve it?
 
 ``python plot_custom_network.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -31,39 +31,39 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Custom network", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# A handwritten four, drawn in 24 x 24 pixels, is turned by 600 random angles for the
-# training, with a little noise on each pixel, and by 720 other ones for the test.
+# A handwritten four of 24 x 24 pixels is rotated by 600 random angles for training,
+# with a little noise on each pixel, and by 720 other angles for testing.
 
 four = np.pad(ndimage.zoom(load_digits().images[4] / 16, 2, order=1), 4)
 
 
-def turned(degrees):
-    """One row of pixels for each angle."""
-    pictures = [ndimage.rotate(four, d, reshape=False, order=1) for d in degrees]
-    return np.reshape(pictures, (len(degrees), -1))
+def rotated(degrees):
+    """Return the rotated images, one row of pixels per angle."""
+    images = [ndimage.rotate(four, d, reshape=False, order=1) for d in degrees]
+    return np.reshape(images, (len(degrees), -1))
 
 
 rng = np.random.default_rng(0)
-X_train = turned(rng.uniform(0, 360, 600))
+X_train = rotated(rng.uniform(0, 360, 600))
 X_train += 0.1 * rng.standard_normal(X_train.shape)
 degrees = np.arange(0.25, 360, 0.5)
-X_test = turned(degrees)
+X_test = rotated(degrees)
 
 # %%
-# An own encoder ends in a point of the plane, of which only the angle is kept, and the
-# decoder begins with the point on the circle at this angle. Both are ordinary PyTorch
-# modules; ``Custom`` takes functions that make them for the width of the rows and of
-# the code.
+# The last linear layer of the custom encoder gives a point in the plane, which is
+# replaced by its angle; the decoder starts with the point on the unit circle at this
+# angle. Both are ordinary PyTorch modules; ``Custom`` takes functions that build them
+# for a given number of features and components.
 
 
 class Angle(nn.Module):
-    """Angles, in radians, of points in the plane."""
+    """Map points in the plane to their angles in radians."""
 
     def forward(self, points):
         x, y = points.chunk(2, dim=1)
@@ -71,7 +71,7 @@ class Angle(nn.Module):
 
 
 class Circle(nn.Module):
-    """Points on the unit circle at these angles."""
+    """Map angles in radians to points on the unit circle."""
 
     def forward(self, angles):
         return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
@@ -100,19 +100,19 @@ def decoder(n_features, n_components):
 
 
 # %%
-# Beside it stands a multilayer perceptron of the same widths, with one component and,
-# since a circle lies in a plane, with two.
+# For comparison: a multilayer perceptron with hidden layers of the same widths, with
+# one component and, since a circle lies in a plane, with two.
 
 networks = {
-    "MLP, 1 number": (1, MLP(hidden_layer_sizes=(128, 64))),
-    "MLP, 2 numbers": (2, MLP(hidden_layer_sizes=(128, 64))),
-    "own network, 1 angle": (1, Custom(encoder, decoder)),
+    "MLP, 1 component": (1, MLP(hidden_layer_sizes=(128, 64))),
+    "MLP, 2 components": (2, MLP(hidden_layer_sizes=(128, 64))),
+    "custom network, 1 angle": (1, Custom(encoder, decoder)),
 }
 variance = np.mean((X_test - X_train.mean(axis=0)) ** 2)
 codes, images, error = {}, {}, {}
 
-print("Error of the test pictures, as a share of their variance")
-print(f"{'':22}{'mean':>8}{'worst':>8}")
+print("Error of the test images, as a fraction of their variance")
+print(f"{'':24}{'mean':>8}{'worst':>8}")
 for name, (n_components, network) in networks.items():
     ae = AutoencoderTransformer(
         n_components, network=network, max_epochs=80, random_state=0
@@ -120,26 +120,26 @@ for name, (n_components, network) in networks.items():
     codes[name] = ae.transform(X_test)
     images[name] = ae.inverse_transform(codes[name])
     error[name] = np.mean((X_test - images[name]) ** 2, axis=1) / variance
-    print(f"{name:22}{error[name].mean():8.3f}{error[name].max():8.3f}")
+    print(f"{name:24}{error[name].mean():8.3f}{error[name].max():8.3f}")
 
 # %%
-# The codes with one number, the errors of all three, and how the turn looks around the
-# angle that is worst for the perceptron.
+# The codes of one component, the errors of all three networks, and reconstructions
+# around the angle where the error of the perceptron is largest.
 
-plain, wide, own = networks
+plain, wide, custom = networks
 colors = dict(zip(networks, ("C1", "0.6", "C0"), strict=True))
 
 figure = plt.figure(figsize=(10, 7), layout="constrained")
 upper, lower = figure.subfigures(2, 1, height_ratios=(1, 0.6), hspace=0.04)
-axes = upper.subplot_mosaic([["plain", "error"], ["own", "error"]])
+axes = upper.subplot_mosaic([["plain", "error"], ["custom", "error"]])
 
-for key, name in (("plain", plain), ("own", own)):
+for key, name in (("plain", plain), ("custom", custom)):
     axes[key].plot(degrees, codes[name], ".", ms=3, color=colors[name])
     axes[key].set(xlabel="true angle (degrees)", ylabel="code")
     axes[key].text(0.02, 0.9, name, color=colors[name], transform=axes[key].transAxes)
     axes[key].label_outer(remove_inner_ticks=False)
-axes["plain"].set_title("A number tears the turn apart, an angle follows it")
-axes["own"].set(yticks=[-np.pi, 0, np.pi], yticklabels=["-π", "0", "π"])
+axes["plain"].set_title("A real number is discontinuous, an angle is not")
+axes["custom"].set(yticks=[-np.pi, 0, np.pi], yticklabels=["-π", "0", "π"])
 
 for name in networks:
     axes["error"].plot(degrees, error[name], color=colors[name], label=name)
@@ -150,8 +150,8 @@ axes["error"].set(
     yticks=[0.1, 1, 10],
     yticklabels=["0.1", "1", "10"],
     xlabel="true angle (degrees)",
-    ylabel="error (share of the variance)",
-    title="At the tears, pictures are lost",
+    ylabel="error (fraction of the variance)",
+    title="Large errors at the discontinuities",
 )
 axes["error"].legend(frameon=False, loc="upper left")
 for ax in axes.values():
@@ -160,13 +160,13 @@ for ax in axes.values():
 
 worst = error[plain].argmax()
 shown = (worst + 8 * np.arange(-5, 6)) % len(degrees)
-rows = {"turned": X_test, plain: images[plain], own: images[own]}
-for row, (name, pictures) in zip(lower.subplots(3, 11), rows.items(), strict=True):
+rows = {"rotated": X_test, plain: images[plain], custom: images[custom]}
+for row, (name, row_images) in zip(lower.subplots(3, 11), rows.items(), strict=True):
     for ax, i in zip(row, shown, strict=True):
-        ax.imshow(pictures[i].reshape(24, 24), cmap="gray_r", vmin=0, vmax=1)
+        ax.imshow(row_images[i].reshape(24, 24), cmap="gray_r", vmin=0, vmax=1)
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_color("0.8")
-        if name == "turned":
+        if name == "rotated":
             ax.set_title(f"{degrees[i]:.0f}°", fontsize=10)
     row[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
 
@@ -174,11 +174,11 @@ figure.savefig(out / "custom_network.png", dpi=120)
 print(f"\nThe figure is in {out}")
 
 # %%
-# No line can be laid around a circle: the perceptron's code climbs and falls in pieces,
-# each of which ends where the turn goes on, and gives up the three small ranges between
-# them. There it shows other views of the four, and its error is up to 2.6 times that of
-# the mean picture (the dotted line). The own network's code is the true angle, counted
-# from a place of its own; the jump from π to -π is none for the decoder, for which both
-# are the same point of the circle. Its error nowhere exceeds 6% of the variance and is
-# a quarter of the perceptron's on average, 3.5% instead of 14%. A perceptron with two
-# components does as well, but spends two numbers on one angle.
+# No continuous map to the real line is injective on a circle: the perceptron's code is
+# piecewise monotonic, with discontinuities in three small ranges of angles. There the
+# reconstruction shows the four at other angles, and its error is up to 2.6 times that
+# of the mean image (the dotted line). The code of the custom network is the true angle
+# up to a constant offset; for the decoder π and -π are the same point of the circle.
+# Its error nowhere exceeds 6% of the variance and is a quarter of the perceptron's on
+# average, 3.5% instead of 14%. A perceptron with two components is as accurate, but
+# needs two numbers for one angle.

@@ -2,16 +2,16 @@
 Denoising: patches of a photograph
 ==================================
 
-Can a network that has only seen how patches of a photograph look tell a picture from
-its noise? It is trained on the left third of a photograph to give back a patch from a
-noisy version of it, and then cleans the right part, beside two filters and a PCA.
+Can a network that was trained on patches of a photograph remove noise from it? It is
+trained on the left third of a photograph to reconstruct a patch from a noisy version of
+it, and then denoises the right part; it is compared with two filters and a PCA.
 
 ``python plot_denoising_images.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -33,14 +33,15 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Denoised image", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# The photograph is turned grey, from 0 to 1. Its left third is for training, a strip
-# beside it for the choice of the other methods' settings, and the rest is the test.
+# The photograph is converted to grey values from 0 to 1. The left third is the training
+# part, a strip beside it is used to choose the settings of the other methods, and the
+# rest is the test part.
 
 image = load_sample_image("china.jpg").mean(axis=2) / 255
 train, valid, test = image[:, :210], image[:, 210:260], image[:, 260:]
@@ -52,14 +53,13 @@ noisy_test = test + noise_level * rng.standard_normal(test.shape)
 
 
 def psnr(image, reference):
-    """Peak signal-to-noise ratio in decibels, for images from 0 to 1."""
+    """Compute the peak signal-to-noise ratio in decibels of values in [0, 1]."""
     return -10 * np.log10(np.mean((image - reference) ** 2))
 
 
 # %%
-# Rows are patches of 8 x 8 pixels. An image is cut into all its overlapping patches,
-# each is denoised by itself, and every pixel becomes the mean of the patches that
-# show it.
+# Rows are patches of 8 x 8 pixels. All overlapping patches of an image are extracted
+# and denoised separately, and each pixel is the mean over the patches that contain it.
 
 side = 8
 
@@ -74,9 +74,9 @@ patches = extract_patches_2d(train, (side, side), max_patches=20_000, random_sta
 X_train = patches.reshape(-1, side**2).astype(np.float32)  # (n_samples, n_features)
 
 # %%
-# The autoencoder is given the noise of the task: ``corruption_level`` counts in
-# standard deviations of the training rows. What the noise asks for is no narrow code,
-# so this one has twice as many components as a patch has pixels.
+# The autoencoder is trained with noise of the same level: ``corruption_level`` is in
+# units of the standard deviation of the training rows. Denoising does not require a
+# narrow code; this one has twice as many components as a patch has pixels.
 
 ae = AutoencoderTransformer(
     n_components=2 * side**2,
@@ -88,9 +88,9 @@ ae = AutoencoderTransformer(
 ).fit(X_train)
 
 # %%
-# The others remove noise by keeping less: a PCA projects each patch to its first
-# components, a filter averages or sorts neighbouring pixels. How much each of them
-# keeps is chosen by the validation part.
+# The other methods: a PCA projects each patch onto its first components, a filter
+# computes the mean or the median of neighbouring pixels. Their settings are chosen on
+# the validation part.
 
 
 def pca_denoiser(n_components):
@@ -121,7 +121,7 @@ for name, result in denoised.items():
     print(f"{name:16}{psnr(result, test):6.1f}")
 
 # %%
-# A detail of the test part; the ratios are those of all of it.
+# A detail of the test part; the ratios are those of the whole test part.
 
 shown = slice(70, 250), slice(0, 240)
 figure, axes = plt.subplots(2, 3, figsize=(12, 6.6), layout="constrained")
@@ -137,8 +137,8 @@ figure.savefig(out / "denoising_images.png", dpi=120)
 print(f"\nThe figure is in {out}")
 
 # %%
-# The autoencoder's image is 6.1 decibels better than the noisy one and 3.0 better than
-# the best of the others, which is half of their squared error. The filters and the PCA
-# must treat all patches alike: what is enough for the roofs leaves the sky grainy.
-# The autoencoder tells the two apart: it smooths the sky and keeps the edges and bars
-# of the temple. What is as faint as the noise, such as the boats, it smooths away, too.
+# The result of the autoencoder is 6.1 decibels better than the noisy image and 3.0
+# better than the best of the other methods, which is half of their squared error. The
+# filters and the PCA treat all patches alike: the setting that preserves the roofs
+# leaves noise in the sky. The autoencoder smooths the sky and preserves the edges and
+# bars of the temple. It also removes details as weak as the noise, such as the boats.

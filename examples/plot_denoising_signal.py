@@ -2,16 +2,16 @@
 Denoising: a one-dimensional signal
 ===================================
 
-How much noise leaves a signal when one knows what such signals look like? A
-Savitzky-Golay filter knows that they are smooth. An autoencoder learns from examples
-that they are bursts of a wave with, somewhere, a jump.
+How much noise can be removed from signals of a known kind? A Savitzky-Golay filter
+assumes that they are smooth. An autoencoder learns from examples that each signal is a
+burst of a wave with a jump at some time.
 
 ``python plot_denoising_signal.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -27,14 +27,14 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Denoised signal", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# Each waveform has 128 samples of a burst, whose place, width, frequency and phase are
-# random, and a jump of random height at a random time. The noise is normal.
+# Each waveform has 128 samples of a burst with random position, width, frequency and
+# phase, and a jump of random height at a random time. The noise is Gaussian.
 
 length, noise_level = 128, 0.4
 time = np.arange(length) / length
@@ -56,7 +56,7 @@ def with_noise(X):
 
 
 def snr(X_hat, X):
-    """Signal-to-noise ratio in decibels."""
+    """Compute the signal-to-noise ratio in decibels."""
     return 10 * np.log10(np.sum(X**2) / np.sum((X_hat - X) ** 2))
 
 
@@ -64,7 +64,8 @@ X_train, X_test = make_waveforms(2000), make_waveforms(500)
 X_noisy = with_noise(X_test)
 
 # %%
-# The filter's window and degree are those that do best on the training waveforms.
+# The window and the degree of the filter are those that are best on the training
+# waveforms.
 
 settings = [
     {"window_length": window_length, "polyorder": degree}
@@ -75,8 +76,8 @@ X_train_noisy = with_noise(X_train)
 best = max(settings, key=lambda kw: snr(savgol_filter(X_train_noisy, **kw), X_train))
 
 # %%
-# The autoencoder sees the training waveforms under fresh noise in each epoch, at the
-# level of the task: ``corruption_level`` counts in standard deviations of the rows.
+# The autoencoder is trained with new noise in each epoch, of the same level as in the
+# test: ``corruption_level`` is in units of the standard deviation of the training rows.
 
 ae = AutoencoderTransformer(
     n_components=32,
@@ -91,14 +92,14 @@ denoised = {
     "Autoencoder": ae.reconstruct(X_noisy),
 }
 
-print("Signal-to-noise ratio of new waveforms, in decibels")
+print("Signal-to-noise ratio of the test waveforms, in decibels")
 print(f"{'noisy':24}{snr(X_noisy, X_test):6.1f}")
 for name, X_hat in denoised.items():
     print(f"{name:24}{snr(X_hat, X_test):6.1f}")
 print(f"best filter: {best}")
 
 # %%
-# The first three new waveforms; the ratios are those of all 500.
+# The first three test waveforms; the ratios are those of all 500.
 
 figure, axes = plt.subplots(
     3, 2, figsize=(11, 7), sharex=True, sharey=True, layout="constrained"
@@ -122,8 +123,8 @@ figure.savefig(out / "denoising_signal.png", dpi=120)
 print(f"\nThe figure is in {out}")
 
 # %%
-# The filter gains 5.8 decibels and the autoencoder 10.3: what is left of the noise has
-# about a third of the energy that the filter leaves. One window must serve slow waves
-# and fast ones, so the filter keeps ripples where the signal rests. The autoencoder is
-# almost flat there and follows the bursts. Both round off the jumps, which no single
-# noisy sample betrays.
+# The filter gains 5.8 decibels and the autoencoder 10.3: its remaining error has about
+# a third of the energy of the filter's. The filter uses one window for slow and fast
+# waves and therefore leaves ripples where the signal is constant. The output of the
+# autoencoder is almost constant there and follows the bursts. Both smooth the jumps,
+# whose exact time cannot be inferred from the noisy samples.

@@ -1,20 +1,20 @@
 """
-Dropping in: detectors on toy sets
-==================================
+Drop-in replacement: detectors on toy data
+==========================================
 
-Five sets of points in the plane, to each of which some are added at random, and four
-ways to find these. Each detector learns from one half of the points and judges the
-other.
+Four outlier detectors are compared on five two-dimensional data sets with uniformly
+distributed outliers. Each detector is fitted to one half of the points and evaluated on
+the other half.
 
-Import scikit-learn's ``IsolationForest`` instead, from ``sklearn.ensemble``, and give
-its name to the first detector below: nothing else changes.
+To use scikit-learn's ``IsolationForest``, import it from ``sklearn.ensemble`` and
+replace the name of the class of the first detector below. Nothing else changes.
 
 ``python plot_dropin_comparison.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -35,15 +35,15 @@ from skae import AutoencoderOutlierDetector
 if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
-parser = argparse.ArgumentParser(description="Toy sets", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser = argparse.ArgumentParser(description="Toy data", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# 85% of a set are inliers; the others lie anywhere in a square around them. All
-# detectors are told this share.
+# In each data set, 85% of the points are inliers; the others are uniform in a square
+# around them. All detectors are given the fraction of outliers.
 
 share = 0.15
 n_inliers, n_outliers = 510, 90
@@ -72,9 +72,10 @@ detectors = [
 ]
 
 # %%
-# Each line of the figure is a set, each column a detector, which flags what lies
-# outside its boundary. The number is the area under the ROC curve of its scores: the
-# probability that a new outlier gets a lower score than a new inlier.
+# Each row of the figure is a data set, each column a detector; the points outside the
+# decision boundary are flagged. The number is the area under the ROC curve of the
+# scores: the probability that an outlier of the test half has a lower score than an
+# inlier.
 
 figure, axes = plt.subplots(
     len(toys), len(detectors), figsize=(9, 11), layout="constrained"
@@ -103,7 +104,7 @@ for i, (name, inliers) in enumerate(toys.items()):
     axes[i, 0].set_ylabel(name)
 
 # %%
-# How well each of them does on each set, and how long it takes to learn all five.
+# The area under the ROC curve for each data set, and the time of the five fits.
 
 print(" ROC AUC:", ", ".join(toys))
 for j, detector in enumerate(detectors):

@@ -1,20 +1,20 @@
 """
-Dropping in: how many components?
-=================================
+Drop-in replacement: choosing the number of components
+======================================================
 
-A classifier of handwritten digits sees nothing but a few components of the images. How
-many it needs is found by a grid search over a pipeline, which learns the components
-from one part of the training images and judges them by the other.
+A classifier of handwritten digits is trained on a few components of the images. Their
+number is chosen by a grid search over a pipeline, which is fitted to one part of the
+training images and scored on the other.
 
-Import scikit-learn's ``PCA`` instead and give its name to the class below: nothing
-else changes.
+To use scikit-learn's ``PCA``, import it and replace the name of the class below.
+Nothing else changes.
 
 ``python plot_dropin_grid_search.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -37,14 +37,14 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Grid search", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# The search sees 1100 of the images and holds back a third of them. ``cv=5`` would
-# judge more surely, and take five times as long.
+# The search uses 1100 of the images and holds out a third of them. ``cv=5`` would be
+# more precise, and take five times as long.
 
 X, y = load_digits(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(
@@ -61,26 +61,26 @@ widths = [2, 4, 8]
 split = StratifiedShuffleSplit(n_splits=1, test_size=1 / 3, random_state=0)
 search = GridSearchCV(pipeline, {"reduce__n_components": widths}, cv=split)
 search.fit(X_train, y_train)
-print(f"parameters found: {search.best_params_}")
+print(f"best parameters: {search.best_params_}")
 accuracy = search.score(X_test, y_test)
-print(f"new images told right: {accuracy:.1%}")
+print(f"accuracy on test images: {accuracy:.1%}")
 
 # %%
-# The same classifier on all 64 pixels is what the components are held against.
+# For comparison, the accuracy of the same classifier on all 64 pixels.
 
 from_pixels = pipeline[1:].fit(X_train, y_train).score(X_test, y_test)
-print(f"from all pixels: {from_pixels:.1%}")
+print(f"accuracy with all pixels: {from_pixels:.1%}")
 
 # %%
-# What the search saw of each number of components, and what the one that it chose does
-# with new images.
+# The score of each number of components in the search, and the accuracy of the best one
+# on the test images.
 
 figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
-ax.plot(widths, search.cv_results_["mean_test_score"], "o-", label="images held back")
+ax.plot(widths, search.cv_results_["mean_test_score"], "o-", label="held-out images")
 chosen = search.best_estimator_["reduce"].n_components_
-ax.plot(chosen, accuracy, "*", color="C3", markersize=14, label="chosen, new images")
-ax.axhline(from_pixels, color="0.5", linestyle="--", label="all pixels, new images")
-ax.set(xlabel="components", ylabel="told right", xticks=widths, ylim=(0.5, 1))
+ax.plot(chosen, accuracy, "*", color="C3", markersize=14, label="chosen, test images")
+ax.axhline(from_pixels, color="0.5", linestyle="--", label="all pixels, test images")
+ax.set(xlabel="components", ylabel="accuracy", xticks=widths, ylim=(0.5, 1))
 ax.yaxis.set_major_formatter("{x:.0%}")
 ax.spines[["top", "right"]].set_visible(False)
 ax.legend(frameon=False, loc="lower right")

@@ -1,19 +1,19 @@
 """
-Dropping in: iris
-=================
+Drop-in replacement: iris
+=========================
 
-Flowers of three species, each described by four lengths, are reduced to three numbers,
-without their species being told. How much of the lengths can be had back from them?
+Flowers of three species, each described by four lengths, are reduced to three
+components without using the species. How accurately can the lengths be reconstructed?
 
-Import scikit-learn's ``PCA`` instead and give its name to the class below: nothing
-else changes.
+To use scikit-learn's ``PCA``, import it and replace the name of the class below.
+Nothing else changes.
 
 ``python plot_dropin_iris.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -28,28 +28,28 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Iris", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# The table is a data frame, and so are the codes. What is lost on the way back is
-# compared with the variance, which is what the means alone would lose.
+# The input is a data frame, and so are the codes. The error of the reconstruction is
+# compared with the variance, which is the error of the mean.
 
 iris = load_iris(as_frame=True)
 reducer = AutoencoderTransformer(n_components=3, random_state=0)
 reducer.set_output(transform="pandas")
 codes = reducer.fit_transform(iris.data)
 residuals = iris.data - reducer.inverse_transform(codes)
-lost = (residuals**2).sum()
+squared_error = (residuals**2).sum()
 variance = ((iris.data - reducer.mean_) ** 2).sum()
 print(f"components: {reducer.n_components_}, of {reducer.n_features_in_} features")
-print(f"variance explained: {1 - lost.sum() / variance.sum():.2%}")
+print(f"explained variance: {1 - squared_error.sum() / variance.sum():.2%}")
 
 # %%
-# Left, each flower at its three numbers, with the names that the columns of the codes
-# have; right, what is lost of each length.
+# Left, the codes of the flowers, on axes named after the columns of the codes; right,
+# the error of each length.
 
 figure = plt.figure(figsize=(10, 4.6), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=(3, 2))
@@ -64,9 +64,9 @@ ax.legend(frameon=False, loc="upper left")
 
 ax = right.subplots()
 names = [name.removesuffix(" (cm)") for name in reducer.feature_names_in_]
-bars = ax.barh(names, lost / variance, color="0.6")
+bars = ax.barh(names, squared_error / variance, color="0.6")
 ax.bar_label(bars, fmt="{:.1%}", padding=3)
-ax.set(xlabel="share of the variance lost", xticks=[0, 0.01, 0.02, 0.03])
+ax.set(xlabel="unexplained fraction of the variance", xticks=[0, 0.01, 0.02, 0.03])
 ax.xaxis.set_major_formatter("{x:.0%}")
 ax.invert_yaxis()
 ax.spines[["top", "right"]].set_visible(False)

@@ -1,19 +1,20 @@
 """
-Dropping in: outliers around two blobs
-======================================
+Drop-in replacement: outliers around two blobs
+==============================================
 
-Points of two clusters, and a few that are strewn over the plane. A detector learns
-from all of them, without being told which is which, and then judges new points.
+The inliers are points of two clusters, the outliers a few points that are uniformly
+distributed in the plane. A detector is fitted to both, without labels, and then applied
+to test points.
 
-Import scikit-learn's ``IsolationForest`` instead, from ``sklearn.ensemble``, and give
-its name to the class below: nothing else changes.
+To use scikit-learn's ``IsolationForest``, import it from ``sklearn.ensemble`` and
+replace the name of the class below. Nothing else changes.
 
 ``python plot_dropin_isolation.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -33,13 +34,13 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Two blobs", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# One point in six is strewn. Half of all points are for training.
+# One point in six is an outlier. Half of all points are used for training.
 
 inliers, _ = make_blobs(
     500, centers=[(-2, -2), (2, 2)], cluster_std=(0.4, 0.7), random_state=0
@@ -54,20 +55,20 @@ detector = AutoencoderOutlierDetector(contamination=1 / 6, random_state=0)
 detector.fit(X_train)
 
 # %%
-# A point whose score falls below ``offset_`` is an outlier. The decision function is
-# the score less this offset: its sign tells.
+# A point whose score is below ``offset_`` is predicted to be an outlier. The decision
+# function is the score minus this offset, so its sign is the prediction.
 
 score = detector.score_samples(X_test)
 decision = detector.decision_function(X_test)
 flagged = detector.predict(X_test) == -1
-print(f"flagged: scores below {detector.offset_:.2f}")
+print(f"threshold of the scores: {detector.offset_:.2f}")
 print(f"ROC AUC: {roc_auc_score(is_outlier, -score):.3f}")
-print(f"of {is_outlier.sum()} outliers flagged: {flagged[is_outlier].mean():.0%}")
-print(f"of {(~is_outlier).sum()} inliers flagged: {flagged[~is_outlier].mean():.0%}")
+print(f"flagged of {is_outlier.sum()} outliers: {flagged[is_outlier].mean():.0%}")
+print(f"flagged of {(~is_outlier).sum()} inliers: {flagged[~is_outlier].mean():.0%}")
 
 # %%
-# Left, the boundary between inliers and outliers; right, how deep inside or how far
-# outside the places of the plane lie. Points are the new ones.
+# Left, the predicted boundary between inliers and outliers; right, the decision
+# function. The points are the test points.
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
 titles = {"predict": "Inlier or outlier", "decision_function": "Decision function"}
@@ -81,7 +82,7 @@ for ax, (method, title) in zip(axes, titles.items(), strict=True):
         alpha=0.6,
         ax=ax,
     )
-    for value, name, color in ((False, "of a blob", "C0"), (True, "strewn", "C3")):
+    for value, name, color in ((False, "inlier", "C0"), (True, "outlier", "C3")):
         ax.scatter(
             *X_test[is_outlier == value].T,
             s=20,
@@ -92,7 +93,9 @@ for ax, (method, title) in zip(axes, titles.items(), strict=True):
         )
     ax.set(title=title, aspect="equal", xticks=[], yticks=[])
 axes[0].legend(loc="upper left")
-figure.colorbar(display.surface_, ax=axes[1], label="negative: outlier")
+figure.colorbar(
+    display.surface_, ax=axes[1], label="decision function (negative: outlier)"
+)
 
 figure.savefig(out / "dropin_isolation.png", dpi=100)
 print(f"The figure is in {out}")

@@ -2,17 +2,17 @@
 Feature learning: few labels, many rows
 =======================================
 
-What are rows without labels worth to a classifier? A denoising autoencoder learns from
-all digits of the training set what digits look like, and a logistic regression on its
-codes is then told the names of 10, 50 or 200 of them. Beside it stand the same
-classifier on the codes of a PCA and on the raw pixels.
+How much do unlabelled rows improve a classifier? A denoising autoencoder is trained on
+all digits of the training set without labels, and a logistic regression is trained on
+the codes of 10, 50 or 200 labelled ones. It is compared with the same classifier on the
+codes of a PCA and on the raw pixels.
 
 ``python plot_feature_learning.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -32,13 +32,13 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Few labels", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# 40% of the digits are held out to judge the classifiers.
+# 40% of the digits are held out to evaluate the classifiers.
 
 X, y = load_digits(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(
@@ -46,10 +46,10 @@ X_train, X_test, y_train, y_test = train_test_split(
 )
 
 # %%
-# All three kinds of features come from all training rows, without labels. The noise
-# is as strong as the signal, one standard deviation of the rows: to remove it, a code
-# has to say what is likely to be there. Noise and width were chosen by the accuracy on
-# a part of the training rows.
+# All three kinds of features are fitted to all training rows, without labels. The noise
+# has the standard deviation of the rows: to remove it, the network has to learn the
+# distribution of the images. The noise level and the number of components were chosen
+# by the accuracy on a part of the training rows.
 
 features = {
     "autoencoder, 16 components": AutoencoderTransformer(
@@ -64,8 +64,8 @@ features = {
 }
 
 # %%
-# The classifier is the same everywhere, and so are the labelled rows: 20 draws of each
-# number, with as many of each digit.
+# The classifier and the labelled rows are the same for all features: 20 stratified
+# draws for each number of labels.
 
 n_labels, n_draws = (10, 50, 200), 20
 draws = {
@@ -80,8 +80,8 @@ draws = {
 
 
 def accuracies(Z_train, Z_test):
-    """Accuracies on the held-out rows, of shape (len(n_labels), n_draws)."""
-    # One factor for all features keeps their proportions.
+    """Return accuracies on held-out rows, of shape (len(n_labels), n_draws)."""
+    # One factor for all features preserves their relative variances.
     factor = np.sqrt(Z_train.var(axis=0).mean())
     return np.array(
         [
@@ -108,7 +108,7 @@ for name, transformer in features.items():
     print(f"{name:28}" + "".join(f"{m:9.3f} ± {e:.3f}" for m, e in columns))
 
 # %%
-# Points are means of the draws, bars twice their standard errors to either side.
+# Points are means over the draws, bars are plus and minus two standard errors.
 
 figure, ax = plt.subplots(figsize=(7.5, 5), layout="constrained")
 styles = zip(("C0", "C1", "0.4"), ("o", "s", "^"), ("-", "--", ":"), strict=True)
@@ -142,8 +142,8 @@ figure.savefig(out / "feature_learning.png", dpi=120)
 print(f"\nThe figure is in {out}")
 
 # %%
-# The unlabelled rows are worth much, if something nonlinear learns from them. With 50
-# labels a classifier on the autoencoder's codes is right in 91% of the cases, on the
-# other features in 86%. One label for each digit gives 75% instead of 66% and 65%; with
-# 200 the codes still lead, 96% against 93%. The codes of a PCA, which is trained on the
-# same unlabelled rows, do no better than the raw pixels.
+# The unlabelled rows improve the classifier considerably if a nonlinear model is fitted
+# to them. With 50 labels the accuracy on the autoencoder's codes is 91%, on the other
+# features 86%. With one label per digit it is 75% instead of 66% and 65%; with 200
+# labels 96% instead of 93%. The codes of a PCA, which is fitted to the same unlabelled
+# rows, are no better than the raw pixels.

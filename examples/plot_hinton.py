@@ -2,9 +2,9 @@
 Hinton and Salakhutdinov's figure: MNIST in two components
 ==========================================================
 
-In 2006 a figure in Science [1]_ made autoencoders known: handwritten digits, each
-squeezed into two numbers, by PCA and by a deep network. How does the figure look with
-today's means, a fraction of their network, and a minute of one processor core?
+A well-known figure of a paper in Science [1]_ shows handwritten digits, each encoded by
+two numbers, by PCA and by a deep network. This example reproduces the figure with a
+smaller network in a minute on one processor core.
 
 ``python plot_hinton.py --out DIR`` saves the figure in DIR, by default in ``figures``
 below the current directory. MNIST is read from ``mnist.npz`` in the folder given by
@@ -15,7 +15,7 @@ below the current directory. MNIST is read from ``mnist.npz`` in the folder give
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -35,27 +35,27 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Hinton's figure", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
 parser.add_argument("--data", type=Path, help="folder with mnist.npz")
-# A gallery or a notebook has arguments of its own.
+# Ignore the arguments of a gallery or a notebook.
 arguments = parser.parse_known_args()[0]
 out = arguments.out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# Of MNIST, 20,000 images are there to learn from and 5,000 to judge by, not the full
-# 60,000 and 10,000. Without MNIST, scikit-learn's small digits stand in.
+# Of MNIST, 20,000 images are used for training and 5,000 for testing, not the full
+# 60,000 and 10,000. Without MNIST, scikit-learn's small digits are used instead.
 
 
 def load_mnist(folder):
-    """Training and test images, with pixels in [0, 1], and their digits."""
+    """Return training and test images, with pixels in [0, 1], and their labels."""
     if folder is not None:
         with np.load(folder / "mnist.npz") as mnist:
             X_train, X_test = mnist["X_train"][:20_000], mnist["X_test"][:5_000]
             y_train, y_test = mnist["y_train"][:20_000], mnist["y_test"][:5_000]
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of every try that fails
+            warnings.simplefilter("ignore")  # a warning for each failed attempt
             X, y = fetch_openml(
                 "mnist_784", version=1, as_frame=False, return_X_y=True, n_retries=1
             )
@@ -72,8 +72,8 @@ try:
     X_train, X_test, y_train, y_test = load_mnist(arguments.data)
 except OSError as error:  # no such file, or no network
     source = "scikit-learn's digits"
-    print(f"MNIST is missing ({error}).")
-    print("Give a folder with mnist.npz by --data, or a network to download it by.")
+    print(f"MNIST is not available ({error}).")
+    print("Give the folder of mnist.npz by --data, or run with network access.")
     print("The figure shows scikit-learn's digits of 8 x 8 pixels instead.\n")
     X, y = load_digits(return_X_y=True)
     X_train, X_test, y_train, y_test = train_test_split(
@@ -81,11 +81,10 @@ except OSError as error:  # no such file, or no network
     )
 
 # %%
-# The encoder of the paper's figure is 784-1000-500-250-2, trained layer by layer before
-# it was trained as a whole; this one is half as wide and starts as the PCA.
-# Two numbers say how much of an image and of its meaning survives: the share of the
-# test variance that the reconstruction explains, and how often a test image's ten
-# nearest training codes tell its digit.
+# The encoder of the paper's figure is 784-1000-500-250-2, pre-trained layer by layer;
+# this one is half as wide and starts as the PCA. Two figures are computed: the fraction
+# of the test variance that the reconstruction explains, and the accuracy of a
+# classifier by the ten nearest training codes.
 
 models = {
     "PCA": PCA(2, random_state=0),
@@ -95,8 +94,8 @@ models = {
 }
 
 codes, titles = {}, {}
-print(f"{source}: {len(X_train)} images to learn from, {len(X_test)} to judge by")
-print(f"{'':14}{'explained variance':>20}{'digit told':>12}")
+print(f"{source}: {len(X_train)} training images, {len(X_test)} test images")
+print(f"{'':14}{'explained variance':>20}{'accuracy':>12}")
 for name, model in models.items():
     Z_train, codes[name] = (
         model.fit(X_train).transform(X_train),
@@ -104,14 +103,12 @@ for name, model in models.items():
     )
     residual = X_test - model.inverse_transform(codes[name])
     explained = 1 - np.sum(residual**2) / np.sum((X_test - model.mean_) ** 2)
-    told = KNeighborsClassifier(10).fit(Z_train, y_train).score(codes[name], y_test)
-    titles[name] = (
-        f"{name}: {explained:.0%} of the variance,\n{told:.0%} of digits told"
-    )
-    print(f"{name:14}{explained:20.3f}{told:12.3f}")
+    accuracy = KNeighborsClassifier(10).fit(Z_train, y_train).score(codes[name], y_test)
+    titles[name] = f"{name}: {explained:.0%} of the variance,\naccuracy {accuracy:.0%}"
+    print(f"{name:14}{explained:20.3f}{accuracy:12.3f}")
 
 # %%
-# The codes of up to 1,500 test images, each drawn as its digit.
+# The codes of up to 1,500 test images, each plotted as its digit.
 
 figure, axes = plt.subplots(1, 2, figsize=(12, 6.4), layout="constrained")
 for ax, (name, Z) in zip(axes, codes.items(), strict=True):
@@ -128,10 +125,9 @@ figure.savefig(out / "hinton.png", dpi=120)
 print(f"\nThe figure is in {out}")
 
 # %%
-# As in the paper, PCA's picture of MNIST is one cloud, in which only zeros and ones
-# keep to themselves, and the autoencoder's is a star: each digit has a ray of its own
-# or shares it with those that it resembles, 3 with 5 and 8, 4 and 7 with 9. Two numbers
-# then explain 46% of the variance of new images instead of 16%, and tell the digit of
-# 77% instead of 42%, though no digit was named in the training. Near the centre, where
-# the rays meet, digits are still mistaken for each other; the paper's network had twice
-# the width, three times as many images and many more passes over them.
+# As in the paper, the classes overlap in PCA's codes of MNIST, except for zeros and
+# ones, and the autoencoder's codes form rays, each of one digit or of similar digits: 3
+# with 5 and 8, 4 and 7 with 9. Its two components explain 46% of the variance of test
+# images instead of 16%, and the accuracy is 77% instead of 42%, although the training
+# uses no labels. The classes overlap near the centre; the paper's network has twice the
+# width, three times as many images and many more epochs.

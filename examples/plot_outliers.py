@@ -2,17 +2,16 @@
 Anomaly detection: breast cancer
 ================================
 
-Which samples do not belong, and what is strange about them? An autoencoder that has
-learnt what most rows have in common cannot reproduce the others, and its
-reconstruction error tells so feature by feature. Here it stands beside
-scikit-learn's isolation forest.
+Which samples are anomalous, and in which features? An autoencoder that was fitted to
+normal rows reconstructs anomalous rows poorly, and its reconstruction error is a sum
+over the features. It is compared with scikit-learn's isolation forest.
 
 ``python plot_outliers.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -31,15 +30,15 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Outliers", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# The breast cancer data hold 357 benign and 212 malignant samples, each described by
-# 30 measurements. 30% of the rows are held out. Of the others the detectors are given
-# the benign ones only: what is normal is known, what is not may be anything.
+# The breast cancer data have 357 benign and 212 malignant samples with 30 measurements
+# each. 30% of the rows are held out. The detectors are fitted to the benign samples of
+# the others only: this is novelty detection.
 
 cancer = load_breast_cancer()
 X, is_malignant = cancer.data, cancer.target == 0
@@ -49,8 +48,8 @@ X_train, X_test, was_malignant, is_malignant = train_test_split(
 X_train = X_train[~was_malignant]
 
 # %%
-# Both detectors are used alike. ``trim=0`` tells the autoencoder that none of its
-# training rows is to be left out as a suspected outlier; the rest are defaults.
+# Both detectors have the same methods. With ``trim=0`` no training rows are left out as
+# suspected outliers; all other parameters are the defaults.
 
 detectors = {
     "autoencoder": AutoencoderOutlierDetector(trim=0, random_state=0),
@@ -73,30 +72,29 @@ for name, detector in detectors.items():
     )
 
 # %%
-# What makes a row strange?
-# :meth:`~skae.AutoencoderOutlierDetector.feature_contributions` divides its
-# reconstruction error among its features, and
-# :meth:`~skae.AutoencoderOutlierDetector.reconstruct` tells which values the network
-# expected instead. Both are asked for the malignant sample A and the benign sample B
-# that have the largest errors in their classes.
+# :meth:`~skae.AutoencoderOutlierDetector.feature_contributions` returns the
+# contribution of each feature to the reconstruction error of a row, and
+# :meth:`~skae.AutoencoderOutlierDetector.reconstruct` the expected values. Both are
+# computed for the malignant sample A and the benign sample B that have the largest
+# errors in their classes.
 
 detector = detectors["autoencoder"]
-strangest = [
+most_anomalous = [
     np.argmax(np.where(is_malignant == value, anomaly["autoencoder"], 0))
     for value in (True, False)
 ]
-contributions = detector.feature_contributions(X_test[strangest])
+contributions = detector.feature_contributions(X_test[most_anomalous])
 shares = contributions / contributions.sum(axis=1, keepdims=True)
-expected = detector.reconstruct(X_test[strangest])
+expected = detector.reconstruct(X_test[most_anomalous])
 
 
-def rounded(value):
+def format_value(value):
     return f"{value:,.0f}" if value > 100 else f"{value:.2g}"
 
 
 # %%
-# Left, both scores of every held-out row, with the detectors' thresholds; right, the
-# five measurements that contribute most to the errors of A and B.
+# Left, both scores of each held-out row, with the thresholds of the detectors; right,
+# the five measurements that contribute most to the errors of A and B.
 
 figure = plt.figure(figsize=(12, 5.8), layout="constrained")
 left, right = figure.subfigures(1, 2, wspace=0.03)
@@ -116,7 +114,7 @@ for value, label, color in ((False, "benign", "C0"), (True, "malignant", "C1")):
 lines = {"color": "0.4", "linestyle": "--", "linewidth": 1}
 ax.axhline(-detector.offset_, **lines)
 ax.axvline(-detectors["isolation forest"].offset_, **lines, label="threshold")
-for row, letter in zip(strangest, "AB", strict=True):
+for row, letter in zip(most_anomalous, "AB", strict=True):
     ax.annotate(
         letter,
         (anomaly["isolation forest"][row], anomaly["autoencoder"][row]),
@@ -128,18 +126,18 @@ ax.set(
     yscale="log",
     xlabel=f"score of the isolation forest: ROC AUC {auc['isolation forest']:.2f}",
     ylabel=f"error of the autoencoder (log): ROC AUC {auc['autoencoder']:.2f}",
-    title="Both find most malignant samples ...",
+    title="Outlier scores of both detectors",
 )
 ax.spines[["top", "right"]].set_visible(False)
 ax.legend(frameon=False)
 
 axes = right.subplots(2, 1, sharex=True)
-axes[0].set_title("... and the autoencoder tells by what")
-for i, (ax, letter, row) in enumerate(zip(axes, "AB", strangest, strict=True)):
+axes[0].set_title("Largest contributions to the error")
+for i, (ax, letter, row) in enumerate(zip(axes, "AB", most_anomalous, strict=True)):
     largest = np.argsort(shares[i])[:-6:-1]
     labels = [
         f"{cancer.feature_names[j]}\n"
-        f"{rounded(X_test[row, j])}, expected {rounded(expected[i, j])}"
+        f"{format_value(X_test[row, j])}, expected {format_value(expected[i, j])}"
         for j in largest
     ]
     kind, color = ("malignant", "C1") if is_malignant[row] else ("benign", "C0")
@@ -157,11 +155,12 @@ figure.savefig(out / "outliers.png", dpi=120)
 print(f"\nThe figure is in {out}")
 
 # %%
-# The two agree on most rows. The forest ranks them a little better, with an area under
-# the ROC curve of 0.94 against 0.91: most malignant samples have measurements that are
-# extreme by themselves, and these a forest's cuts find. At its own threshold the forest
+# The two detectors agree on most rows. The forest is a little better, with an area
+# under the ROC curve of 0.94 against 0.91: most malignant samples have extreme values
+# of single measurements, which a forest detects. With the default thresholds the forest
 # flags 91% of the malignant and 18% of the benign samples, the autoencoder 69% and 6%.
-# What only the autoencoder gives is the reason. A is strange above all for its "area
-# error" (in these data, the standard error of the mean area of the cell nuclei): 200,
-# where 76 would fit the rest of the row. B, benign but beyond both thresholds, is no
-# matter of one measurement; its largest share of the error is 18%.
+# The autoencoder also gives the contributions of the features. The largest contribution
+# for A is that of "area error" (in these data, the standard error of the mean area of
+# the cell nuclei): it is 200, where 76 is expected from the rest of the row. For B,
+# which is benign but above both thresholds, no single measurement dominates; its
+# largest contribution is 18%.

@@ -1,17 +1,17 @@
 """
-Overfitting: more code than data
-================================
+Overfitting: an overcomplete code and few rows
+==============================================
 
-With more components than features and a few rows only, a network can learn its training
-rows by heart. How much of its training error is an illusion, and what helps: noise on
-the input, a penalty on the encoder's slope, or an early end?
+With more components than features and only a few rows, a network can overfit its
+training rows. How far are training and test errors apart, and which regularization
+helps: noise on the input, a penalty on the encoder's Jacobian, or early stopping?
 
 ``python plot_overfitting.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -31,15 +31,16 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Overfitting", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# Only 150 of the 1,797 digits are there to train on. A code of 100 components for their
-# 64 pixels does not by itself leave anything out. Training starts at random weights;
-# the usual start, a PCA, would copy every row from the outset.
+# Only 150 of the 1,797 digits are used for training. A code of 100 components for 64
+# pixels is overcomplete and does not force any compression. Training starts from random
+# weights; with the default, a PCA of 100 components, every row would be reconstructed
+# exactly from the start.
 
 X = load_digits().data
 X_train, X_test = train_test_split(X, train_size=150, random_state=0)
@@ -58,8 +59,8 @@ variants = {
 }
 
 # %%
-# Errors are shares of the variance about the training mean. A skorch callback measures
-# them after each epoch; it sees the module that is being trained.
+# Errors are fractions of the variance about the training mean. A skorch callback
+# computes them after each epoch, with the module that is being trained.
 
 
 def error(X_hat, X):
@@ -67,7 +68,7 @@ def error(X_hat, X):
 
 
 class Errors(Callback):
-    """Errors of the training rows and of the held-out rows after each epoch."""
+    """Record the errors of training and held-out rows after each epoch."""
 
     def on_epoch_end(self, net, **kwargs):
         net.module_.eval()
@@ -93,7 +94,7 @@ for name, settings in variants.items():
         )
 
 # %%
-# The course of the training without early stopping, and where each of the six ends.
+# Errors by epoch without early stopping, and the final errors of the six fits.
 
 colors = dict(zip(variants, ("C1", "0.2", "C0"), strict=True))
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
@@ -103,9 +104,9 @@ for name, (train, test) in ((name, curve.T) for name, curve in curves.items()):
     left.plot(epochs, train, color=colors[name], linestyle="--")
 left.set(
     xlabel="epoch",
-    ylabel="error (share of the variance)",
+    ylabel="error (fraction of the variance)",
     ylim=(0, 1),
-    title="Left alone, a plain network learns by heart",
+    title="Without regularization the network overfits",
 )
 for style, rows in (("-", "held-out rows"), ("--", "training rows")):
     left.plot([], [], color="0.7", linestyle=style, label=rows)
@@ -119,8 +120,8 @@ for position, ((name, _), (train, test)) in enumerate(final.items()):
         f"{test:.2f}", (test, position), (8, 0), textcoords="offset points", va="center"
     )
 right.set(
-    xlabel="error (share of the variance)",
-    title="Noise helps most, an early end the others",
+    xlabel="error (fraction of the variance)",
+    title="Noise helps most, early stopping helps the others",
     xlim=(0, 0.6),
     yticks=range(len(final)),
     yticklabels=[f"{name}, stopped" if stops else f"{name}" for name, stops in final],
@@ -132,11 +133,11 @@ figure.savefig(out / "overfitting.png", dpi=120)
 print(f"\nThe figure is in {out}")
 
 # %%
-# The plain network learns its training rows almost by heart. Its training error of 5%
-# promises eight times less than the 44% that it loses of held-out rows, an error that
-# even rises in the second half of the training, while the other still falls. Noise on
-# the input (denoising) helps most, to 36%: each row looks different each time, so that
-# there is less to learn by heart, and both curves fall to the end. The contractive
-# penalty, at this weight, is a milder cure. An early end narrows every gap, and lowers
-# the held-out error of the plain and of the contractive network. The denoising one
-# is let run to the end, and misses the 15 rows that early stopping holds out.
+# The plain network overfits: its training error is 5%, its held-out error 44%, and the
+# held-out error even rises in the second half of the training, while the training error
+# still falls. Noise on the input (denoising) helps most, with a held-out error of 36%:
+# each row is different in each epoch, and both errors fall until the end. The
+# contractive penalty has a smaller effect at this weight. Early stopping narrows every
+# gap between the errors, and lowers the held-out error of the plain and of the
+# contractive network. The denoising network is not stopped early, and is worse with
+# early stopping because 15 rows are held out of its training.

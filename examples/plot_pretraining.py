@@ -2,17 +2,17 @@
 Pre-training: an encoder for a classifier
 =========================================
 
-Does a network that is to tell digits apart after 50 labels profit from having seen
-many digits without labels? The encoder of an autoencoder is a plain PyTorch module.
-Here it becomes the lower part of a classifier and is trained on, inside skorch's
-``NeuralNetClassifier``, beside the same network with random weights.
+Does pre-training on unlabelled digits improve a network that classifies digits after
+training on 50 labels? The encoder of an autoencoder is a plain PyTorch module. Here it
+forms the first layers of a classifier, which is trained by skorch's
+``NeuralNetClassifier`` and compared with the same network from random weights.
 
 ``python plot_pretraining.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import copy
@@ -34,8 +34,8 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Pre-training", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
@@ -48,7 +48,7 @@ X_train, X_test, y_train, y_test = train_test_split(
 )
 
 # %%
-# First a denoising autoencoder learns from all training rows, without labels.
+# First a denoising autoencoder is fitted to all training rows, without labels.
 
 ae = AutoencoderTransformer(
     n_components=16,
@@ -59,12 +59,12 @@ ae = AutoencoderTransformer(
 ).fit(X_train)
 
 # %%
-# ``ae.module_.encoder`` works on scaled rows, so ``ae.module_.scaler`` comes with it.
-# Both are copied: the autoencoder stays as it is.
+# The input of ``ae.module_.encoder`` are scaled rows, so ``ae.module_.scaler`` is used
+# with it. Both are copied, so that the autoencoder is not changed.
 
 
 class RowEncoder(nn.Module):
-    """From rows in their own units to codes."""
+    """Map rows in their original units to codes."""
 
     def __init__(self, autoencoder):
         super().__init__()
@@ -72,7 +72,7 @@ class RowEncoder(nn.Module):
         self.encoder = copy.deepcopy(autoencoder.encoder)
 
     def forward(self, X):
-        scaled, _ = self.scaler(X)  # and which entries were observed
+        scaled, _ = self.scaler(X)  # the second output is the mask of observed entries
         return self.encoder(scaled)
 
 
@@ -97,10 +97,10 @@ def make_classifier(is_pretrained):
 
 
 # %%
-# Ten times, 50 training rows are drawn, five of each digit, and both networks are
-# trained on them with the same settings, all layers of them. These were chosen on a
-# part of the training rows, where they suit both networks best. A logistic regression
-# on the same rows' pixels tells what can be had without a network.
+# Ten times, 50 training rows are drawn, five of each digit, and all layers of both
+# networks are trained on them with the same settings. These were chosen on a part of
+# the training rows, where they are the best for both networks. For comparison, a
+# logistic regression is fitted to the pixels of the same rows.
 
 n_epochs, n_draws = 20, 10
 kinds = {"pre-trained": True, "from scratch": False}
@@ -131,7 +131,7 @@ for name, values in results.items():
     print(f"{name:30}{mean:.3f} ± {error:.3f}")
 
 # %%
-# Lines are means of the draws, bands twice their standard errors to either side.
+# Lines are means over the draws, bands are plus and minus two standard errors.
 
 figure, ax = plt.subplots(figsize=(7.5, 5), layout="constrained")
 epochs = np.arange(1, n_epochs + 1)
@@ -151,7 +151,7 @@ ax.set(
     xticks=[1, 5, 10, 15, 20],
     xlabel="epochs over 50 labelled rows",
     ylabel="accuracy on held-out digits",
-    title="A pre-trained encoder makes more of 50 labels",
+    title="A pre-trained encoder needs fewer labels",
 )
 ax.yaxis.set_major_formatter("{x:.0%}")
 ax.grid(axis="y", color="0.9")
@@ -162,7 +162,7 @@ figure.savefig(out / "pretraining.png", dpi=120)
 print(f"\nThe figure is in {out}")
 
 # %%
-# With 50 labels the pre-trained network ends at 90%, the same network from scratch at
-# 84%. After three epochs the pre-trained one is ahead of where the other ends. From
-# scratch, all these weights do not even reach a logistic regression, which is at 86%;
-# it is the unlabelled rows that make the network worth its size.
+# With 50 labels the final accuracy of the pre-trained network is 90%, that of the same
+# network from scratch 84%. After three epochs the pre-trained network is better than
+# the final network from scratch. From scratch, the network is less accurate than the
+# logistic regression, 86%; its size pays off only with the unlabelled rows.

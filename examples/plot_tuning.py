@@ -1,17 +1,18 @@
 """
-Tuning: how many components, and which detector
-===============================================
+Tuning: number of components, settings of a detector
+====================================================
 
-How wide should a code be? And which settings of an outlier detector, when few rows have
-a label or none? :mod:`skae.model_selection` has what scikit-learn's ``GridSearchCV``
-needs to answer, and a picture for the first question.
+How many components should a code have? And how are the settings of an outlier detector
+chosen when few rows or none are labelled? :mod:`skae.model_selection` has scorers and
+rules for scikit-learn's ``GridSearchCV``, and :mod:`skae.inspection` a display for the
+first question.
 
 ``python plot_tuning.py --out DIR`` saves the figures in DIR, by default in
 ``figures`` below the current directory.
 """
 
 # %%
-# The script draws on the screen only in an interactive session.
+# Figures are shown on the screen only in an interactive session.
 
 import argparse
 import sys
@@ -41,19 +42,19 @@ if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
 parser = argparse.ArgumentParser(description="Tuning", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to fill")
-# A gallery or a notebook has arguments of its own.
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
 out.mkdir(parents=True, exist_ok=True)
 
 # %%
-# How many components
-# -------------------
-# The breast cancer data: 569 samples of 30 measurements. Explained variance on held-out
-# rows hardly ever falls as components are added, so the best number is the last one
-# tried. The elbow, where the curve bends most, says how many carry the bulk of it. PCA
-# stands beside the autoencoder; its own score is a likelihood, so it is judged by
-# `explained_variance`.
+# The number of components
+# ------------------------
+# The breast cancer data: 569 samples with 30 measurements. The explained variance of
+# held-out rows rarely falls when components are added, so the best number is the last
+# one tried. The elbow of the curve is the number that explains most of the variance.
+# The autoencoder is compared with PCA, whose own score is a likelihood;
+# `explained_variance` is passed as its scorer.
 
 cancer = load_breast_cancer()
 X = StandardScaler().fit_transform(cancer.data)
@@ -76,9 +77,10 @@ ComponentSelectionDisplay.from_estimator(
 print(f"explained variance: best {display.best}, elbow {display.elbow}")
 
 # %%
-# Where the codes serve a purpose, its score decides. The accuracy of a classifier is,
-# but for chance, the same for many numbers, and the rule of one standard error takes
-# the least of them: `one_standard_error` is what ``refit`` calls to choose.
+# If the codes are used for another task, its score is the criterion. The accuracy of a
+# classifier is the same for many numbers of components up to random variation, and the
+# one-standard-error rule chooses the smallest of them: `one_standard_error` is passed
+# as ``refit``.
 
 classifier = make_pipeline(StandardScaler(), ae, LogisticRegression())
 search = GridSearchCV(
@@ -94,12 +96,12 @@ print(f"accuracy: best {display.best}, one standard error {display.one_standard_
 figure.savefig(out / "tuning_components.png", dpi=120)
 
 # %%
-# A detector, with a few labels
-# -----------------------------
-# The 357 benign samples and 40 of the malignant ones, which are to be found among them.
-# Half of the rows are set aside to see what a choice was worth. Of the others 10
-# outliers and 50 inliers have a label; the rest have 0, which means unknown. They train
-# the detector but do not judge it.
+# A detector with a few labels
+# ----------------------------
+# The inliers are the 357 benign samples, the outliers 40 of the malignant ones. Half of
+# the rows are test rows. Of the training rows, 10 outliers and 50 inliers are labelled;
+# the others have the label 0, unlabelled. They are used for training but not for
+# scoring.
 
 is_malignant = cancer.target == 0
 rows = np.append(np.flatnonzero(~is_malignant), np.flatnonzero(is_malignant)[:40])
@@ -115,8 +117,8 @@ y_train[np.flatnonzero(was_malignant)[:10]] = -1
 y_train[np.flatnonzero(~was_malignant)[:50]] = 1
 
 # %%
-# The local outlier factor compares a row with its neighbours, and how many they are
-# matters. `StratifiedKFold` gives each fold its share of the labels.
+# The important parameter of the local outlier factor is the number of neighbours.
+# `StratifiedKFold` gives each fold the same proportions of the labels.
 
 pipeline = make_pipeline(StandardScaler(), LocalOutlierFactor(novelty=True))
 neighbors = [2, 5, 10, 20, 50, 100]
@@ -131,10 +133,11 @@ search = GridSearchCV(
 # %%
 # Without labels
 # --------------
-# `AgreementScorer` asks how far a detector agrees with an isolation forest. It looks at
-# no label. What both said of each setting, beside the truth on the test rows:
+# `AgreementScorer` computes the rank correlation with the scores of an isolation
+# forest. It uses no labels. The scores of both scorers for each setting, compared with
+# the area under the ROC curve on the test rows:
 
-truth = [
+test_auc = [
     roc_auc_score(
         ~is_malignant,
         pipeline.set_params(localoutlierfactor__n_neighbors=k)
@@ -143,35 +146,35 @@ truth = [
     )
     for k in neighbors
 ]
-judged = {
+scorers = {
     "10 + 50 labels: ROC AUC in cross-validation": "labels",
     "no labels: rank correlation with a forest": "agreement",
 }
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-for ax, (title, name) in zip(axes, judged.items(), strict=True):
+for ax, (title, name) in zip(axes, scorers.items(), strict=True):
     scores = search.cv_results_[f"mean_test_{name}"]
     best = scores.argmax()
-    ax.plot(neighbors, truth, "o-", color="0.6", label="ROC AUC on test rows")
-    ax.plot(neighbors, scores, "s-", color="C0", label="what the scorer says")
+    ax.plot(neighbors, test_auc, "o-", color="0.6", label="ROC AUC on test rows")
+    ax.plot(neighbors, scores, "s-", color="C0", label="cross-validated score")
     ax.axvline(
         neighbors[best],
         color="C3",
         linestyle="--",
-        label=f"chosen: {neighbors[best]}, {truth[best]:.3f} on test rows",
+        label=f"chosen: {neighbors[best]}, {test_auc[best]:.3f} on test rows",
     )
     ax.set(xscale="log", xlabel="n_neighbors", title=title)
     ax.set_xticks(neighbors, neighbors)
     ax.minorticks_off()
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
-    print(f"{name}: n_neighbors={neighbors[best]}, ROC AUC {truth[best]:.3f}")
-default = truth[neighbors.index(20)]
-print(f"default: n_neighbors=20, ROC AUC {default:.3f}; best: {max(truth):.3f}")
+    print(f"{name}: n_neighbors={neighbors[best]}, ROC AUC {test_auc[best]:.3f}")
+default = test_auc[neighbors.index(20)]
+print(f"default: n_neighbors=20, ROC AUC {default:.3f}; best: {max(test_auc):.3f}")
 figure.savefig(out / "tuning_detector.png", dpi=120)
 print(f"The figures are in {out}")
 
 # %%
-# Here both choices are good, and better than the default. That is the local outlier
-# factor, whose default suits few tables; the defaults of
+# Here both choices are good, and better than the default. The default of the local
+# outlier factor suits few data sets; the defaults of
 # :class:`~skae.AutoencoderOutlierDetector` are hard to improve without labels, as the
-# page on tuning tells with figures.
+# measurements on the documentation's page on tuning show.

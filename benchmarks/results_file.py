@@ -1,4 +1,4 @@
-"""Files of figures that long benchmarks keep: CSV whose header says what they hold."""
+"""CSV files in which long benchmarks store their results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def append(path: Path | None, fields: Sequence[str], rows: Iterable[Sequence]) -> None:
-    """Write rows at the end of a file, below a header if it is new; None keeps none."""
+    """Append rows to a file, with a header if it is new; do nothing if it is None."""
     if path is None:
         return
     with path.open("a", newline="") as file:
@@ -20,10 +20,10 @@ def append(path: Path | None, fields: Sequence[str], rows: Iterable[Sequence]) -
 
 
 def read(path: Path, fields: Sequence[str]) -> Iterator[list[str]]:
-    """The rows of a file; with another header the program ends."""
+    """Yield the rows of a file; exit if its header is not `fields`."""
     with path.open(newline="") as file:
         lines = csv.reader(file)
         header = next(lines, list(fields))
         if header != list(fields):
-            sys.exit(f"{path} holds other figures: its first line is {header}.")
+            sys.exit(f"{path} has other columns: its first line is {header}.")
         yield from lines
