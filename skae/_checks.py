@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, TypeAlias
 
@@ -73,8 +74,9 @@ def check_fit(
     parts = check_parameters(estimator)
     device = resolve_device(estimator.device)
     _check_precision(estimator, device)
+    parameters = _snapshot(estimator)
     if earlier is not None:
-        _check_same_structure(estimator, earlier)
+        _check_same_structure(estimator._STRUCTURE, parameters, earlier)
     X, feature_names = _check_training_data(estimator, X, earlier)
     n_features = X.shape[1]
     estimator._check_width(n_features)
@@ -102,7 +104,7 @@ def check_fit(
     return Job(
         settings=Settings.from_estimator(estimator),
         parts=parts,
-        parameters=_snapshot(estimator),
+        parameters=parameters,
         rows=rows,
         summary=summary,
         feature_names=feature_names,
@@ -193,15 +195,27 @@ def _check_combination(estimator: Estimator, parts: Parts) -> None:
             )
 
 
-def _check_same_structure(estimator: Estimator, earlier: Trained) -> None:
-    """Raise ValueError if a parameter of the network differs from the earlier fit."""
-    present = _snapshot(estimator)
-    name = first_difference(estimator._STRUCTURE, present, earlier.parameters)
+def _check_same_structure(
+    names: Sequence[str], parameters: dict[str, Any], earlier: Trained
+) -> None:
+    """Raise ValueError if training would continue with a network of other structure.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Parameters that determine the structure.
+    parameters : dict
+        Present parameters of the estimator.
+    earlier : Trained
+        Model from which training would continue.
+    """
+    name = first_difference(names, parameters, earlier.parameters)
     if name is not None:
         raise ValueError(
-            f"{name}={present[name]!r} differs from the value with which the network "
-            f"was built, {earlier.parameters[name]!r}: training cannot continue. Set "
-            "it back, or call fit with warm_start=False, which builds a new network."
+            f"{name}={parameters[name]!r} differs from the value with which the "
+            f"network was built, {earlier.parameters[name]!r}: training cannot "
+            "continue. Set it back, or call fit with warm_start=False, which builds a "
+            "new network."
         )
 
 
