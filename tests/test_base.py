@@ -1226,6 +1226,8 @@ def test_interrupt_leaves_the_best_epoch_fitted(estimator, early_stopping):
                 send = lambda: os.kill(os.getpid(), signal.SIGINT)
                 threading.Timer(0.2, send).start()
 
+    # Whatever started the tests may have disabled Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     X = np.random.default_rng(0).normal(size=(500, 10))
     model = {estimator}(
         2, early_stopping={early_stopping}, max_epochs=10**6, n_iter_no_change=10**6,
