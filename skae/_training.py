@@ -359,12 +359,9 @@ def _current_model(job: Job, net: AutoencoderNet) -> Trained:
 def _finish(job: Job, training: TrainingRun, *, digest: str = "") -> Trained:
     """Combine a trained net with scores and statistics of the training rows."""
     net, earlier = training.net, job.earlier
-    summary = job.summary
+    summary, n_rows = job.summary, len(job.rows)
     if job.is_partial and earlier is not None:
-        summary = earlier.summary.merged(summary)
-    n_rows = len(job.rows)
-    if job.is_partial and earlier is not None:
-        n_rows = earlier.n_rows
+        summary, n_rows = earlier.summary.merged(summary), earlier.n_rows
     residuals = scale = None
     if job.error is not None and job.parts.bottleneck.has_plain_score:
         # Also for error="loss": the next `partial_fit` may have another error.

@@ -238,8 +238,10 @@ class AutoencoderTransformer(
 
         - False: as ordinary PyTorch code;
         - ``"auto"``: with less overhead and the same numbers. On a CPU the step is
-          recorded once and replayed, on CUDA it becomes a CUDA graph. Modules that
-          belong neither to PyTorch nor to skae run as with False;
+          recorded once and replayed, on CUDA it becomes a CUDA graph. If a replay
+          differs from the same step without recording, a warning is issued and
+          training continues as with False. Trainings of fewer than 60 steps, and
+          modules that belong neither to PyTorch nor to skae, also run as with False;
         - True: with ``torch.compile``, which takes many seconds at the first step
           and, on a CPU, needs a C++ compiler.
     n_threads : int or "auto", default="auto"
