@@ -301,14 +301,17 @@ def stack(widths: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def best_eager(task: Task, network: nn.Module | None = None) -> float:
+def best_eager(
+    task: Task, network: nn.Module | None = None, device: str = "cpu"
+) -> float:
     """Train by the fastest hand-written loop without compilation."""
     network = task.network() if network is None else network
-    X = torch.from_numpy(task.X)
+    network.to(device)
+    X = torch.from_numpy(task.X).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
     for _ in range(task.n_epochs):
         losses = []
-        for where in torch.randperm(len(X)).split(task.batch_size):
+        for where in torch.randperm(len(X), device=device).split(task.batch_size):
             batch = X[where]
             optimizer.zero_grad()
             loss = functional.mse_loss(network(batch), batch)
@@ -941,35 +944,87 @@ def print_device(options: Options) -> None:
     if options.device == "cpu":
         report("device: skipped, requires --device cuda.")
         return
-    report(f"device: {options.device}, seconds with compile=False / with 'auto'")
-    n_epochs = 2 if options.quick else 20
-    tasks = {
-        "small": Task(small_table(10_000), (64, 32, 8), 64, n_epochs),
-        "mnist": Task(images(options), (1000, 500, 250, 30), 128, n_epochs // 2),
-        "large batches": Task(
-            images(options), (1000, 500, 250, 30), 8192, n_epochs // 2
-        ),
+    report(f"device: {torch.cuda.get_device_name(options.device)}")
+    report(
+        f"  {'':14}{'':10}{'seconds':>9}{'us/step':>9}{'TFLOP/s':>9}  ratios to skae"
+    )
+    # The shortest first: a time limit may end the run.
+    X = images(options)
+    large = Task(X, (1000, 500, 250, 30), 8192, 40)
+    print_device_trainings("large batches", large, options)
+    print_device_predictions(options)
+    print_matrix_rates(options)
+    mnist = Task(X, (1000, 500, 250, 30), 128, 4)
+    print_device_trainings("mnist", mnist, options)
+    small = Task(small_table(10_000), (64, 32, 8), 64, 20)
+    print_device_trainings("small", small, options)
+
+
+def print_device_trainings(name: str, task: Task, options: Options) -> None:
+    if options.quick:
+        task = task._replace(n_epochs=2)
+    settings = {**task.settings(), "device": options.device}
+    for precision in ("float32", "tf32", "bfloat16"):
+        models: dict[str, Callable[[], object]] = {
+            label: lambda m=mode, p=precision: AutoencoderTransformer(
+                **settings, compile=m, precision=p
+            ).fit(task.X)
+            for label, mode in (("skae", "auto"), ("compile=False", False))
+        }
+        if precision == "float32":
+            models["eager loop"] = lambda: best_eager(task, device=options.device)
+        elif name != "large batches":
+            # The overhead of a step, most of its time, does not depend on precision.
+            del models["compile=False"]
+        seconds = median_seconds(models, options.repeats)
+        n_weights = sum(a * b for a, b in pairwise((task.X.shape[1], *task.widths)))
+        # 2 operations x 3 products (forward, gradients of weights and of inputs)
+        # x 2 for encoder and decoder.
+        n_operations = 12 * n_weights * len(task.X) * task.n_epochs
+        ours = seconds.pop("skae")
+        ratios = ", ".join(
+            f"{label} {value / ours:.1f}" for label, value in seconds.items()
+        )
+        report(
+            f"  {name:14}{precision:10}{ours:9.3f}{ours / task.n_steps * 1e6:9.0f}"
+            f"{n_operations / ours / 1e12:9.2f}  {ratios}"
+        )
+
+
+def print_device_predictions(options: Options) -> None:
+    X = small_table(200_000 if options.quick else 1_000_000)
+    settings = {"max_epochs": 1, "batch_size": 8192, "device": options.device}
+    transformer = AutoencoderTransformer(8, **settings).fit(X)
+    detector = AutoencoderOutlierDetector(8, **settings).fit(X)
+    calls = {
+        "transform": lambda: transformer.transform(X),
+        "score_samples": lambda: detector.score_samples(X),
+        "transform, one row": lambda: transformer.transform(X[:1]),
+        "score_samples, one row": lambda: detector.score_samples(X[:1]),
     }
-    for name, task in tasks.items():
-        settings = {**task.settings(), "device": options.device}
-        for precision in ("float32", "tf32", "bfloat16"):
-            models = {
-                str(mode): lambda m=mode, t=task, s=settings, p=precision: (
-                    AutoencoderTransformer(**s, compile=m, precision=p).fit(t.X)
-                )
-                for mode in (False, "auto")
-            }
-            seconds = median_seconds(models, options.repeats)
-            n_weights = sum(a * b for a, b in pairwise((task.X.shape[1], *task.widths)))
-            # 2 operations x 3 products (forward, gradients of weights and of inputs)
-            # x 2 for encoder and decoder.
-            n_operations = 12 * n_weights * len(task.X) * task.n_epochs
-            rate = n_operations / seconds["auto"] / 1e12
-            report(
-                f"  {name:14}{precision:10}{seconds['auto']:8.3f} s, ratio "
-                f"{seconds['False'] / seconds['auto']:.1f}; "
-                f"{rate:.2f} TFLOP/s"
-            )
+    for name, seconds in median_seconds(calls, options.repeats).items():
+        report(f"  {name:24}{seconds * 1e3:10.2f} ms")
+
+
+def print_matrix_rates(options: Options) -> None:
+    """Print the rates of large matrix products: what the card can reach."""
+    for name, dtype, tf32 in (
+        ("float32", torch.float32, False),
+        ("tf32", torch.float32, True),
+        ("bfloat16", torch.bfloat16, False),
+    ):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        A = torch.randn(8192, 8192, device=options.device, dtype=dtype)
+
+        def multiply(A: Tensor = A) -> None:
+            for _ in range(5):
+                A @ A
+            torch.cuda.synchronize()
+
+        multiply()
+        seconds = median_seconds({name: multiply}, options.repeats)[name]
+        report(f"  product {name:10}{5 * 2 * 8192**3 / seconds / 1e12:9.1f} TFLOP/s")
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 SECTIONS: dict[str, Callable[[Options], None]] = {

@@ -37,3 +37,8 @@ def digits():
 def always_recorded(monkeypatch):
     """Record training steps also where few follow."""
     monkeypatch.setattr(trainer, "MIN_RECORDED_STEPS", 0)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
