@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from skae import _defaults
 from skae._callbacks import Task
-from skae._checks import check_fit, check_input_shape, check_range, check_X
+from skae._checks import check_fit, check_input_shape, check_X
 from skae._compat import (
     CallbackSupportMixin,
     DocstringTooltipsMixin,
     Interval,
+    Options,
     StrOptions,
     with_callbacks,
     wrap_output,
@@ -30,8 +34,17 @@ from skae._compat import (
 from skae._fitted import FittedAttributesMixin
 from skae._job import Ensemble, Parts, Trained
 from skae._prediction import evaluate, score_rows
-from skae._rows import Rows, Table
+from skae._processor import own_settings
+from skae._rows import Rows, Table, empty_rows
+from skae._storage import (
+    VERSION_KEY,
+    StoredParametersMixin,
+    default_parameters,
+    warn_of_other_version,
+)
 from skae._training import max_subtasks, train
+from skae._user_callbacks import copies
+from skae._version import __version__
 from skae.bottlenecks import BOTTLENECKS, Bottleneck
 from skae.corruptions import CORRUPTIONS, Corruption
 from skae.engine.interrupt import Interruption
@@ -45,6 +58,7 @@ MatrixLike: TypeAlias = Any
 
 
 class BaseAutoencoder(
+    StoredParametersMixin,
     FittedAttributesMixin,
     DocstringTooltipsMixin,
     CallbackSupportMixin,
@@ -107,7 +121,10 @@ class BaseAutoencoder(
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "early_stopping": ["boolean", StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "n_iter_no_change": [
+            Interval(Integral, 1, None, closed="left"),
+            Options(Real, {np.inf}),
+        ],
         "tol": [Interval(Real, 0, None, closed="left")],
         "trim": [Interval(Real, 0, 1, closed="left")],
         "warm_start": ["boolean"],
@@ -125,13 +142,14 @@ class BaseAutoencoder(
 
     # Public methods
 
+    @own_settings()
     def fit(
         self, X: MatrixLike, y: Any = None, sample_weight: ArrayLike | None = None
     ) -> Self:
         """Train the network to reconstruct the rows of X.
 
         With ``warm_start=True``, training resumes from the network of the previous
-        fit.
+        fit, for up to `max_epochs` further epochs.
 
         Parameters
         ----------
@@ -157,16 +175,30 @@ class BaseAutoencoder(
         KeyboardInterrupt
             On Ctrl-C, after the estimator has been fitted with the weights of the best
             epoch so far, which are the initial ones before the first epoch has ended.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When the estimator is fitted, if a given `max_epochs` has ended the training
+            while the held-out error still decreased. A transformer also warns if more
+            than a tenth of its components are constant over the training rows, apart
+            from those beyond the rank of the rows, and if it explains less than a tenth
+            of the variance that a PCA with as many components explains.
         """
         earlier = self._trained if self.warm_start and self._is_fitted() else None
         try:
             with self._restored_after_error():
-                return self._fit(X, y, sample_weight, earlier=earlier)
+                self._fit(X, y, sample_weight, earlier=earlier)
         except DivergenceError:
             # The weights of an earlier fit would not match the present parameters.
             self._clear_fitted_attributes()
             raise
+        for message in self._trained.warnings:
+            # One level is that of the decorator.
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        return self
 
+    @own_settings()
     def partial_fit(
         self, X: MatrixLike, y: Any = None, sample_weight: ArrayLike | None = None
     ) -> Self:
@@ -186,7 +218,10 @@ class BaseAutoencoder(
 
         An outlier detector updates the mean residuals of its score as running means
         over the calls, in which the rows before the last call count as at most 1,000
-        rows. Its `offset_` is computed from the rows of the last call.
+        rows. Its `offset_` is computed from a record of the scores of all calls, each
+        computed at the end of its call. The scores of earlier calls also count as at
+        most 1,000 rows, and their weight decreases with the cube of the number of rows
+        seen so far, because they were computed by a network with less training.
 
         Parameters
         ----------
@@ -215,6 +250,7 @@ class BaseAutoencoder(
         with self._restored_after_error():
             return self._fit(X, y, sample_weight, earlier=earlier, is_partial=True)
 
+    @own_settings()
     def reconstruct(self, X: MatrixLike) -> MatrixLike:
         """Encode rows and decode their codes.
 
@@ -231,8 +267,10 @@ class BaseAutoencoder(
             if `set_output` requests one.
         """
         check_is_fitted(self)
-        return wrap_output(self, self._evaluate("forward", check_X(self, X)), X)
+        X_hat = self._evaluate_in_type("forward", check_X(self, X))
+        return wrap_output(self, X_hat, X)
 
+    @own_settings()
     def score_samples(self, X: MatrixLike) -> np.ndarray:
         """Return minus the reconstruction error of each row.
 
@@ -248,14 +286,14 @@ class BaseAutoencoder(
         Returns
         -------
         scores : ndarray of shape (n_samples,), float64
-            Non-positive scores; -inf if the network overflows.
-
-        Raises
-        ------
-        ValueError
-            If X lies outside the range of the loss.
+            Non-positive scores. A row without an observed entry has the median score
+            of the training rows. A value outside the range of the loss adds 1e6 times
+            its distance to the range to the entry's error, and so does a value beyond
+            1e16 in the internally scaled space; a distance counts as at most 1e16.
+            -inf if the network overflows.
         """
-        return self._score_samples(self._check_rows_to_score(X))
+        check_is_fitted(self)
+        return self._score_samples(check_X(self, X))
 
     # Fitting
 
@@ -351,25 +389,34 @@ class BaseAutoencoder(
 
     # Private prediction methods; except in the first, the rows are already validated
 
-    def _check_rows_to_score(self, X: MatrixLike) -> Table:
-        """Validate rows whose loss will be computed, and return them."""
-        check_is_fitted(self)
-        X = check_X(self, X)
-        check_range(self, self.module_.loss, X)
-        return X
-
     def _evaluate(self, method: str, X: Table) -> np.ndarray:
-        """Return what a method of the module returns for rows, in the type of X.
+        """Return what a method of the module returns for rows.
 
         Training runs in float32. Rows in float64 are evaluated in float64, in which the
-        results for a row alone and for the same row in a batch agree to 1e-15.
+        results for a row alone and for the same row in a batch agree to 1e-15. Rows in
+        float32 are evaluated in float64 where float32 is not exact enough, which
+        `Autoencoder.needs_float64` decides; the type of the result is then float64.
         """
-        rows = Rows(X)
-        return evaluate(self._trained.net.module_in(rows.X.dtype), method, rows)
+        return evaluate(self._trained.net.module_for(method, X.dtype), method, Rows(X))
+
+    def _evaluate_in_type(self, method: str, X: Table) -> np.ndarray:
+        """Return what `_evaluate` returns, in the floating-point type of X."""
+        values = self._evaluate(method, X)
+        if values.dtype == X.dtype:
+            return values
+        largest = np.finfo(X.dtype).max  # beyond it the cast would overflow
+        return values.clip(-largest, largest).astype(X.dtype)
 
     def _score_samples(self, X: Table) -> np.ndarray:
-        rows = Rows(X)
-        return score_rows(self._trained.net.module_in(rows.X.dtype), rows)
+        module = self._trained.net.module_for("row_error", X.dtype)
+        scores = score_rows(module, Rows(X))
+        scores[empty_rows(X)] = self._empty_row_score
+        return scores
+
+    @property
+    def _empty_row_score(self) -> float:
+        """Score of a row without an observed entry: the median training score."""
+        return self._trained.median_score
 
     # scikit-learn's protocols
 
@@ -382,14 +429,59 @@ class BaseAutoencoder(
         tags.input_tags.allow_nan = True
         return tags
 
+    def __sklearn_clone__(self) -> Self:
+        # Callbacks are not cloned by their constructor: they may hold what cannot be
+        # copied, and attributes that are no parameters.
+        if "callbacks" not in self.get_params(deep=False):
+            return super().__sklearn_clone__()
+        bare = object.__new__(type(self))
+        bare.__dict__.update(vars(self), callbacks=None)
+        cloned = super(BaseAutoencoder, bare).__sklearn_clone__()
+        cloned.callbacks = _copied_callbacks(self.callbacks)
+        return cloned
+
+    def __copy__(self) -> Self:
+        new = object.__new__(type(self))
+        new.__dict__.update(vars(self))
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        new = memo[id(self)] = object.__new__(type(self))
+        state = copy.deepcopy({**vars(self), "callbacks": None}, memo)
+        new.__dict__.update(state, callbacks=_copied_callbacks(self.callbacks))
+        return new
+
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
+        state = {**super().__getstate__(), VERSION_KEY: __version__}
         if self._is_fitted() and self.callbacks is not None:
             # Only another fit needs callbacks, so those that cannot be pickled may be
             # left out.
             kept = [entry for entry in self.callbacks if _can_be_pickled(entry)]
             state = {**state, "callbacks": kept}
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        warn_of_other_version(type(self).__name__, state.pop(VERSION_KEY, None))
+        self._restore(state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Set the attributes of a stored estimator.
+
+        Parameters that the version that stored it lacked get their defaults.
+        """
+        super().__setstate__(state)
+        if self._is_fitted():
+            defaults = default_parameters(type(self))
+            for name in (*self._STRUCTURE, "init"):
+                self._trained.parameters.setdefault(name, defaults[name])
+
+
+def _copied_callbacks(callbacks: Any) -> Any:
+    """Return a copy of the parameter `callbacks`, which may be of an invalid type."""
+    if not isinstance(callbacks, list | tuple):
+        return callbacks
+    return type(callbacks)(copies(callbacks))
 
 
 def _can_be_pickled(value: Any) -> bool:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from skae import _defaults
+from skae._generator import isolated_generator
 from skae._job import Ensemble, Job, Parts, Settings
-from skae._layers import initialize_as_linear_map, make_activation, unbounded_columns
-from skae._members import CodeWidths, stack, stack_squeezes
-from skae._module import Autoencoder, Scaler
-from skae._pca import principal_axes
+from skae._layers import (
+    initialize_as_linear_map,
+    make_activation,
+    takes_inputs_in_order,
+    unbounded_columns,
+)
+from skae._members import CodeWidths, Members, join, stack, stack_squeezes
+from skae._module import MAX_VALIDATION_REFINEMENTS, Autoencoder, Scaler
+from skae._noise import Noise
+from skae._pca import principal_axes, residual_variance
 from skae._processor import threads_for
 from skae._summary import Summary
 from skae.corruptions import Spread
 from skae.engine.batches import count_batches
 from skae.engine.objective import Objective
 from skae.engine.plan import Plan
-from skae.networks import Shape
+from skae.engine.step import is_trusted
 
 
 class Start(NamedTuple):
@@ -44,12 +52,15 @@ class Start(NamedTuple):
 
 def build_start(job: Job) -> Start:
     """Build the initial module, or copy the fitted one, and the objective."""
-    if job.earlier is None:
-        module = _build_module(job)
-    else:
+    if job.earlier is not None and job.is_resumed:
         module = copy.deepcopy(job.earlier.net.module_)
+    else:
+        module = _build_module(job)
+        _check_predictions(module, job.parts)
     module.max_refinements = job.max_refinements
-    return Start(module, _build_objective(job, module.scaler))
+    refines = job.parts.network.refines_held_out
+    module.max_validation_refinements = MAX_VALIDATION_REFINEMENTS if refines else 0
+    return Start(module, _build_objective(job, module))
 
 
 def build_plan(job: Job, n_rows: int, *, early_stopping: bool) -> Plan:
@@ -65,7 +76,7 @@ def build_plan(job: Job, n_rows: int, *, early_stopping: bool) -> Plan:
         max_epochs = defaults.auto_max_epochs(n_batches, at_pca)
     learning_rate = settings.learning_rate
     if isinstance(learning_rate, str):
-        learning_rate = _defaults.auto_learning_rate(batch_size)
+        learning_rate = job.parts.network.auto_learning_rate(batch_size)
     return Plan(
         max_epochs=int(max_epochs),
         batch_size=int(batch_size),
@@ -73,12 +84,13 @@ def build_plan(job: Job, n_rows: int, *, early_stopping: bool) -> Plan:
         weight_decay=float(settings.weight_decay),
         schedule=None if job.is_partial else _defaults.schedule,
         early_stopping=early_stopping,
-        keep_start=job.earlier is not None or at_pca,
+        keep_start=job.is_resumed or at_pca,
         n_iter_no_change=settings.n_iter_no_change,
         tol=float(settings.tol),
         trim=float(settings.trim),
         compile=settings.compile,
         precision=settings.precision,
+        is_exact=job.earlier is None and not job.is_partial and at_pca,
     )
 
 
@@ -105,6 +117,16 @@ def pca_obstacle(parts: Parts) -> str | None:
     return None if is_identity else "network"
 
 
+def starts_near_pca(parts: Parts, init: str) -> bool:
+    """Whether the initial network is a PCA up to the output activation of the loss."""
+    return (
+        init == "auto"
+        and pca_obstacle(parts) == "loss"
+        and parts.bottleneck.starts_near_pca
+        and parts.loss.decoder_start(np.zeros(0)) is not None
+    )
+
+
 # The module
 
 
@@ -114,16 +136,7 @@ def _build_module(job: Job) -> Autoencoder:
     generator = torch.Generator().manual_seed(job.seed)
     visible = _draw_visible(job.ensemble, n_features, generator)
     n_members = 1 if job.ensemble is None else job.ensemble.n_members
-    shape = Shape(
-        len(job.rows),
-        n_features,
-        parts.bottleneck.encoder_width(job.n_components),
-        job.n_components,
-        job.input_shape,
-        parts.code_activation,
-        n_members,
-    )
-    networks = [parts.network.build(shape, generator) for _ in range(n_members)]
+    networks = [parts.network.build(job.shape, generator) for _ in range(n_members)]
     squeezes = [
         parts.bottleneck.build(job.n_components, job.n_channels, generator)
         for _ in range(n_members)
@@ -132,10 +145,14 @@ def _build_module(job: Job) -> Autoencoder:
     at_pca = starts_at_pca(parts, job.settings.init)
     may_scale = unbounded_columns(output, n_features)
     may_scale &= ~parts.loss.bounded_columns(n_features)
-    shift, factor = _scaling(job.settings, summary, may_scale, at_pca)
-    code_factor = None
-    if at_pca:
-        networks, code_factor = _start_at_pca(networks, job, factor)
+    if job.earlier is None:
+        shift, factor = _scaling(job.settings, summary, may_scale, at_pca)
+        scaler = Scaler(summary.mean, shift, factor)
+    else:  # additional members work in the scaled space of those before
+        scaler = copy.deepcopy(job.earlier.net.module_.scaler).cpu()
+    code_factor, deviation = None, summary.deviation / scaler.factor.numpy()
+    if at_pca or starts_near_pca(parts, job.settings.init):
+        networks, code_factor, deviation = _start_at_pca(networks, job, scaler)
     (encoder, decoder), squeeze = networks[0], squeezes[0]
     if job.ensemble is not None:
         encoders, decoders = zip(*networks, strict=True)
@@ -146,7 +163,7 @@ def _build_module(job: Job) -> Autoencoder:
             widths = CodeWidths(job.ensemble.widths, job.n_components)
             encoder = nn.Sequential(encoder, widths)
     return Autoencoder(
-        Scaler(summary.mean, shift, factor),
+        scaler,
         encoder,
         squeeze,
         decoder,
@@ -156,7 +173,122 @@ def _build_module(job: Job) -> Autoencoder:
         code_factor=code_factor,
         draws_globally=parts.network.draws_globally,
         visible=visible,
+        noise=_build_noise(job, deviation),
     )
+
+
+def join_members(earlier: Autoencoder, added: Autoencoder) -> Autoencoder:
+    """Return a module of the members of a fitted module and of additional ones.
+
+    Parameters
+    ----------
+    earlier, added : Autoencoder
+        Modules of the same structure, in the same scaled space; `earlier` may be a
+        single network. They are not changed.
+
+    Returns
+    -------
+    joined : Autoencoder
+        In eval mode, on the device of `added`.
+    """
+    device = added.code_factor.device
+    kept = copy.deepcopy(earlier).to(device)
+    encoder, decoder, squeeze = kept.encoder, kept.decoder, kept.bottleneck
+    visible, added_visible = kept.visible, added.visible
+    assert added_visible is not None  # it is an ensemble
+    if visible is None:
+        is_fused = not isinstance(added.encoder, Members)
+        encoder, decoder = stack([encoder], is_fused), stack([decoder])
+        squeeze = stack_squeezes([squeeze])
+        visible = torch.ones_like(added_visible[:1])
+    noise = kept.noise
+    if noise is not None and added.noise is not None:
+        noise = noise.joined(added.noise)
+    joined = Autoencoder(
+        kept.scaler,
+        join(encoder, added.encoder),
+        join(squeeze, added.bottleneck),
+        join(decoder, added.decoder),
+        kept.output,
+        kept.loss,
+        n_components=kept.n_components,
+        draws_globally=kept.draws_globally,
+        visible=torch.cat([visible, added_visible]),
+        noise=noise,
+    )
+    joined.code_factor = kept.code_factor
+    joined.max_refinements = added.max_refinements
+    return joined.eval()
+
+
+def _check_predictions(module: Autoencoder, parts: Parts) -> None:
+    """Raise ValueError if user-defined modules cannot predict, before training.
+
+    Predictions differ from training in the type of the rows and in the memory layout
+    of the code, which may be a slice of the encoder's output.
+    """
+    stages: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+        (parts.network, "The encoder of network", lambda m, H: m.encoder(H)),
+        (parts.bottleneck, "bottleneck", lambda m, H: m.bottleneck(H)),
+        (parts.network, "The decoder of network", lambda m, H: m.decoder(H)),
+        (parts.network, "The output activation of network", lambda m, H: m.output(H)),
+        (
+            parts.loss,
+            "loss",
+            lambda m, H: m.loss.elementwise_from_raw(torch.zeros_like(H), H, m.output),
+        ),
+    )
+    if all(map(is_trusted, (module, *parts))):
+        return
+    for dtype in (torch.float32, torch.float64):
+        # A pass through foreign modules may change them.
+        copied = copy.deepcopy(module).to(dtype).eval()
+        X = copied.scaler.mean.new_zeros(2, len(copied.scaler.mean), dtype=dtype)
+        with torch.inference_mode(), isolated_generator(True, 0, X.device):
+            values = copied.encoder_input(X)
+            for part, name, compute in stages:
+                full_name = f"{name}={type(part).__name__}(...)"
+                values = _check_stage(full_name, compute, copied, values)
+
+
+def _check_stage(
+    name: str, compute: Callable[..., Any], module: Autoencoder, values: torch.Tensor
+) -> torch.Tensor:
+    dtype = str(values.dtype).removeprefix("torch.")
+    advice = (
+        "Rows in float64 are predicted in float64, by a copy of the network in this "
+        "type, and a code may be a slice of a larger tensor. So a module must compute "
+        "in the type of its input, and with any strides: it must not call float() or "
+        "view(-1), and must create tensors by new_zeros() or with dtype=x.dtype."
+    )
+    try:
+        output = compute(module, values)
+    except Exception as error:
+        raise ValueError(f"{name} fails in {dtype}: {error}. {advice}") from error
+    if output.dtype != values.dtype:
+        raise ValueError(
+            f"{name} returns {str(output.dtype).removeprefix('torch.')} in {dtype}. "
+            f"{advice}"
+        )
+    return output
+
+
+def _build_noise(job: Job, deviation: np.ndarray) -> Noise | None:
+    """Return the noise of the decoder, or None if training minimises the loss itself.
+
+    A level that is learnt starts at the mean loss of entries at a distance of
+    `deviation`, of shape (n_features,) in the scaled space, from their reconstruction.
+    """
+    level, loss = job.parts.bottleneck.noise_variance, job.parts.loss
+    is_scaled = loss.scaled_columns(len(deviation))
+    if level is None or not is_scaled.any():
+        return None
+    is_learnt = isinstance(level, str)
+    if is_learnt:
+        X = torch.from_numpy(np.where(is_scaled, deviation, 0)).float()[None]
+        level = loss.elementwise(X, torch.zeros_like(X))[0].numpy()[is_scaled].mean()
+    n_members = None if job.ensemble is None else job.ensemble.n_members
+    return Noise(loss, torch.from_numpy(is_scaled), float(level), is_learnt, n_members)
 
 
 def _draw_visible(
@@ -192,40 +324,85 @@ def _scaling(
 
 
 def _start_at_pca(
-    networks: list[tuple[nn.Module, nn.Module]], job: Job, factor: np.ndarray
-) -> tuple[list[tuple[nn.Module, nn.Module]], np.ndarray]:
-    """Initialize networks as the PCA of the rows; also return `code_factor`."""
-    rows, mean = job.rows, job.summary.mean
+    networks: list[tuple[nn.Module, nn.Module]], job: Job, scaler: Scaler
+) -> tuple[list[tuple[nn.Module, nn.Module]], np.ndarray | None, np.ndarray]:
+    """Initialize networks as the PCA of the rows.
+
+    If the loss implies an output activation, the decoder is linear before it, and
+    reconstructs the mean exactly and small deviations from it approximately.
+
+    Returns
+    -------
+    networks : list of tuple of torch.nn.Module
+        Encoders and decoders.
+    code_factor : ndarray of shape (n_components,) or None
+    deviation : ndarray of shape (n_features,)
+        Standard deviation of the residuals in the scaled space.
+    """
+    rows, mean, factor = job.rows, scaler.mean.numpy(), scaler.factor.numpy()
     with threads_for(len(rows) * rows.n_features**2, job.settings.n_threads):
         axes, variances = principal_axes(rows, job.n_components, mean, factor, job.seed)
-    # Inside the network each component has unit variance, which trains better. If all
-    # features have the same factor, `code_factor` gives the codes that users receive
-    # the units of the data, as those of a PCA have.
-    deviation = np.sqrt(np.where(variances > 0, variances, 1))
+    total = np.sum(job.summary.variance / factor**2)
+    rest = residual_variance(total, variances, rows.n_features)
+    start = job.parts.bottleneck.start_at_pca(
+        axes, variances, rest, job.settings.bottleneck_weight
+    )
+    center = (mean - scaler.shift.numpy()) / factor
+    bias = start.encoder_bias - start.encoder @ center
+    decoder_start = job.parts.loss.decoder_start(center)
+    assert decoder_start is not None
+    raw, slope = decoder_start
     started = [
         (
-            initialize_as_linear_map(encoder, axes / deviation[:, None]),
-            initialize_as_linear_map(decoder, axes.T * deviation),
+            initialize_as_linear_map(encoder, start.encoder, bias),
+            initialize_as_linear_map(decoder, start.decoder * slope[:, None], raw),
         )
         for encoder, decoder in networks
     ]
-    return started, deviation * (factor[0] if np.ptp(factor) == 0 else 1)
+    # If all features have the same factor, the codes that users receive have the units
+    # of the data, as those of a PCA have.
+    code_factor = start.code_factor
+    if code_factor is not None and np.ptp(factor) == 0:
+        code_factor = code_factor * factor[0]
+    deviation = np.full(rows.n_features, math.sqrt(start.noise_variance))
+    return started, code_factor, deviation
 
 
 # The objective
 
 
-def _build_objective(job: Job, scaler: Scaler) -> Objective:
-    parts, settings = job.parts, job.settings
+def _build_objective(job: Job, module: Autoencoder) -> Objective:
+    parts, settings, scaler = job.parts, job.settings, module.scaler
     corruption = penalty = None
+    weighs_units, warm_up = False, 0.0
     if parts.corruption is not None:
         spread = _spread(job, scaler)
         corruption = parts.corruption.build(settings.corruption_level, spread)
     if parts.penalty is not None:
         penalty = parts.penalty.build()
+        weighs_units = parts.penalty.weighs_units and _norms_are_known(module)
+        # A network that is trained on has adapted to the full weight.
+        warm_up = 0.0 if job.is_partial or job.earlier else parts.penalty.warm_up
     return Objective(
-        corruption, settings.bottleneck_weight, penalty, settings.penalty_weight
+        corruption,
+        settings.bottleneck_weight,
+        penalty,
+        settings.penalty_weight,
+        weighs_units,
+        float(warm_up),
+        float(parts.bottleneck.warm_up),
+        settings.trim,
     )
+
+
+def _norms_are_known(module: Autoencoder) -> bool:
+    """Whether the weights of the decoder's first layer belong to the units in order."""
+    decoder = module.decoder
+    is_fused = module.visible is not None and not isinstance(decoder, Members)
+    if is_fused:  # fused layers, which are in order
+        return True
+    decoders = decoder.members if isinstance(decoder, Members) else [decoder]
+    return all(takes_inputs_in_order(part, module.n_components) for part in decoders)
 
 
 def _spread(job: Job, scaler: Scaler) -> Spread:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
-from skorch.callbacks import Callback
 
-from skae._build import pca_obstacle
+from skae._build import pca_obstacle, starts_at_pca
 from skae._compat import check_sample_weight, validate_parameters
-from skae._job import Job, Parts, Settings, Trained
+from skae._job import Ensemble, Job, Parts, Settings, Trained
+from skae._module import LIMIT
 from skae._parameters import first_difference, snapshot
 from skae._processor import threads_for
-from skae._rows import Table, canonical_rows
-from skae._summary import Summary, summarize, value_range
+from skae._rows import Table, canonical_rows, empty_rows
+from skae._summary import Summary, summarize
+from skae._user_callbacks import check_callbacks
 from skae.bottlenecks import BOTTLENECKS
 from skae.corruptions import CORRUPTIONS
 from skae.losses import LOSSES, Loss
@@ -31,12 +33,18 @@ from skae.penalties import PENALTIES
 # An instance of `BaseAutoencoder`, whose module imports this one.
 Estimator: TypeAlias = Any
 
+# Largest number of channels of an image: red, green, blue and opacity.
+MAX_IMAGE_CHANNELS = 4
+
 # Arguments of `validate_data` in all methods.
 _X_SETTINGS: dict[str, Any] = {
     "accept_sparse": "csr",
     "dtype": [np.float64, np.float32],
     "ensure_all_finite": "allow-nan",
 }
+
+# Smallest and largest positive weight: sums of weights times squares do not overflow.
+MIN_WEIGHT, MAX_WEIGHT = 1e-100, 1e100
 
 
 def check_fit(
@@ -74,13 +82,18 @@ def check_fit(
     parts = check_parameters(estimator)
     device = resolve_device(estimator.device)
     _check_precision(estimator, device)
-    parameters = _snapshot(estimator)
+    parameters = snapshot(estimator, (*estimator._STRUCTURE, "init"))
     if earlier is not None:
         _check_same_structure(estimator._STRUCTURE, parameters, earlier)
     X, feature_names = _check_training_data(estimator, X, earlier)
     n_features = X.shape[1]
     estimator._check_width(n_features)
+    if earlier is None:
+        _warn_channels_last(estimator.input_shape)
     rows = canonical_rows(X, check_weight(sample_weight, X))
+    names = np.arange(n_features) if feature_names is None else feature_names
+    if len(rows) == 0:
+        raise no_observed_value(names)
     find_binary = earlier is None and parts.loss.needs_binary_columns
     with threads_for(len(rows) * n_features, estimator.n_threads):
         summary = summarize(rows, find_binary=find_binary)
@@ -89,10 +102,10 @@ def check_fit(
     else:
         loss = earlier.net.module_.loss
     parts = parts._replace(loss=loss)
-    names = np.arange(n_features) if feature_names is None else feature_names
     is_continued = is_partial and earlier is not None
     _check_summary(summary, names, may_lack_features=is_continued)
     _check_range(estimator, loss, summary.low, summary.high, names)
+    _check_magnitude(estimator, summary, names, earlier)
     needs_two_rows = estimator.early_stopping not in ("auto", False) and not is_partial
     if needs_two_rows and len(rows) < 2:
         raise ValueError(
@@ -100,7 +113,21 @@ def check_fit(
             f"weight, got n_samples={len(rows)}."
         )
     input_shape = tuple(estimator.input_shape or (n_features,))
-    n_components, n_channels = _resolve_n_components(estimator, parts, input_shape)
+    n_components, n_channels = _resolve_n_components(
+        estimator, parts, input_shape, earlier
+    )
+    ensemble, n_kept = estimator._ensemble(parts, n_features), 0
+    if earlier is not None:
+        n_kept = _count_kept(estimator, ensemble, earlier, is_partial)
+    if earlier is not None and ensemble is not None and n_kept:
+        _check_same_start(parts, estimator.init, earlier)
+        ensemble = ensemble.additional(earlier.net.module_)
+    split_seed = seed = _draw_seed(estimator.random_state)
+    if earlier is not None:
+        # With the seed alone, each resumed fit would repeat the same random numbers,
+        # and additional members would equal those before.
+        entropy = [seed, len(earlier.net.history), n_kept]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     return Job(
         settings=Settings.from_estimator(estimator),
         parts=parts,
@@ -111,15 +138,16 @@ def check_fit(
         input_shape=input_shape,
         n_components=n_components,
         n_channels=n_channels,
-        ensemble=estimator._ensemble(parts, n_features),
+        ensemble=ensemble,
+        n_kept=n_kept,
         max_refinements=estimator._max_refinements(parts, n_components),
         defaults=estimator._TRAINING_DEFAULTS,
         device=device,
         error=estimator._resolve_error(parts),
-        seed=_draw_seed(estimator.random_state),
+        seed=seed,
+        split_seed=split_seed,
         is_partial=is_partial,
         earlier=earlier,
-        digest=rows.digest() if estimator.warm_start and not is_partial else "",
     )
 
 
@@ -129,7 +157,7 @@ def check_fit(
 def check_parameters(estimator: Estimator) -> Parts:
     """Validate all parameters, and return the spec objects that they name."""
     validate_parameters(estimator)
-    _check_callbacks(estimator.callbacks)
+    check_callbacks(estimator.callbacks)
     network = estimator.network
     if isinstance(network, str):
         sizes = estimator.hidden_layer_sizes
@@ -150,6 +178,7 @@ def check_parameters(estimator: Estimator) -> Parts:
     for part in parts:
         if isinstance(part, BaseEstimator):
             validate_parameters(part)
+    network.check_activations()
     _check_combination(estimator, parts)
     estimator._check_combination(parts)
     return parts
@@ -219,24 +248,48 @@ def _check_same_structure(
         )
 
 
-def _snapshot(estimator: Estimator) -> dict[str, Any]:
-    """Return copies of the parameters that determine the trained model."""
-    names = (field.name for field in fields(Settings))
-    return snapshot(estimator, [*estimator._STRUCTURE, *names])
+def _check_same_start(parts: Parts, init: str, earlier: Trained) -> None:
+    """Raise ValueError if additional members would have another initial structure.
+
+    A network that starts as a PCA has a linear layer that others do not have.
+    """
+    before = earlier.parameters["init"]
+    if starts_at_pca(parts, init) != starts_at_pca(parts, before):
+        raise ValueError(
+            f"init={init!r} differs from the value with which the ensemble was built, "
+            f"{before!r}: additional members must start like those before. Set it "
+            "back, or call fit with warm_start=False."
+        )
 
 
-def _check_callbacks(callbacks: list | tuple | None) -> None:
-    for entry in callbacks or []:
-        callback = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
-        is_class = isinstance(callback, type) and issubclass(callback, Callback)
-        if not (is_class or isinstance(callback, Callback)):
-            hint = ""
-            if hasattr(callback, "on_fit_task_begin"):
-                hint = " Use set_callbacks for those of scikit-learn."
-            raise TypeError(
-                "callbacks must hold skorch callbacks, their classes, or pairs of a "
-                f"name and one of these, got {entry!r}." + hint
-            )
+def _count_kept(
+    estimator: Estimator, ensemble: Ensemble | None, earlier: Trained, is_partial: bool
+) -> int:
+    """Return how many members are kept because only additional ones are trained.
+
+    Raises
+    ------
+    ValueError
+        If the ensemble would get fewer members, or more in a `partial_fit`.
+    """
+    n_members = 1 if ensemble is None else ensemble.n_members
+    n_earlier = earlier.net.module_.n_members
+    if n_members == n_earlier:
+        return 0
+    if is_partial:
+        raise ValueError(
+            f"n_estimators={estimator.n_estimators!r} differs from the number of "
+            f"members of the fitted ensemble, {n_earlier}: partial_fit cannot change "
+            "it. Set it back, or call fit with warm_start=True, which trains "
+            "additional members."
+        )
+    if n_members < n_earlier:
+        raise ValueError(
+            f"n_estimators={estimator.n_estimators!r} must be larger or equal to the "
+            f"number of members of the fitted ensemble, {n_earlier}, when "
+            "warm_start=True."
+        )
+    return n_earlier
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -246,6 +299,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
+        torch.Generator(resolved)  # "meta" has none
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device must be 'auto' or a device that PyTorch can use here, such as "
@@ -271,7 +325,25 @@ def _draw_seed(random_state: Any) -> int:
 
 def check_X(estimator: Estimator, X: Any) -> Table:
     """Validate rows for a fitted estimator; return a float array or a CSR matrix."""
-    return validate_data(estimator, X, reset=False, **_X_SETTINGS)
+    _check_dimensions(estimator, X)
+    with np.errstate(over="ignore", invalid="ignore"):  # in the sum of extreme values
+        X = validate_data(estimator, X, reset=False, **_X_SETTINGS)
+    return _without_duplicates(X)
+
+
+def _without_duplicates(X: Table) -> Table:
+    """Return a table in which duplicate entries of a sparse matrix are summed."""
+    if sparse.issparse(X) and not X.has_canonical_format:
+        X = X.copy()  # of the user
+        X.sum_duplicates()
+    return X
+
+
+def has_observed_value(X: Table, weight: np.ndarray | None = None) -> bool:
+    """Whether any row with a positive weight has an observed entry."""
+    has_weight = np.ones(X.shape[0], dtype=bool) if weight is None else weight > 0
+    has_weight[empty_rows(X)] = False
+    return bool(has_weight.any())
 
 
 def _check_training_data(
@@ -280,20 +352,72 @@ def _check_training_data(
     """Return X as a float array or a CSR matrix, and its feature names or None."""
     if earlier is not None:
         return check_X(estimator, X), earlier.feature_names
+    _check_dimensions(estimator, X)
     # `validate_data` sets attributes of an estimator. Here it is given a copy, so that
     # a fit that fails leaves the estimator unchanged.
     copied = type(estimator)(**estimator.get_params(deep=False))
-    X = validate_data(copied, X, reset=True, **_X_SETTINGS)
+    with np.errstate(over="ignore", invalid="ignore"):  # as in `check_X`
+        X = validate_data(copied, X, reset=True, **_X_SETTINGS)
+    X = _without_duplicates(X)
     return X, getattr(copied, "feature_names_in_", None)
+
+
+def _check_dimensions(estimator: Estimator, X: Any) -> None:
+    """Raise ValueError, which says how to reshape X, if X has three or more axes."""
+    n_rows, *shape = _shape_of(X) or (0,)
+    if len(shape) < 2:
+        return
+    reshaped = f"numpy.reshape(X, ({n_rows}, -1))"
+    suitable = f"input_shape={tuple(shape)}"
+    if _is_channels_last(shape):
+        height, width, n_channels = shape
+        reshaped = f"numpy.moveaxis(X, -1, 1).reshape({n_rows}, -1)"
+        suitable = f"input_shape={(n_channels, height, width)}"
+    elif len(shape) == 2:
+        n_channels, length = shape
+        suitable += (
+            f", or input_shape={(n_channels, 1, length)} for windows of a signal with "
+            f"{n_channels} channels"
+        )
+    advice = f"A row of X is one flattened sample: pass {reshaped}"
+    if len(shape) <= 3:
+        advice += f", and to convolutions {suitable}"
+    raise ValueError(
+        f"Found array with dim {1 + len(shape)}, while dim <= 2 is required by "
+        f"{type(estimator).__name__}. {advice}."
+    )
+
+
+def _shape_of(X: Any) -> tuple[int, ...]:
+    """Return the shape of an array, or of nested lists by their first entries."""
+    shape = getattr(X, "shape", None)
+    if shape is not None:
+        return tuple(shape)
+    if isinstance(X, list | tuple) and len(X) > 0:
+        return (len(X), *_shape_of(X[0]))
+    return ()
+
+
+def _is_channels_last(shape: Sequence[int]) -> bool:
+    """Whether (channels, height, width) are probably (height, width, channels)."""
+    return len(shape) == 3 and min(shape[:2]) > MAX_IMAGE_CHANNELS >= shape[2]
 
 
 def check_weight(sample_weight: ArrayLike | None, X: Table) -> np.ndarray | None:
     """Validate `sample_weight`; return it as float64 of shape (n_samples,)."""
     if sample_weight is None:
         return None
-    return check_sample_weight(
+    weight = check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True
     )
+    positive = weight[weight > 0]
+    if np.any((positive < MIN_WEIGHT) | (positive > MAX_WEIGHT)):
+        raise ValueError(
+            "sample_weight has values that are too small or too large: they must be 0 "
+            f"or in [{MIN_WEIGHT:g}, {MAX_WEIGHT:g}], got positive values between "
+            f"{positive.min():g} and {positive.max():g}. Divide them by their mean."
+        )
+    return weight
 
 
 def check_input_shape(input_shape: Any, n_features: int) -> None:
@@ -302,14 +426,29 @@ def check_input_shape(input_shape: Any, n_features: int) -> None:
         return
     if not (1 <= len(input_shape) <= 3 and are_sizes(input_shape)):
         raise ValueError(
-            "input_shape must be (length,), (height, width) or (channels, height, "
-            f"width), all integers >= 1, got {input_shape!r}."
+            "input_shape must be (length,), (height, width), (channels, height, width) "
+            f"or (channels, 1, length), all integers >= 1, got {input_shape!r}."
         )
     if math.prod(input_shape) != n_features:
         raise ValueError(
             f"input_shape={input_shape!r} has {math.prod(input_shape)} values, but X "
             f"has {n_features} features."
         )
+
+
+def _warn_channels_last(input_shape: Sequence[int] | None) -> None:
+    """Warn if `input_shape` is probably (height, width, channels)."""
+    if input_shape is None or not _is_channels_last(input_shape):
+        return
+    first, second, last = input_shape
+    warnings.warn(
+        f"input_shape={tuple(input_shape)} means {first} channels of {second} x {last} "
+        f"pixels. For images of {first} x {second} pixels with {last} channel(s) use "
+        f"input_shape={(last, first, second)}, with the channels first in each row: "
+        f"numpy.moveaxis(images, -1, 1).reshape(len(images), -1).",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _check_summary(
@@ -325,14 +464,10 @@ def _check_summary(
     may_lack_features : bool
         Whether some features, but not all, may have no observed value.
     """
-    is_missing = np.isnan(summary.mean)
+    is_missing = summary.weight == 0
     missing = np.flatnonzero(is_missing)
     if len(missing) and (is_missing.all() or not may_lack_features):
-        raise ValueError(
-            "X has no observed value, among rows with a positive weight, in "
-            f"{len(missing)} feature(s): {_join_names(names[missing])}. Drop features "
-            "without any value."
-        )
+        raise no_observed_value(names[missing])
     large = np.flatnonzero(~is_missing & ~np.isfinite(summary.variance))
     if len(large):
         raise ValueError(
@@ -341,16 +476,37 @@ def _check_summary(
         )
 
 
-def check_range(estimator: Estimator, loss: Loss, X: Table) -> None:
-    """Raise ValueError if rows to be scored lie outside the range of the loss."""
-    if loss.bounds is None:
+def _check_magnitude(
+    estimator: Estimator, summary: Summary, names: np.ndarray, earlier: Trained | None
+) -> None:
+    """Raise ValueError if scaled values exceed what the network receives.
+
+    Scaled by the rows' own statistics, no value can.
+    """
+    shift, factor = np.zeros(len(names)), np.ones(len(names))
+    if earlier is not None:
+        scaler = earlier.net.module_.scaler
+        shift, factor = scaler.shift.cpu().numpy(), scaler.factor.cpu().numpy()
+    elif estimator.scale is not None:
         return
-    n_features = X.shape[1]
-    names = getattr(estimator, "feature_names_in_", np.arange(n_features))
-    bounded = loss.bounded_columns(n_features)
-    low, high = value_range(X if bounded.all() else X[:, bounded])
-    lows, highs = (np.where(bounded, value, np.nan) for value in (low, high))
-    _check_range(estimator, loss, lows, highs, names)
+    with np.errstate(over="ignore"):
+        size = np.fmax(np.abs(summary.low - shift), np.abs(summary.high - shift))
+        large = np.flatnonzero(size / factor > LIMIT)
+    if len(large):
+        raise ValueError(
+            f"X has values beyond {LIMIT:g} in the internally scaled space, in "
+            f"feature(s) {_join_names(names[large])}; scale={estimator.scale!r}"
+            f"{'' if earlier is None else ', and the first fit determines the scale'}."
+        )
+
+
+def no_observed_value(names: np.ndarray) -> ValueError:
+    """Return the error for features without an observed value."""
+    return ValueError(
+        "X has no observed value, among rows with a positive weight, in "
+        f"{len(names)} feature(s): {_join_names(names)}. Drop features without any "
+        "value."
+    )
 
 
 def _check_range(
@@ -390,9 +546,12 @@ def _check_range(
 
 
 def _resolve_n_components(
-    estimator: Estimator, parts: Parts, input_shape: tuple[int, ...]
+    estimator: Estimator,
+    parts: Parts,
+    input_shape: tuple[int, ...],
+    earlier: Trained | None,
 ) -> tuple[int, int]:
-    """Return the width of the code, and its number of channels.
+    """Return the width of the code, that of a fitted model, and its number of channels.
 
     In a feature-map code, so many consecutive components belong to one position. Any
     other code is one position with all components.
@@ -400,7 +559,9 @@ def _resolve_n_components(
     fixed = parts.network.code_shape(input_shape)
     if fixed is None:
         n_components = estimator.n_components
-        if isinstance(n_components, str):
+        if earlier is not None:
+            n_components = earlier.net.module_.n_components
+        elif isinstance(n_components, str):
             n_components = estimator._auto_n_components(parts, math.prod(input_shape))
         return int(n_components), int(n_components)
     n_components, n_channels = math.prod(fixed), fixed[1]

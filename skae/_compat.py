@@ -19,7 +19,12 @@ from numpy.typing import NDArray
 from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils._metadata_requests import MetadataRequest, MethodMetadataRequest
 from sklearn.utils._optional_dependencies import check_matplotlib_support
-from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    Options,
+    RealNotInt,
+    StrOptions,
+)
 from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from sklearn.utils.validation import (
     _check_feature_names_in as check_feature_names_in,
@@ -57,6 +62,7 @@ __all__ = [
     "CallbackSupportMixin",
     "DocstringTooltipsMixin",
     "Interval",
+    "Options",
     "RealNotInt",
     "SkorchNet",
     "StrOptions",
@@ -68,15 +74,18 @@ __all__ = [
     "check_sample_weight",
     "contents",
     "copy_tensors",
+    "get_precision",
     "has_callbacks",
     "has_hooks",
     "has_kernel",
+    "is_any_autocast_enabled",
     "num_samples",
     "own_tensors",
     "raw_function",
     "safe_indexing",
     "schema",
     "set_output_container",
+    "set_precision",
     "validate_parameters",
     "with_callbacks",
     "wrap_output",
@@ -85,8 +94,8 @@ __all__ = [
 # scikit-learn
 #
 # Imported above:
-# - Interval, RealNotInt, StrOptions: the constraints that BaseEstimator reads from
-#   `_parameter_constraints`. With them, errors are worded as in scikit-learn.
+# - Interval, Options, RealNotInt, StrOptions: the constraints that BaseEstimator reads
+#   from `_parameter_constraints`. With them, errors are worded as in scikit-learn.
 # - check_sample_weight: the validation of `sample_weight` in all of scikit-learn's
 #   estimators; there is no public function for it.
 # - check_feature_names_in: the names of the columns, generated where `X` had none;
@@ -262,6 +271,18 @@ IN_PLACE_FUNCTIONS: dict[str, Callable] = {
     "_fused_adam_": torch._fused_adam_,
     "_fused_adamw_": torch._fused_adamw_,
 }
+
+
+# Whether an autocast is enabled for any type of device. The public function has to be
+# called for each type.
+is_any_autocast_enabled: Callable[[], bool] = torch._C._is_any_autocast_enabled
+
+# Read and set the precision in which a backend computes float32 products, by the names
+# of backend and operation. The public attributes, such as
+# `torch.backends.mkldnn.matmul.fp32_precision`, take six times as long to read, which
+# counts in the prediction for one row.
+get_precision: Callable[[str, str], str] = torch._C._get_fp32_precision_getter
+set_precision: Callable[[str, str, str], Any] = torch._C._set_fp32_precision_setter
 
 
 def schema(operator: OpOverload) -> Any:

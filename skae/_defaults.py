@@ -8,6 +8,7 @@ breast cancer and diabetes of scikit-learn) and were confirmed on twelve others.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -54,21 +55,65 @@ TRANSFORMER = TrainingDefaults(4000, 2500, 12, 500, 1 / 16, 8, 128)
 DETECTOR = TrainingDefaults(600, 600, 1, 150, 1.0, 8, 256)
 
 
+# Number of weights that a table of any size justifies. On the digits, 40 components,
+# 2**18 weights explained .004 less of the variance than 2**20; with 100 components and
+# 1,000 rows, networks of more weights did not improve on the PCA.
+MIN_CEILING = 2**20
+
+
 def auto_hidden_layer_sizes(
-    n_features: int, n_components: int, n_members: int = 1
+    n_samples: int, n_features: int, n_components: int, n_members: int = 1
 ) -> tuple[int, ...]:
     """Return the encoder widths 4h, 2h, h, or only h for a member of an ensemble.
 
     h is the smallest power of two that is at least four times `n_components`, but at
     least 64, or 32 for a member. The layers of a single network have at most
     2**21 / `n_features` units, unless that is less than h.
+
+    All encoders together have at most 2**20 weights, or as many as the table has
+    entries, if that is more: where they would have more, h is halved as long as it is
+    at least `n_components` and the lower bound above, and then the wider layers are
+    halved as long as they have at least h units.
     """
-    h = 2 ** math.ceil(math.log2(4 * n_components))
-    if n_members > 1:
-        return (max(32, h),)
-    h = max(64, h)
+    ceiling = max(MIN_CEILING, n_samples * n_features)
+    lowest = 32 if n_members > 1 else 64
+
+    def widths(h: int, most: int) -> tuple[int, ...]:
+        return (h,) if n_members > 1 else (min(4 * h, most), min(2 * h, most), h)
+
+    def is_too_large(sizes: tuple[int, ...]) -> bool:
+        layers = pairwise((n_features, *sizes, n_components))
+        return n_members * sum(one * other for one, other in layers) > ceiling
+
+    h = max(lowest, 2 ** math.ceil(math.log2(4 * n_components)))
     most = max(h, 2**21 // n_features)
-    return min(4 * h, most), min(2 * h, most), h
+    while is_too_large(widths(h, most)) and h // 2 >= max(lowest, n_components):
+        h //= 2
+    most = max(h, min(4 * h, most))
+    while is_too_large(widths(h, most)) and most // 2 >= h:
+        most //= 2
+    return widths(h, most)
+
+
+# Channels of two convolutions in a member of an ensemble or before a feature-map code.
+SMALL_CHANNELS = (16, 32)
+
+# Smallest and largest numbers of channels of two convolutions.
+CHANNEL_BOUNDS = ((8, 64), (32, 128))
+
+
+def auto_channels(layer: int, n_positions: int) -> int:
+    """Return the channels of a convolution whose map has a number of positions.
+
+    It is the largest power of two for which the map has at most 2048 values, within
+    `CHANNEL_BOUNDS`. With (8, 32) channels, 10,000 images of MNIST are trained on in
+    less than twice the time of the dense network; smaller images need more channels:
+    with (8, 32), digits of 8 x 8 pixels have 17 % more held-out error than with
+    (64, 128).
+    """
+    least, most = CHANNEL_BOUNDS[layer]
+    n_channels = 2 ** math.floor(math.log2(max(1, 2048 / n_positions)))
+    return min(max(n_channels, least), most)
 
 
 def auto_learning_rate(batch_size: int) -> float:

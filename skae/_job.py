@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from skae._defaults import TrainingDefaults
+from skae._members import has_code_widths
+from skae._module import Autoencoder
 from skae._rows import Rows
 from skae._summary import Summary
 from skae.bottlenecks import Bottleneck
@@ -17,7 +19,7 @@ from skae.engine.judge import Judgement
 from skae.engine.net import AutoencoderNet
 from skae.engine.trainer import OptimizerState
 from skae.losses import Loss
-from skae.networks import Network
+from skae.networks import Network, Shape
 from skae.penalties import Penalty
 
 
@@ -64,6 +66,17 @@ class Ensemble(NamedTuple):
     n_visible: int
     widths: tuple[int, ...] | None = None
 
+    def additional(self, earlier: Autoencoder) -> Ensemble:
+        """Return the ensemble of the members that a fitted module does not have yet.
+
+        Their codes have the width of the fitted module.
+        """
+        n_kept, widths = earlier.n_members, None
+        if has_code_widths(earlier.encoder):
+            widths = self.widths or (earlier.n_components,) * self.n_members
+            widths = tuple(min(w, earlier.n_components) for w in widths[n_kept:])
+        return Ensemble(self.n_members - n_kept, self.n_visible, widths)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -80,7 +93,7 @@ class Settings:
     weight_decay: float
     early_stopping: bool | str
     validation_fraction: float
-    n_iter_no_change: int
+    n_iter_no_change: float
     tol: float
     trim: float
     verbose: int
@@ -105,7 +118,8 @@ class Job:
     parts : Parts
         Its loss is bound to the columns of the rows, see `Loss.bind`.
     parameters : dict
-        Copies of the constructor parameters that determine the model.
+        Copies of the constructor parameters that determine the structure of the
+        network.
     rows : Rows
         All rows with a positive weight, in canonical form.
     summary : Summary
@@ -119,7 +133,11 @@ class Job:
         Number of consecutive components that belong to one position, if the code is a
         feature map; else `n_components`.
     ensemble : Ensemble or None
-        None trains one network that sees all features.
+        Ensemble to train, without the members that are kept; None trains one network
+        that sees all features.
+    n_kept : int
+        Number of members of `earlier` that are kept as they are, while only additional
+        members are trained; 0 if all are trained.
     max_refinements : int
         Number of optimisation steps by which codes are refined after encoding.
     defaults : TrainingDefaults
@@ -129,14 +147,14 @@ class Job:
         Reconstruction error by which the training rows are scored; None if they are
         not scored.
     seed : int
-        Seed of all random numbers of the fit.
+        Seed of all random numbers of the fit, except for the choice of held-out rows.
+    split_seed : int
+        Seed of the choice of held-out rows. With a fixed `random_state`, fits that
+        resume hold out the same rows, on which the network has not been trained.
     is_partial : bool
         Whether this is a `partial_fit`, one epoch without held-out rows.
     earlier : Trained or None
-        The fitted model from which training continues.
-    digest : str
-        Hash of the rows, by which a warm start recognizes equal rows; empty if the fit
-        does not need it.
+        The fitted model from which training continues, or whose members are kept.
     """
 
     settings: Settings
@@ -149,14 +167,36 @@ class Job:
     n_components: int
     n_channels: int
     ensemble: Ensemble | None
+    n_kept: int
     max_refinements: int
     defaults: TrainingDefaults
     device: torch.device
     error: str | None
     seed: int
+    split_seed: int
     is_partial: bool
     earlier: Trained | None
-    digest: str
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether training starts with weights that were trained before."""
+        return self.earlier is not None and not self.n_kept
+
+    @property
+    def shape(self) -> Shape:
+        """Shape from which all networks are built: that of the first fit."""
+        if self.earlier is not None and self.earlier.shape is not None:
+            return self.earlier.shape
+        return Shape(
+            len(self.rows),
+            self.rows.n_features,
+            self.parts.bottleneck.encoder_width(self.n_components),
+            self.n_components,
+            self.input_shape,
+            self.parts.code_activation,
+            self.n_kept + (1 if self.ensemble is None else self.ensemble.n_members),
+            self.parts.bottleneck.suits_hidden_layers,
+        )
 
 
 class TrainingScores(NamedTuple):
@@ -164,17 +204,64 @@ class TrainingScores(NamedTuple):
 
     Attributes
     ----------
-    values : ndarray of shape (n_rows,)
-        Non-positive scores of the distinct rows of the last fit.
-    weight : ndarray of shape (n_rows,)
+    values : ndarray of shape (n_scores,)
+        Scores of the distinct rows of the last fit. After `partial_fit`, also those of
+        the rows of earlier calls, computed by the network of that time.
+    weight : ndarray of shape (n_scores,)
         Positive weights of these rows.
     rounding : float
         Relative difference up to which scores count as equal.
+    error : {"log", "loss"}
+        Error that the scores are the negative of.
+    n_seen : float
+        Weight of all rows whose scores were added.
     """
 
     values: np.ndarray
     weight: np.ndarray
     rounding: float
+    error: str
+    n_seen: float
+
+    def added_to(
+        self, earlier: TrainingScores, max_weight: float, decay: float
+    ) -> TrainingScores:
+        """Return the scores of earlier calls together with these ones.
+
+        The weight of the earlier ones is at most `max_weight`. If they have the
+        weight n and these have the weight m, it is then multiplied by
+        ``(n / (n + m)) ** decay``. The i-th of n rows that were added one by one so has
+        a weight proportional to ``(i / n) ** decay`` until the maximum is reached.
+        """
+        n_earlier = min(earlier.n_seen, max_weight)
+        n_added = self.weight.sum()
+        share = min(1.0, max_weight / earlier.weight.sum())
+        share *= (n_earlier / (n_earlier + n_added)) ** decay
+        return self._replace(
+            values=np.concatenate([earlier.values, self.values]),
+            weight=np.concatenate([share * earlier.weight, self.weight]),
+            rounding=max(earlier.rounding, self.rounding),
+            n_seen=earlier.n_seen + n_added,
+        )
+
+    def condensed(self, size: int) -> TrainingScores:
+        """Return at most `size` scores with nearly the same weighted quantiles.
+
+        More than `size` scores are sorted and divided into half as many groups of about
+        equal weight, each of which is replaced by its weighted mean.
+        """
+        if len(self.values) <= size:
+            return self
+        order = np.argsort(self.values, kind="stable")
+        values, weight = self.values[order], self.weight[order]
+        reached = (np.cumsum(weight) - weight / 2) / weight.sum()
+        group = np.minimum((reached * (size // 2)).astype(int), size // 2 - 1)
+        starts = np.append(0, np.flatnonzero(np.diff(group)) + 1)
+        total = np.add.reduceat(weight, starts)
+        share = weight / np.repeat(total, np.diff(np.append(starts, len(values))))
+        return self._replace(
+            values=np.add.reduceat(share * values, starts), weight=total
+        )
 
 
 class ResidualSums(NamedTuple):
@@ -223,7 +310,8 @@ class Trained:
         Trimmed for prediction.
     parts : Parts
     parameters : dict
-        Copies of the constructor parameters at the time of the fit.
+        Copies of the constructor parameters that determine the structure of the
+        network.
     feature_names : ndarray of str or None
     n_rows : int
         Number of distinct rows of the last `fit`, or of the first `partial_fit`, from
@@ -241,8 +329,14 @@ class Trained:
         Change of the objective of the held-out rows; None without them.
     optimizer : OptimizerState or None
         State from which the next `partial_fit` continues; None after `fit`.
-    digest : str
-        Hash of the training rows; empty if the fit was interrupted or partial.
+    warnings : tuple of str
+        Messages of the warnings that `fit` issues when it has adopted this model.
+    shape : Shape or None
+        Shape from which the networks were built; None if the model was stored by a
+        version that did not record it.
+    median_score : float
+        Median of the scores of the training rows, which is the score of a row without
+        an observed entry.
     """
 
     net: AutoencoderNet
@@ -257,7 +351,9 @@ class Trained:
     residuals: ResidualSums | None
     judgement: Judgement | None = None
     optimizer: OptimizerState | None = None
-    digest: str = ""
+    warnings: tuple[str, ...] = ()
+    shape: Shape | None = None
+    median_score: float = 0.0
 
     @property
     def n_features(self) -> int:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import getattr_static
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from skae._compat import own_tensors
+from skae._generator import isolated_generator
+from skae._processor import own_settings
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
@@ -35,6 +38,147 @@ def make_activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
     return activation()
 
 
+def check_activation(name: str, activation: Any, *, may_be_auto: bool = False) -> None:
+    """Raise an error unless `make_activation` returns a new module.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the error message.
+    activation : object
+        Value of the parameter.
+    may_be_auto : bool, default=False
+        Whether ``"auto"`` is allowed.
+
+    Raises
+    ------
+    ValueError
+        If the value is a string that is no name of `ACTIVATIONS`.
+    TypeError
+        If it is anything else than a string or a callable that returns a module.
+    """
+    names = (["auto"] if may_be_auto else []) + sorted(ACTIVATIONS)
+    allowed = (
+        f"{name} must be one of {names}, or a callable that returns a new "
+        "torch.nn.Module when it is called without arguments"
+    )
+    if isinstance(activation, str):
+        if activation not in names:
+            raise ValueError(f"{allowed}, got {activation!r}.")
+        return
+    if isinstance(activation, nn.Module):
+        # Each layer needs an activation of its own, which may have parameters.
+        kind = type(activation)
+        raise TypeError(
+            f"{allowed}, got the module {activation!r}. Pass the class itself, "
+            f"{kind.__name__}, or a function: lambda: {activation!r}."
+        )
+    if not callable(activation):
+        raise TypeError(f"{allowed}, got {activation!r}.")
+    try:
+        with isolated_generator(may_draw(activation), 0, torch.device("cpu")):
+            module = activation()
+    except Exception as error:
+        raise TypeError(f"{allowed}, got {activation!r}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{allowed}, got {activation!r}, which returns {module!r}.")
+
+
+def may_draw(activation: Any) -> bool:
+    """Whether an activation may draw from PyTorch's global random generator.
+
+    ``nn.RReLU`` and user-defined modules may, the modules of `ACTIVATIONS` do not.
+    """
+    return not isinstance(activation, str) and activation not in ACTIVATIONS.values()
+
+
+# Units that are set to zero
+
+
+def keep_active(H: Tensor, active: Tensor, factor: float = 1.0) -> Tensor:
+    """Set the inactive entries of a code to zero; units that are off can come back.
+
+    An entry that is set to zero has no gradient. A unit that is inactive in all rows of
+    a batch would therefore never change again. For such a unit, entries receive the
+    gradient of the code where a step along it raises them, that is, in the rows whose
+    objective decreases if the unit becomes active.
+
+    Parameters
+    ----------
+    H : Tensor of shape (..., n_samples, n_units)
+        Values before they are set to zero.
+    active : Tensor of bool of the same shape
+        True for the entries to keep.
+    factor : float, default=1.0
+        Factor of the gradient of units that are inactive in all rows.
+
+    Returns
+    -------
+    Tensor of the shape of `H`
+    """
+    return _KeepActive.apply(H, active, factor)
+
+
+class _KeepActive(torch.autograd.Function):
+    """Function and gradient of `keep_active`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(H: Tensor, active: Tensor, factor: float) -> Tensor:
+        return torch.where(active, H, 0)
+
+    @staticmethod
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor
+    ) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.factor = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (active,) = ctx.saved_tensors
+        is_off = ~active.any(dim=-2, keepdim=True)
+        raised = torch.where(is_off & (gradient < 0), ctx.factor * gradient, 0)
+        return torch.where(active, gradient, raised), None, None
+
+
+class Rectifier(nn.Module):
+    """Rectification of a code, max(z, 0), with units that can come back.
+
+    Attributes
+    ----------
+    revives : bool
+        Whether units that are zero in a whole batch receive a gradient in training
+        mode, see `keep_active`; if False, the gradient is that of ``nn.ReLU``.
+    """
+
+    revives: bool = True
+
+    def forward(self, H: Tensor) -> Tensor:
+        if self.training and self.revives:
+            return keep_active(H, H > 0)
+        return H.relu()
+
+
+@contextmanager
+def exact_derivatives(*modules: nn.Module) -> Iterator[None]:
+    """Context in which each `Rectifier` in these modules has its true derivative."""
+    rectifiers = [
+        part
+        for module in modules
+        for part in module.modules()
+        if isinstance(part, Rectifier)
+    ]
+    for part in rectifiers:
+        part.revives = False
+    try:
+        yield
+    finally:
+        for part in rectifiers:
+            del part.revives  # back to the attribute of the class
+
+
 # Random modules
 
 
@@ -55,15 +199,31 @@ def random_modules(*modules: nn.Module) -> list[Any]:
     """Return the submodules that draw from an attribute `generator`.
 
     An attribute of this name counts if it is None or a torch.Generator. User-defined
-    modules need not derive from `NoiseModule`.
+    modules need not derive from `NoiseModule`. A submodule, parameter or buffer of
+    this name, also one that is registered as None, and a property are no source of
+    random numbers.
     """
-    return [
-        part
-        for module in modules
-        for part in module.modules()
-        if hasattr(part, "generator")
-        and isinstance(part.generator, torch.Generator | None)
-    ]
+    return [part for module in modules for part in module.modules() if _is_random(part)]
+
+
+def _is_random(module: nn.Module) -> bool:
+    value = vars(module).get("generator", module)
+    if value is module:  # no attribute of the instance
+        value = getattr_static(type(module), "generator", module)
+    return isinstance(value, torch.Generator | None)
+
+
+@contextmanager
+def using_generator(generator: torch.Generator, *modules: nn.Module) -> Iterator[None]:
+    """Context in which `random_modules` of these modules use this generator."""
+    parts = random_modules(*modules)
+    for part in parts:
+        part.generator = generator
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.generator = None
 
 
 class Dropout(NoiseModule):
@@ -93,7 +253,7 @@ class Dropout(NoiseModule):
 
 
 # Layers that compute each output from the input at the same position alone.
-ELEMENTWISE = (*ACTIVATIONS.values(), Dropout, nn.Dropout)
+ELEMENTWISE = (*ACTIVATIONS.values(), Rectifier, Dropout, nn.Dropout)
 
 
 # Layers
@@ -202,6 +362,92 @@ class ChannelsFirst(nn.Module):
         return f"map_shape={self.map_shape}"
 
 
+def input_norms(network: nn.Module, n_inputs: int) -> Tensor | None:
+    """Return the norm of the first layer's weights for each input of a network.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Takes rows of `n_inputs` values. Its first layer with weights is taken to be
+        the first in the order of its submodules.
+    n_inputs : int
+        Number of inputs.
+
+    Returns
+    -------
+    norms : Tensor of shape (n_inputs,) or (n_networks, n_inputs), or None
+        Differentiable. The second shape is that of stacked networks. None if the first
+        layer is no linear map of the inputs whose weights are known.
+    """
+    if isinstance(network, Residual):
+        parts = [input_norms(part, n_inputs) for part in network.children()]
+        if any(norms is None for norms in parts):
+            return None
+        return torch.stack(parts).square().sum(dim=0).sqrt()  # type: ignore[arg-type]
+    if isinstance(network, nn.Linear) and network.in_features == n_inputs:
+        return _norm(network.weight, 0)
+    if isinstance(network, StackedLinear) and network.weight.shape[1] == n_inputs:
+        return _norm(network.weight, 2)
+    if isinstance(network, nn.ConvTranspose1d | nn.ConvTranspose2d):
+        # Maps come from `ChannelsFirst`: the channels of a position are consecutive.
+        return _norm(network.weight.flatten(1), 1).repeat(
+            n_inputs // network.in_channels
+        )
+    for part in network.children():
+        if isinstance(part, Residual) or any(True for _ in part.parameters()):
+            return input_norms(part, n_inputs)
+    return None
+
+
+def first_layers(network: nn.Module) -> list[nn.Module]:
+    """Return the layers of a network whose weights `input_norms` takes."""
+    if isinstance(network, Residual):
+        return [layer for part in network.children() for layer in first_layers(part)]
+    if isinstance(network, nn.Linear | nn.ConvTranspose1d | nn.ConvTranspose2d):
+        return [network]
+    for part in network.children():
+        if isinstance(part, Residual) or any(True for _ in part.parameters()):
+            return first_layers(part)
+    return []
+
+
+@torch.no_grad()
+def takes_inputs_in_order(network: nn.Module, n_inputs: int) -> bool:
+    """Whether `input_norms` returns the norms of a network's inputs.
+
+    It is a guess for user-defined networks, which may scale or reorder their inputs
+    before the first layer, or apply their layers in another order.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Takes rows of `n_inputs` values. It is not changed.
+    n_inputs : int
+        Number of inputs.
+    """
+    network = copy.deepcopy(network).eval()
+    norms = input_norms(network, n_inputs)
+    layers = first_layers(network)
+    if norms is None or norms.shape != (n_inputs,) or not layers:
+        return False
+    received: list[Tensor] = []
+
+    def record(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        received.append(inputs[0].movedim(1, -1).flatten(1))  # as in `ChannelsLast`
+
+    rows = torch.eye(n_inputs, dtype=norms.dtype, device=norms.device)
+    with forward_hooks(layers, record):
+        network(rows)
+    return len(received) == len(layers) and all(
+        values.shape == rows.shape and torch.equal(values, rows) for values in received
+    )
+
+
+def _norm(weight: Tensor, dim: int) -> Tensor:
+    # The derivative of the norm of zeros would be NaN.
+    return (weight.square().sum(dim=dim) + torch.finfo(weight.dtype).tiny).sqrt()
+
+
 # Output activations
 
 
@@ -263,14 +509,16 @@ def initialize(layer: Any, fan_in: int, generator: torch.Generator) -> Any:
     return layer
 
 
-def initialize_as_linear_map(network: nn.Module, matrix: np.ndarray) -> nn.Module:
+def initialize_as_linear_map(
+    network: nn.Module, matrix: np.ndarray, bias: np.ndarray | None = None
+) -> nn.Module:
     r"""Initialize a network as a linear map; all its weights can still be trained.
 
     A network without hidden layers gets the matrix as its weights. Any other network
     f is added to a linear layer with these weights, and the last layer of f starts at
     zero:
 
-    .. math:: x \mapsto W x + f(x), \quad f = 0 \text{ at first.}
+    .. math:: x \mapsto W x + b + f(x), \quad f = 0 \text{ at first.}
 
     Parameters
     ----------
@@ -278,6 +526,8 @@ def initialize_as_linear_map(network: nn.Module, matrix: np.ndarray) -> nn.Modul
         Ends in a linear layer or in a transposed convolution.
     matrix : ndarray of shape (n_outputs, n_inputs)
         W.
+    bias : ndarray of shape (n_outputs,), default=None
+        b; None means zeros.
 
     Returns
     -------
@@ -298,6 +548,8 @@ def initialize_as_linear_map(network: nn.Module, matrix: np.ndarray) -> nn.Modul
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(matrix))
         linear.bias.zero_()
+        if bias is not None:
+            linear.bias.copy_(torch.from_numpy(bias))
     return initialized
 
 
@@ -334,9 +586,12 @@ class FrozenModule:
                         array = tensor.detach().cpu().numpy()
                         self.arrays.append((array, requires_grad))
                     self.places.append((path, kind, name, indices[id(tensor)]))
-        # The copy has None in place of each tensor.
-        self.structure = copy.deepcopy(module, dict.fromkeys(indices))
+        # The copy has None in place of each tensor, and of the generators that random
+        # modules have during a training.
+        generators = [id(part.generator) for part in random_modules(module)]
+        self.structure = copy.deepcopy(module, dict.fromkeys([*indices, *generators]))
 
+    @own_settings()
     def thaw(self) -> nn.Module:
         """Return a new module with copies of the stored parameters and buffers."""
         module = copy.deepcopy(self.structure)

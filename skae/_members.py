@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,6 +40,42 @@ def stack_squeezes(squeezes: Sequence[Squeeze]) -> Squeeze:
     return squeezes[0] if is_identity else MemberSqueezes(squeezes)
 
 
+def join(one: Any, other: Any) -> Any:
+    """Combine two stacks of networks of the same structure in one.
+
+    Parameters
+    ----------
+    one, other : torch.nn.Module
+        Results of `stack` or `stack_squeezes`, or sequences with such entries. Their
+        members become those of the result, in this order.
+
+    Returns
+    -------
+    torch.nn.Module
+        With copies of all weights.
+    """
+    if isinstance(one, StackedLinear):
+        joined = copy.deepcopy(one)
+        for name in ("weight", "bias"):
+            tensors = [getattr(stacked, name).detach() for stacked in (one, other)]
+            setattr(joined, name, nn.Parameter(torch.cat(tensors)))
+        return joined
+    if isinstance(one, Members | MemberSqueezes):
+        return copy.deepcopy(type(one)([*one.members, *other.members]))
+    if isinstance(one, CodeWidths):
+        widths = copy.deepcopy(one)
+        widths.used = torch.cat([one.used, other.used])
+        return widths
+    if isinstance(one, Residual):
+        return Residual(
+            join(one.linear, other.linear), join(one.remainder, other.remainder)
+        )
+    if isinstance(one, nn.Sequential):
+        pairs = zip(one, other, strict=True)
+        return nn.Sequential(*(join(a, b) for a, b in pairs))
+    return copy.deepcopy(one)  # has no weights
+
+
 class Members(nn.Module):
     """Networks that are evaluated one after another.
 
@@ -74,6 +111,10 @@ class MemberSqueezes(Squeeze):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.n_values = len(members) * members[0].n_values
+
+    @property
+    def is_continuous(self) -> bool:
+        return all(member.is_continuous for member in self.members)
 
     def forward(self, H: Tensor) -> Tensor:
         return torch.stack([member(values) for member, values in self._pairs(H)])
@@ -128,6 +169,11 @@ class CodeWidths(nn.Module):
 
     def forward(self, H: Tensor) -> Tensor:
         return H * self.used
+
+
+def has_code_widths(encoder: nn.Module) -> bool:
+    """Whether members use different numbers of components."""
+    return any(isinstance(part, CodeWidths) for part in encoder.modules())
 
 
 def _fuse(networks: Sequence[Any]) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skae._layers import StackedLinear, forward_hooks
+from skae._noise import Noise
 from skae._refine import refine
 from skae._rows import Batch
 from skae.bottlenecks import Squeeze
@@ -17,6 +18,19 @@ from skae.losses import Loss, count_observed, observed_mean, observed_share
 # Most refinement steps for held-out rows during training. Three steps identify the
 # best epoch as well as ten, and training takes a seventh less time.
 MAX_VALIDATION_REFINEMENTS = 3
+
+# Largest absolute value in the scaled space that the network receives. Its square is
+# finite in float32, in which values beyond 1.8e19 would overflow.
+LIMIT = 1e16
+
+# Error of a value beyond the range of the loss, or beyond LIMIT, per unit of its
+# distance to the range. The largest number of features, or a mean of logarithms, cannot
+# hide such an error, and one of the size of a rounding error has no effect.
+EXCESS_WEIGHT = 1e6
+
+# Methods in which an error of float32 could be as large as the result: a residual is
+# the difference of two nearly equal numbers.
+EXACT_METHODS = frozenset({"contributions", "residuals", "row_error"})
 
 
 class Propagation(NamedTuple):
@@ -82,6 +96,9 @@ class Autoencoder(nn.Module):
     visible : Tensor of bool of shape (n_members, 1, n_features), default=None
         True for the features that are input to the encoder of each member; the other
         features are set to their mean. None means one network with all features.
+    noise : Noise, default=None
+        Noise of the decoder, from which the likelihood of a row follows. None means
+        that training minimises the loss itself.
 
     Attributes
     ----------
@@ -92,6 +109,8 @@ class Autoencoder(nn.Module):
     max_refinements : int
         Number of optimisation steps by which a code is refined after encoding,
         outside training.
+    max_validation_refinements : int
+        Largest number of such steps for held-out rows during training.
     widest_layer : int
         Largest number of values that a layer outputs for one row.
     work : int
@@ -115,6 +134,7 @@ class Autoencoder(nn.Module):
         code_factor: np.ndarray | None = None,
         draws_globally: bool = False,
         visible: Tensor | None = None,
+        noise: Noise | None = None,
     ):
         super().__init__()
         self.scaler = scaler
@@ -130,7 +150,9 @@ class Autoencoder(nn.Module):
         self.draws_globally = draws_globally
         self.register_buffer("visible", visible)
         self.register_buffer("residual_scale", None)
+        self.noise = noise
         self.max_refinements = 0
+        self.max_validation_refinements = MAX_VALIDATION_REFINEMENTS
         self.widest_layer, self.work = self._measure()
 
     def _measure(self) -> tuple[int, int]:
@@ -157,12 +179,33 @@ class Autoencoder(nn.Module):
         self.train()
         return max(widths), sum(work)
 
+    def needs_float64(self, method: str) -> bool:
+        """Whether a method is evaluated in float64 for rows in float32, too.
+
+        The refinement of codes and discontinuous codes would magnify rounding errors.
+        """
+        if method in ("encode", "quantize", "forward"):
+            return self.max_refinements > 0 or not self.bottleneck.is_continuous
+        return method in EXACT_METHODS
+
+    @property
+    def n_members(self) -> int:
+        """Number of networks."""
+        return 1 if self.visible is None else len(self.visible)
+
     @property
     def values_per_row(self) -> int:
         """Largest number of values held at a time for one row outside training."""
         if not self.max_refinements:
             return self.widest_layer
         return self.widest_layer * (1 + self.n_components)  # with its Jacobian
+
+    @property
+    def work_per_row(self) -> int:
+        """Number of multiplications for one row in a pass outside of training."""
+        if not self.max_refinements:
+            return self.work
+        return self.work * (1 + self.n_components)  # with the Jacobian
 
     def forward(self, X: Tensor) -> Tensor:
         """Reconstruct rows of shape (n_samples, n_features)."""
@@ -177,7 +220,7 @@ class Autoencoder(nn.Module):
         target, observed, _, H = self._encode(X)
         Z = self.bottleneck(H)
         Z = self._refined(Z, target, observed, self.max_refinements)
-        return self._rows_first(Z * self.code_factor.to(Z.dtype))
+        return self._rows_first(_to_finite(Z * self.code_factor, Z.dtype))
 
     def decode(self, Z: Tensor) -> Tensor:
         """Compute rows, of shape (n_samples, n_features), from codes."""
@@ -207,7 +250,7 @@ class Autoencoder(nn.Module):
         """Run a forward pass with a corrupted input and a noisy code.
 
         In eval mode, for held-out rows, codes are refined as well, in at most
-        `MAX_VALIDATION_REFINEMENTS` steps.
+        `max_validation_refinements` steps.
 
         Parameters
         ----------
@@ -232,28 +275,44 @@ class Autoencoder(nn.Module):
         H = self.encoder(encoder_input)
         Z, term = self.bottleneck.training_code(H, weight, done)
         if not self.training:
-            max_iter = min(self.max_refinements, MAX_VALIDATION_REFINEMENTS)
+            max_iter = min(self.max_refinements, self.max_validation_refinements)
             Z = self._refined(Z, target, observed, max_iter)
         return Propagation(target, observed, encoder_input, H, self.decoder(Z), term)
 
     def contributions(self, X: Tensor) -> Tensor:
         """Compute each entry's share of its row's error, (n_samples, n_features)."""
         propagation = self.propagate(X)
-        return self._mean(
-            observed_share(self._errors(propagation), propagation.observed)
-        )
+        errors = self._errors(propagation) + EXCESS_WEIGHT * self.excess(X)
+        return self._mean(observed_share(errors, propagation.observed))
 
     def row_error(self, X: Tensor) -> Tensor:
         """Compute each row's mean error over its observed entries, (n_samples,).
 
-        Some bottlenecks add a term of their own.
+        Some bottlenecks add a term of their own. It is in nats, and multiplied by the
+        scale of the noise, as the log-likelihood is.
         """
         propagation = self.propagate(X)
-        error = observed_mean(self._errors(propagation), propagation.observed)
+        errors = self._errors(propagation)
         term = self.bottleneck.score_term(propagation.H)
+        if term is not None and self.noise is not None:
+            errors = self.noise.energy(errors)
+            term = self.noise.scale.squeeze(-1) * term
+        errors = errors + EXCESS_WEIGHT * self.excess(X)
+        error = observed_mean(errors, propagation.observed)
         if term is not None:
             error = error + self.per_feature(term, propagation)
         return self._mean(error)
+
+    def excess(self, X: Tensor) -> Tensor:
+        """Compute the distance of each entry to the range of values that are possible.
+
+        Of shape (n_samples, n_features), in the scaled space and at most `LIMIT`. The
+        range is that of the loss or, for columns without one, up to `LIMIT`.
+        """
+        scaled = self.scaler.scale(X)
+        possible = self._within_range(scaled.clamp(-LIMIT, LIMIT))
+        excess = (scaled - possible).abs().clamp(max=LIMIT)
+        return torch.where(excess > 0, excess, 0)  # 0 at missing entries
 
     def residuals(self, X: Tensor) -> Tensor:
         """Compute absolute residuals in the scaled space, NaN at missing entries.
@@ -266,9 +325,19 @@ class Autoencoder(nn.Module):
             residuals = torch.where(propagation.observed, residuals, torch.nan)
         return self._rows_first(residuals)
 
-    def mean_loss(self, propagation: Propagation) -> Tensor:
-        """Compute each row's mean loss over its observed entries, (n_samples,)."""
-        return observed_mean(self._losses(propagation), propagation.observed)
+    def losses(self, propagation: Propagation) -> Tensor:
+        """Return the loss of each entry, of shape (n_samples, n_features)."""
+        target, raw = propagation.target, propagation.raw
+        return self.loss.elementwise_from_raw(target.expand_as(raw), raw, self.output)
+
+    def mean_training_loss(self, losses: Tensor, propagation: Propagation) -> Tensor:
+        """Compute what training minimises, a mean over observed entries, (n_samples,).
+
+        This is the loss, or with `noise`, the negative log-likelihood in nats.
+        """
+        if self.noise is not None:
+            losses = self.noise.negative_log_likelihood(losses)
+        return observed_mean(losses, propagation.observed)
 
     def per_feature(self, term: Tensor, propagation: Propagation) -> Tensor:
         """Divide each row's term by its number of observed entries, as in its loss."""
@@ -279,13 +348,8 @@ class Autoencoder(nn.Module):
     def _errors(self, propagation: Propagation) -> Tensor:
         """Return log(1 + |x - x_hat| / residual_scale) of each entry, or its loss."""
         if self.residual_scale is None:
-            return self._losses(propagation)
+            return self.losses(propagation)
         return (self._absolute_residuals(propagation) / self.residual_scale).log1p()
-
-    def _losses(self, propagation: Propagation) -> Tensor:
-        """Return the loss of each entry, of shape (n_samples, n_features)."""
-        target, raw = propagation.target, propagation.raw
-        return self.loss.elementwise_from_raw(target.expand_as(raw), raw, self.output)
 
     def _absolute_residuals(self, propagation: Propagation) -> Tensor:
         return (propagation.target - self.output(propagation.raw)).abs()
@@ -293,8 +357,17 @@ class Autoencoder(nn.Module):
     def _encode(self, X: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Return target, observed, encoder_input and H, as in `Propagation`."""
         target, observed = self.scaler(X)
+        target = self._within_range(target)
         encoder_input = self._visible_part(target)
         return target, observed, encoder_input, self.encoder(encoder_input)
+
+    def _within_range(self, scaled: Tensor) -> Tensor:
+        """Replace values beyond the range of the loss by the nearest one in it."""
+        if self.loss.bounds is None:
+            return scaled
+        bounded = torch.from_numpy(self.loss.bounded_columns(scaled.shape[-1]))
+        clipped = scaled.clamp(*self.loss.bounds)
+        return torch.where(bounded.to(scaled.device), clipped, scaled)
 
     def _refined(
         self, Z: Tensor, target: Tensor, observed: Tensor | None, max_iter: int
@@ -307,6 +380,10 @@ class Autoencoder(nn.Module):
             return self.output(self.decoder(Z))
 
         return refine(generate, Z, target, observed, max_iter)
+
+    def encoder_input(self, X: Tensor) -> Tensor:
+        """Return the input of the encoder for rows in the units of the data."""
+        return self._visible_part(self.scaler(X)[0])
 
     # Members
 
@@ -336,7 +413,7 @@ class Scaler(nn.Module):
 
     The shift is subtracted with the precision of float64, before the cast to the
     network's type, so that a large offset costs no precision. Missing entries are
-    replaced by the mean.
+    replaced by the mean, and scaled values are at most `LIMIT`.
 
     Parameters
     ----------
@@ -376,7 +453,7 @@ class Scaler(nn.Module):
         observed : Tensor of bool of shape (n_samples, n_features) or None
             False where an entry is missing; None if none is.
         """
-        scaled = self._scale(X, out=X if overwrite else None)
+        scaled = self.scale(X, out=X if overwrite else None).clamp_(-LIMIT, LIMIT)
         if not scaled.sum().isnan():  # one pass, enough for most tables
             return scaled, None
         observed = ~scaled.isnan()
@@ -387,14 +464,38 @@ class Scaler(nn.Module):
         """The mean in the scaled space, of shape (n_features,)."""
         return ((self.mean - self.shift) / self.factor).to(self.unit)
 
-    def _scale(self, X: Tensor, out: Tensor | None) -> Tensor:
-        if X.dtype == self.unit.dtype == torch.float32:
+    def scale(self, X: Tensor, out: Tensor | None = None) -> Tensor:
+        """Scale rows; missing entries remain NaN, and values may overflow.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_samples, n_features)
+            Rows in the units of the data.
+        out : Tensor, default=None
+            Memory for the result, if it has its type.
+        """
+        if X.dtype == self.unit.dtype == torch.float32 and self._fits_float32:
             # The sum of two float32 numbers represents the float64 shift.
             shift = self.shift.float()
             rest = (self.shift - shift).float()
             return torch.sub(X, shift, out=out).sub_(rest).div_(self.factor.float())
-        return torch.sub(X, self.shift, out=out).div_(self.factor).to(self.unit)
+        if X.dtype == self.shift.dtype:
+            return torch.sub(X, self.shift, out=out).div_(self.factor).to(self.unit)
+        return ((X - self.shift) / self.factor).to(self.unit)
+
+    @property
+    def _fits_float32(self) -> bool:
+        """Whether shift and factor are in the range of float32."""
+        info = torch.finfo(torch.float32)
+        is_small = (self.shift.abs() <= info.max) & (self.factor <= info.max)
+        return bool((is_small & (self.factor >= info.tiny)).all())
 
     def unscale(self, X: Tensor) -> Tensor:
         """Map from the scaled space to the units of the data."""
-        return (X * self.factor + self.shift).to(X.dtype)
+        return _to_finite(X * self.factor + self.shift, X.dtype)
+
+
+def _to_finite(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast to another type; values beyond its range become its largest number."""
+    largest = torch.finfo(dtype).max
+    return values.clamp(-largest, largest).to(dtype)

@@ -13,24 +13,12 @@ import numpy as np
 from sklearn.base import clone
 from torch import Tensor
 
-# Parameters that affect neither the trained weights nor the structure of the network.
-NOT_PART_OF_THE_MODEL = (
-    "callbacks",
-    "compile",
-    "contamination",
-    "device",
-    "error",
-    "n_threads",
-    "verbose",
-    "warm_start",
-)
-
 # NumPy does not register its bool as a number.
 _NUMBERS = (Number, np.bool_)
 
 
-def snapshot(estimator: Any, names: Iterable[str] = ()) -> dict[str, Any]:
-    """Return copies of the parameters that determine the trained model.
+def snapshot(estimator: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Return copies of parameters.
 
     Spec objects are cloned, so that a later ``set_params(network__activation=...)``
     does not change the copy. Modules and functions are kept by reference.
@@ -38,34 +26,24 @@ def snapshot(estimator: Any, names: Iterable[str] = ()) -> dict[str, Any]:
     Parameters
     ----------
     estimator : BaseEstimator
-    names : iterable of str, default=()
-        Names of attributes that count as parameters, also if the constructor of a
-        subclass has fewer.
+    names : iterable of str
+        Names of attributes; the constructor of a subclass may have fewer parameters.
     """
-    all_names = {*names, *estimator.get_params(deep=False)}
-    return {
-        name: _copied(getattr(estimator, name))
-        for name in sorted(all_names.difference(NOT_PART_OF_THE_MODEL))
-    }
+    return {name: _copied(getattr(estimator, name)) for name in names}
 
 
 def _copied(value: Any) -> Any:
     if hasattr(value, "get_params") and not isinstance(value, type):
         return clone(value)
-    if isinstance(value, list | np.ndarray | np.random.RandomState):
+    if isinstance(value, list | np.ndarray):
         return copy.deepcopy(value)
     return value
-
-
-def are_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two dictionaries of parameters are equal, see `_equal`."""
-    return _equal(dict(one), dict(other), set())
 
 
 def first_difference(
     names: Iterable[str], one: Mapping[str, Any], other: Mapping[str, Any]
 ) -> str | None:
-    """Return the first of these parameters that differs, or None."""
+    """Return the first of these parameters that differs, see `_equal`, or None."""
     return next((n for n in names if not _equal(one[n], other[n], set())), None)
 
 

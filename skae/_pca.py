@@ -20,6 +20,10 @@ from skae._rows import Rows
 # an iterative solver needs only its products with vectors.
 MAX_COVARIANCE_WIDTH = 1024
 
+# Entries up to which the iterative solver keeps the rows of any table as dense blocks.
+# The axes of a sparse table are then equal to those of a dense one to the bit.
+MAX_KEPT_ENTRIES = 2**20
+
 
 def principal_axes(
     rows: Rows,
@@ -78,6 +82,28 @@ def principal_axes(
     return axes, np.pad(np.where(real, variances, 0), (0, n_components - rank))
 
 
+def residual_variance(total: float, variances: np.ndarray, n_features: int) -> float:
+    """Return the mean variance of the directions that a PCA leaves out.
+
+    Parameters
+    ----------
+    total : float
+        Sum of the variances of all features.
+    variances : ndarray of shape (n_components,)
+        Variances along the axes, 0 beyond the rank.
+    n_features : int
+        Number of features.
+
+    Returns
+    -------
+    float
+        0 if no direction is left out, and if the difference is due to rounding.
+    """
+    n_left = n_features - len(variances)
+    rest = total - variances.sum()
+    return float(rest / n_left) if n_left > 0 and rest > 1e-9 * total else 0.0
+
+
 def _covariance(rows: Rows, mean: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """Compute the covariance, each entry over rows that have both features."""
     n_features = rows.n_features
@@ -106,22 +132,26 @@ def _covariance_operator(
     """
     n_features = rows.n_features
     total = rows.weight.sum()
-    if sparse.issparse(rows.X):
+    is_small = rows.n_entries <= MAX_KEPT_ENTRIES
+    is_sparse = sparse.issparse(rows.X) and not is_small
+    if is_sparse:
         stored = rows.selected().astype(np.float64)
         missing = np.isnan(stored.data)
         stored.data[missing] = mean[stored.indices[missing]]
 
     def blocks() -> Iterator[tuple[slice, Any]]:
-        if sparse.issparse(rows.X):
+        if is_sparse:
             yield slice(None), stored
             return
         for where, block in rows.blocks():
             yield where, np.where(np.isnan(block), mean, block)
 
+    kept = list(blocks()) if is_small else None
+
     def multiply(vector: np.ndarray) -> np.ndarray:
         scaled = vector.ravel() / factor
         product = np.zeros(n_features)
-        for where, block in blocks():
+        for where, block in kept or blocks():
             projected = (block @ scaled - mean @ scaled) * rows.weight[where]
             product += block.T @ projected - mean * projected.sum()
         return product / factor / total

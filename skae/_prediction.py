@@ -9,6 +9,7 @@ import torch
 
 from skae._generator import isolated_generator
 from skae._module import Autoencoder
+from skae._processor import torch_threads_for
 from skae._rows import BLOCK_ENTRIES, Rows
 
 # Entries of a layer's output in prediction on a GPU, which needs larger blocks than a
@@ -61,7 +62,8 @@ def evaluate_blocks(
         # The contexts end before `yield`, so that they do not affect the caller's code.
         with (
             torch.inference_mode(),
-            isolated_generator(module.draws_globally, 0),
+            torch_threads_for(len(block) * module.work_per_row),
+            isolated_generator(module.draws_globally, 0, device),
         ):
             values = getattr(module, method)(X.to(device)).cpu().numpy()
         yield where, values
@@ -70,7 +72,14 @@ def evaluate_blocks(
 def score_rows(module: Autoencoder, rows: Rows) -> np.ndarray:
     """Return minus the error of each row, of shape (n_rows,), in float64.
 
-    An error that is NaN because values overflow in the network counts as infinite.
+    An error that is NaN because values overflow in the network counts as infinite. Rows
+    without an observed entry score 0.
+
+    Parameters
+    ----------
+    module : Autoencoder
+    rows : Rows
+        Rows in the units of the data.
     """
     errors = evaluate(module, "row_error", rows).astype(np.float64, copy=False)
     errors[np.isnan(errors)] = np.inf

@@ -1,17 +1,214 @@
-"""Contexts for threads, matrix precision and subnormal numbers during training."""
+"""Settings of the process and of PyTorch under which the package computes.
+
+The caller's settings, such as a default type or an autocast, have no effect on results,
+and are as before when a method returns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial, wraps
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
+
+from skae._compat import get_precision, is_any_autocast_enabled, set_precision
 
 # Number of multiplications in a step up to which a second thread makes it slower: with
 # two threads, 64 rows with an encoder 20-64-32-8 take twice as long, and 128 rows with
 # 784-128-64-12 take less time.
 SMALL_WORK = 2e7
+
+Function = TypeVar("Function", bound=Callable)
+
+# A subnormal number, which equals zero where these are flushed.
+_SUBNORMAL = 5e-324
+
+# Types of devices that have an autocast of their own.
+_AUTOCAST_TYPES = ("cpu", "cuda", "mps", "xpu")
+
+# Pairs of backend and operation whose precision in float32 can be set.
+_CPU_PRECISIONS = [("mkldnn", name) for name in ("matmul", "conv", "rnn")]
+_CUDA_PRECISIONS = [("cuda", name) for name in ("matmul", "conv", "rnn")]
+
+
+class own_settings:  # noqa: N801 (used as a function)
+    """Context, or decorator, in which the caller's settings have no effect.
+
+    These are NumPy's error state; PyTorch's gradient and inference modes, autocast,
+    default type, default device, precision of float32, choice of algorithms in cuDNN,
+    and flushing of subnormal numbers. The settings of the whole process are changed
+    while at least one thread is in this context.
+
+    A child process that was forked uses one thread within the context: threads of the
+    parent's pools do not exist in the child, which would wait for them.
+    """
+
+    # Not a generator: entering takes a considerable share of a prediction for one row.
+
+    def __enter__(self) -> None:
+        self._errors = np.errstate(all="ignore")
+        self._errors.__enter__()
+        _PROCESS.enter()
+        self._stack: ExitStack | None = None
+        if (
+            torch.is_inference_mode_enabled()
+            or not torch.is_grad_enabled()
+            or is_any_autocast_enabled()
+            or torch.empty(0).device.type != "cpu"
+            or _flushes_denormals()
+            or _PROCESS.is_forked
+        ):
+            self._stack = _without_settings_of_this_thread()
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            if self._stack is not None:
+                self._stack.close()
+        finally:
+            _PROCESS.leave()
+            self._errors.__exit__(*error)
+
+    def __call__(self, function: Function) -> Function:
+        @wraps(function)
+        def within_own_settings(*args: Any, **kwargs: Any) -> Any:
+            with own_settings():
+                return function(*args, **kwargs)
+
+        return within_own_settings  # type: ignore[return-value]
+
+
+def _without_settings_of_this_thread() -> ExitStack:
+    """Disable the caller's settings of this thread, until the stack is closed."""
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            stack.enter_context(torch.enable_grad())
+        for kind in _AUTOCAST_TYPES:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.empty(0).device.type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if _flushes_denormals():
+            torch.set_flush_denormal(False)
+            stack.callback(torch.set_flush_denormal, True)
+        if _PROCESS.is_forked:
+            stack.enter_context(torch_threads(1))
+        return stack.pop_all()
+
+
+class _Process:
+    """Settings of the whole process, and the threads that need them.
+
+    Attributes
+    ----------
+    is_forked : bool
+        Whether this process is a forked child of one that had imported the package.
+    """
+
+    def __init__(self) -> None:
+        self.is_forked = False
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        # Number of threads that need these settings, and of those that want TF32.
+        self._n_threads = self._n_tf32 = 0
+        self._restore: list[Callable[[], Any]] = []
+
+    def enter(self) -> None:
+        """Have the settings of the package until `leave`; calls may be nested."""
+        depth = getattr(self._local, "depth", 0)
+        if not depth:
+            self._count(1, 0)
+        self._local.depth = depth + 1
+
+    def leave(self) -> None:
+        self._local.depth -= 1
+        if not self._local.depth:
+            self._count(-1, 0)
+
+    @contextmanager
+    def precision(self, name: str) -> Iterator[None]:
+        """Context in which a GPU uses TF32 unless another thread needs float32."""
+        uses_tf32 = name == "tf32"
+        self.enter()
+        self._local.uses_tf32 = uses_tf32
+        self._count(0, uses_tf32)
+        try:
+            yield
+        finally:
+            self._count(0, -uses_tf32)
+            self._local.uses_tf32 = False
+            self.leave()
+
+    def forget_other_threads(self) -> None:
+        """Count the present thread alone: a forked child has no other."""
+        self.is_forked = True
+        self._lock = threading.Lock()
+        is_within = getattr(self._local, "depth", 0) > 0
+        self._n_tf32 = int(getattr(self._local, "uses_tf32", False))
+        if self._n_threads and not is_within:
+            self._leave()
+        self._n_threads = int(is_within)
+
+    def _count(self, change: int, change_of_tf32: int) -> None:
+        with self._lock:
+            if not self._n_threads:
+                self._enter()
+            self._n_threads += change
+            self._n_tf32 += change_of_tf32
+            if not self._n_threads:
+                self._leave()
+            elif torch.backends.cuda.is_built():
+                is_tf32 = self._n_tf32 == self._n_threads
+                for key in _CUDA_PRECISIONS:
+                    set_precision(*key, "tf32" if is_tf32 else "ieee")
+
+    def _enter(self) -> None:
+        if (dtype := torch.get_default_dtype()) != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            self._restore.append(partial(torch.set_default_dtype, dtype))
+        for key in _CPU_PRECISIONS:
+            if get_precision(*key) not in ("none", "ieee"):
+                self._restore.append(_restoration(*key))
+                set_precision(*key, "ieee")
+        if torch.backends.cuda.is_built():
+            self._restore.extend(_restoration(*key) for key in _CUDA_PRECISIONS)
+            # The choice of an algorithm by its speed differs from run to run.
+            for name, value in (("deterministic", True), ("benchmark", False)):
+                before = getattr(torch.backends.cudnn, name)
+                restore = partial(setattr, torch.backends.cudnn, name, before)
+                self._restore.append(restore)
+                setattr(torch.backends.cudnn, name, value)
+
+    def _leave(self) -> None:
+        while self._restore:
+            self._restore.pop()()
+
+
+def _restoration(backend: str, operation: str) -> Callable[[], None]:
+    """Return a function that sets the precision of an operation to its present value.
+
+    A value that is inherited from the backend remains inherited.
+    """
+    value = get_precision(backend, operation)
+    if value == get_precision(backend, "all"):
+        value = "none"
+    return partial(set_precision, backend, operation, value)
+
+
+_PROCESS = _Process()
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_PROCESS.forget_other_threads)
+
+
+# Threads
 
 
 @contextmanager
@@ -24,20 +221,49 @@ def threads_for(work: float, n_threads: int | str = "auto") -> Iterator[None]:
         Number of multiplications in a step.
     n_threads : int or "auto", default="auto"
         ``"auto"`` is one thread up to `SMALL_WORK` multiplications, and PyTorch's
-        present number of threads above.
+        present number of threads above. In a forked child process it is always one.
     """
     before = torch.get_num_threads()
-    if n_threads == "auto":
+    if _PROCESS.is_forked:
+        n_threads = 1
+    elif n_threads == "auto":
         n_threads = before if work > SMALL_WORK else 1
-    if n_threads == before:
+    if n_threads == before and not _PROCESS.is_forked:
         yield
         return
-    with threadpool_limits(n_threads):
-        torch.set_num_threads(int(n_threads))
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    with threadpool_limits(n_threads), torch_threads(int(n_threads)):
+        yield
+
+
+@contextmanager
+def torch_threads_for(work: float) -> Iterator[None]:
+    """Context in which PyTorch uses one thread for little work, as `threads_for`.
+
+    It does not limit the threads of BLAS, which would take longer than a prediction for
+    one row.
+
+    Parameters
+    ----------
+    work : float
+        Number of multiplications.
+    """
+    is_small = work <= SMALL_WORK or _PROCESS.is_forked
+    with torch_threads(1 if is_small else torch.get_num_threads()):
+        yield
+
+
+@contextmanager
+def torch_threads(n_threads: int) -> Iterator[None]:
+    """Context in which PyTorch uses a number of threads in the present thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# Numbers
 
 
 @contextmanager
@@ -47,7 +273,7 @@ def flushed_denormals() -> Iterator[None]:
     Gradients and optimizer moments of constant features and of inactive units decay to
     such numbers, which make a step a hundred times slower.
     """
-    was_flushed = (torch.tensor([1e-39]) * 1).item() == 0
+    was_flushed = _flushes_denormals()
     torch.set_flush_denormal(True)
     try:
         yield
@@ -55,13 +281,16 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(was_flushed)
 
 
+def _flushes_denormals() -> bool:
+    """Whether the present thread rounds subnormal numbers to zero."""
+    return _SUBNORMAL == 0.0
+
+
 @contextmanager
 def matmul_precision(name: str) -> Iterator[None]:
-    """Context in which a GPU multiplies matrices in TF32 if `name` is ``"tf32"``."""
-    before = torch.get_float32_matmul_precision()
-    if name == "tf32":
-        torch.set_float32_matmul_precision("high")
-    try:
+    """Context in which a GPU multiplies matrices in TF32 if `name` is ``"tf32"``.
+
+    While fits with other settings run in other threads of the process, it does not.
+    """
+    with _PROCESS.precision(name):
         yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -27,6 +27,16 @@ MAX_CANONICAL_ROWS = 10_000
 BLOCK_ENTRIES = 2**19
 
 
+# Size of a sample of rows, and entries of a sample of a wide table, which is dense.
+MAX_SAMPLE, MIN_SAMPLE = 1000, 50
+MAX_SAMPLE_ENTRIES = 2**20
+
+
+def sample_size(n_features: int) -> int:
+    """Return the number of rows from which a property of all rows is estimated."""
+    return max(MIN_SAMPLE, min(MAX_SAMPLE, MAX_SAMPLE_ENTRIES // n_features))
+
+
 class Rows:
     """Weighted rows of a table, selected by an index.
 
@@ -59,6 +69,11 @@ class Rows:
     def n_features(self) -> int:
         return self.X.shape[1]
 
+    @property
+    def n_entries(self) -> int:
+        """Number of entries, those included that a sparse table does not store."""
+        return len(self) * self.n_features
+
     def dense(self, where: slice | np.ndarray) -> np.ndarray:
         """Return the rows at these positions, as a dense array in the type of `X`."""
         block = self.X[where if self.index is None else self.index[where]]
@@ -88,6 +103,17 @@ class Rows:
         index = where if self.index is None else self.index[where]
         return Rows(self.X, index, None if self.is_uniform else self.weight[where])
 
+    def sample(self, n_rows: int = MAX_SAMPLE) -> Rows:
+        """Return at most `n_rows` rows, and at most `sample_size` of them.
+
+        They are spread evenly over the order of these rows, which in canonical form is
+        that of a hash.
+        """
+        n_rows = min(n_rows, sample_size(self.n_features))
+        if len(self) <= n_rows:
+            return self
+        return self.subset(np.linspace(0, len(self) - 1, n_rows).astype(np.intp))
+
     @property
     def is_uniform(self) -> bool:
         """Whether all weights are one because none were given."""
@@ -99,18 +125,6 @@ class Rows:
         if rows.weight.min() == rows.weight.max():
             return Rows(rows.X, rows.index)
         return Rows(rows.X, rows.index, rows.weight / rows.weight.mean())
-
-    def digest(self) -> str:
-        """Return a hash of all values and weights, in order."""
-        content = blake2b(np.ascontiguousarray(self.weight).tobytes())
-        if sparse.issparse(self.X):
-            table = self.selected()
-            for part in (table.data, table.indices, table.indptr):
-                content.update(part.tobytes())
-        else:
-            for _, block in self.blocks():
-                content.update(np.ascontiguousarray(block).tobytes())
-        return content.hexdigest()
 
     def blocks(self, size: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Iterate over all rows in order, one bounded dense block at a time.
@@ -136,10 +150,10 @@ class Rows:
 def canonical_rows(X: Table, weight: np.ndarray | None) -> Rows:
     """Return rows in canonical form, so that fits do not depend on their order.
 
-    Rows of weight zero are dropped. Up to `MAX_CANONICAL_ROWS` rows, equal rows
-    are merged into one row that has the sum of their weights, and the rows are
-    sorted by a hash of their float64 bytes. Fits on weighted, repeated or permuted
-    rows then process the same numbers in the same order.
+    Rows of weight zero, and rows without an observed entry, are dropped. Up to
+    `MAX_CANONICAL_ROWS` rows, equal rows are merged into one row that has the sum of
+    their weights, and the rows are sorted by a hash of their float64 bytes. Fits on
+    weighted, repeated or permuted rows then process the same numbers in the same order.
 
     Parameters
     ----------
@@ -150,20 +164,35 @@ def canonical_rows(X: Table, weight: np.ndarray | None) -> Rows:
     Returns
     -------
     rows : Rows
-        With positive weights. `X` is referenced, not copied.
+        With positive weights. `X` is referenced, not copied. There may be none.
     """
-    if weight is None:
+    empty = empty_rows(X)
+    if weight is None and len(empty) == 0:
         rows = Rows(X)
     else:
-        rows = Rows(X).subset(np.flatnonzero(weight > 0))
-        rows.weight = weight[rows.index]
+        is_kept = np.ones(X.shape[0], dtype=bool) if weight is None else weight > 0
+        is_kept[empty] = False
+        index = np.flatnonzero(is_kept)
+        rows = Rows(X, index, None if weight is None else weight[index])
     if len(rows) > MAX_CANONICAL_ROWS:
         return rows
     _, first, group = np.unique(
         _row_hashes(rows), return_index=True, return_inverse=True
     )
     index = first if rows.index is None else rows.index[first]
-    return Rows(X, index, np.bincount(group, weights=rows.weight))
+    return Rows(X, index, np.bincount(group, rows.weight).astype(np.float64))
+
+
+def empty_rows(X: Table) -> np.ndarray:
+    """Return the positions of rows without an observed entry, in ascending order."""
+    if sparse.issparse(X):
+        candidates = np.flatnonzero(np.diff(X.indptr) == X.shape[1])
+    else:
+        candidates = np.flatnonzero(np.isnan(X[:, 0]))
+    is_empty = np.zeros(len(candidates), dtype=bool)
+    for where, block in Rows(X, candidates).blocks():
+        is_empty[where] = np.isnan(block).all(axis=1)
+    return candidates[is_empty]
 
 
 def _row_hashes(rows: Rows) -> np.ndarray:

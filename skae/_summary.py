@@ -9,11 +9,20 @@ from scipy import sparse
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.sparsefuncs import min_max_axis
 
-from skae._rows import Rows, Table
+from skae._rows import Rows
+
+# Largest number of rows for which the rounding error of a variance is estimated. With a
+# total weight of 1e16, every feature would otherwise count as constant.
+MAX_ROUNDED = 1e6
 
 # Entries of a block for which statistics are computed: 1 MB in float64. The computation
 # reads each block several times, which takes twice as long if it exceeds the cache.
 CACHED_ENTRIES = 2**17
+
+# Entries up to which the statistics of a sparse table are computed from dense blocks,
+# which takes 0.1 s. They are then equal to those of a dense table to the bit, as are
+# the fits. Above, only stored entries are read: blocks of 2e9 entries take 30 s.
+MAX_DENSE_ENTRIES = 2**24
 
 
 class Summary(NamedTuple):
@@ -83,7 +92,8 @@ class Summary(NamedTuple):
         low, high = np.fmin(self.low, other.low), np.fmax(self.high, other.high)
         # As in StandardScaler: a variance within the rounding error is zero.
         eps = np.finfo(np.float64).eps
-        rounding = weight * eps * variance + (weight * mean * eps) ** 2
+        n_rows = np.minimum(weight, MAX_ROUNDED)
+        rounding = n_rows * eps * variance + (n_rows * mean * eps) ** 2
         is_finite = np.isfinite(variance)
         is_constant = (low == high) | (is_finite & (variance <= rounding))
         variance[is_constant] = 0
@@ -105,19 +115,21 @@ def summarize(rows: Rows, *, find_binary: bool = False) -> Summary:
     low = np.full(rows.n_features, np.nan)
     high = low.copy()
     is_binary = np.ones(rows.n_features, dtype=bool) if find_binary else None
+    # StandardScaler estimates rounding errors from the total weight, see MAX_ROUNDED.
+    # Division by a power of two does not round.
+    unit = 2.0 ** (np.frexp(rows.weight.max())[1] - 1)
     with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the result
-        if sparse.issparse(rows.X):
-            # No dense blocks: for 2e9 entries, 2e6 of them stored, they take 30 s.
+        if sparse.issparse(rows.X) and rows.n_entries > MAX_DENSE_ENTRIES:
             stored = rows.selected()
             scaler = StandardScaler(with_mean=False)
-            scaler.fit(stored.astype(np.float64), sample_weight=rows.weight)
+            scaler.fit(stored.astype(np.float64), sample_weight=rows.weight / unit)
             low, high = min_max_axis(stored, axis=0, ignore_nan=True)
             if is_binary is not None:
                 is_binary[stored.indices[_is_not_binary(stored.data)]] = False
         else:
             scaler = StandardScaler()
             for where, block in rows.blocks(max(1, CACHED_ENTRIES // rows.n_features)):
-                weight = None if rows.is_uniform else rows.weight[where]
+                weight = None if rows.is_uniform else rows.weight[where] / unit
                 scaler.partial_fit(block.astype(np.float64), sample_weight=weight)
                 low = np.fmin(low, np.fmin.reduce(block, axis=0))
                 high = np.fmax(high, np.fmax.reduce(block, axis=0))
@@ -129,7 +141,7 @@ def summarize(rows: Rows, *, find_binary: bool = False) -> Summary:
     # The variance of a constant feature may differ from 0 by rounding.
     is_constant = (scaler.scale_ == 1) & (scaler.var_ < 0.5)
     return Summary(
-        np.broadcast_to(scaler.n_samples_seen_, low.shape).astype(np.float64),
+        np.broadcast_to(scaler.n_samples_seen_ * unit, low.shape).astype(np.float64),
         # The mean of a constant has to be exact: features are divided by their
         # deviation, which would magnify its rounding error in training.
         np.where(is_constant, low, scaler.mean_),
@@ -141,15 +153,16 @@ def summarize(rows: Rows, *, find_binary: bool = False) -> Summary:
     )
 
 
-def value_range(X: Table) -> tuple[float, float]:
-    """Return the smallest and the largest entry of a table, NaN if none is observed."""
-    values = X.data if sparse.issparse(X) else X
-    # The initial value is ignored unless there is no other one.
-    low = np.fmin.reduce(values, axis=None, initial=np.nan)
-    high = np.fmax.reduce(values, axis=None, initial=np.nan)
-    if sparse.issparse(X) and X.nnz < np.prod(X.shape):
-        low, high = np.fmin(low, 0), np.fmax(high, 0)
-    return float(low), float(high)
+def weighted_median(values: np.ndarray, weight: np.ndarray) -> float:
+    """Return the median of values with positive weights.
+
+    Where half of the weight ends between two values, it is their mean.
+    """
+    order = np.argsort(values, kind="stable")
+    values, reached = values[order], np.cumsum(weight[order])
+    half = reached[-1] / 2
+    low, high = np.searchsorted(reached, [half * (1 - 1e-12), half * (1 + 1e-12)])
+    return float(values[low] / 2 + values[high] / 2)
 
 
 def _is_not_binary(values: np.ndarray) -> np.ndarray:

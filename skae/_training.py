@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -13,18 +12,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from skae._build import Start, build_plan, build_start, starts_at_pca
+from skae._build import (
+    Start,
+    build_plan,
+    build_start,
+    join_members,
+    starts_at_pca,
+)
 from skae._callbacks import Task
+from skae._convergence import find_warnings
 from skae._generator import isolated_generator
 from skae._job import Job, LossCurves, ResidualSums, Trained, TrainingScores
-from skae._parameters import are_equal
 from skae._prediction import evaluate, evaluate_blocks, score_rows
 from skae._processor import flushed_denormals, matmul_precision, threads_for
 from skae._progress import Progress
-from skae._summary import Summary
+from skae._summary import Summary, weighted_median
+from skae._user_callbacks import check_trainings, copies, prints_history
 from skae.engine.interrupt import Interruption
 from skae.engine.judge import Judgement
-from skae.engine.net import AutoencoderNet, without_batches
+from skae.engine.net import INTERNAL, AutoencoderNet, without_batches
 from skae.engine.plan import Plan
 from skae.engine.trainer import OptimizerState, Split, Trainer
 
@@ -40,9 +46,23 @@ N_FOLDS = 5
 # constant.
 MIN_RESIDUAL = 1e-3
 
-# Upper bound of the weight, in the mean residuals, of all rows before the last
-# `partial_fit`: their residuals were those of a network with less training.
+# Upper bound of the weight, in the mean residuals and in the scores for the threshold,
+# of all rows before the last `partial_fit`: their residuals and scores were those of a
+# network with less training.
 MAX_EARLIER_WEIGHT = 1000.0
+
+# Exponent with which the weight of the scores of earlier calls decreases, see
+# `TrainingScores.added_to`.
+SCORE_DECAY = 3.0
+
+# Upper bound of the number of recorded scores of earlier calls of `partial_fit`.
+MAX_RECORDED = 8192
+
+
+# Number of training rows whose scores give the median score of a transformer, in `fit`
+# and in each `partial_fit`.
+MAX_MEDIAN_ROWS = 1000
+MAX_PARTIAL_MEDIAN_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -89,49 +109,35 @@ def train(job: Job, task: Task, interruption: Interruption) -> Trained:
     DivergenceError
         If a loss becomes infinite or NaN.
     KeyboardInterrupt
-        On Ctrl-C before the training starts, and in a `partial_fit` before the end of
-        the epoch. Otherwise Ctrl-C ends the training early.
+        On Ctrl-C before the training starts; in a `partial_fit`, and in a training of
+        additional members, also before the end of the first epoch. Otherwise Ctrl-C
+        ends the training early.
     """
-    if is_up_to_date(job):
-        assert job.earlier is not None
-        return _finish(
-            job, TrainingRun(job.earlier.net.snapshot(), []), digest=job.digest
-        )
-    with (
-        isolated_generator(job.parts.network.draws_globally, job.seed),
-        torch.inference_mode(False),  # a caller may have disabled gradients
-        torch.enable_grad(),
-    ):
+    draws_globally = job.parts.network.draws_globally
+    with isolated_generator(draws_globally, job.seed, job.device):
         with interruption.allowed():
+            splits = split_rows(job)
+            check_trainings(
+                job.settings.callbacks,
+                n_folds=len(splits),
+                has_held_out_rows=splits[0].held_out is not None,
+            )
             start = build_start(job)
-        splits = split_rows(job)
         if len(splits) > 1:
             training = _train_by_folds(job, start, splits, task, interruption)
         else:
             training = _train_once(job, start, splits[0], task, interruption)
-    if job.is_partial and interruption.requested and not training.epochs:
+    is_addition = job.is_partial or job.n_kept > 0
+    if is_addition and interruption.requested and not training.epochs:
         raise KeyboardInterrupt  # the estimator remains as it was
-    # The digest lets a later warm start on the same rows skip training.
-    is_complete = not (job.is_partial or interruption.requested)
-    return _finish(job, training, digest=job.digest if is_complete else "")
-
-
-def is_up_to_date(job: Job) -> bool:
-    """Whether a warm start can skip training: same rows and same parameters."""
-    earlier = job.earlier
-    return (
-        earlier is not None
-        and not job.is_partial
-        and job.digest == earlier.digest != ""
-        and job.parts.network.is_determined_by_parameters
-        and are_equal(job.parameters, earlier.parameters)
-    )
+    trained = _finish(job, training)
+    if not (job.is_partial or interruption.requested):
+        trained = replace(trained, warnings=find_warnings(job, trained))
+    return trained
 
 
 def max_subtasks(job: Job) -> int:
     """Upper bound on the number of subtasks of a fit: trainings or epochs."""
-    if is_up_to_date(job):
-        return 0
     splits = split_rows(job)
     if len(splits) > 1:
         return len(splits) + 1
@@ -151,10 +157,10 @@ def split_rows(job: Job) -> list[Split]:
     if job.is_partial or not early_stopping:
         return [Split(rows.normalised(), None)]
     order = np.arange(n_rows, dtype=np.int32)
-    np.random.default_rng([job.seed, 0]).shuffle(order)
+    np.random.default_rng([job.split_seed, 0]).shuffle(order)
     n_held_out = min(math.ceil(settings.validation_fraction * n_rows), n_rows - 1)
     held_out = [order[:n_held_out]]
-    is_automatic = settings.early_stopping == "auto" and job.earlier is None
+    is_automatic = settings.early_stopping == "auto" and not job.is_resumed
     if is_automatic and n_rows <= MAX_CROSS_VALIDATED:
         held_out = np.array_split(order, min(N_FOLDS, n_rows))
     return [
@@ -186,6 +192,7 @@ def _train_once(
     *,
     max_epochs: int | None = None,
     name: str = "",
+    expected: Sequence[dict[str, Any]] = (),
 ) -> TrainingRun:
     """Train a network on one split of the rows.
 
@@ -197,14 +204,14 @@ def _train_once(
         Number of epochs; None means that of the plan.
     name : str, default=""
         Name of this training in the progress output, if there are several.
+    expected : sequence of dict, default=()
+        See `Trainer`.
     """
-    earlier = job.earlier
+    earlier, settings = job.earlier, job.settings
     plan = _plan(job, split)
     if max_epochs is not None:
         plan = plan._replace(max_epochs=max_epochs)
-    # The epochs of earlier fits, which this training resumes.
-    history = [] if earlier is None else earlier.net.history
-    history = [without_batches(epoch) for epoch in history]
+    history, best_epoch = _earlier_epochs(job)
     with interruption.allowed():
         module, objective = start
         current_model = partial(_current_model, job)
@@ -215,14 +222,15 @@ def _train_once(
             callbacks=_callbacks(job, task, interruption, current_model, name),
             device=str(job.device),
             history=history,
-            best_epoch=0 if earlier is None else earlier.net.best_epoch_,
+            best_epoch=best_epoch,
+            verbose=max(int(settings.verbose), prints_history(settings.callbacks)),
         )
         state = earlier.optimizer if earlier and job.is_partial else None
-        trainer = Trainer(net, split, job.seed, interruption, state)
+        trainer = Trainer(net, split, job.seed, interruption, state, expected)
     with (
-        threads_for(plan.batch_size * module.work, job.settings.n_threads),
+        threads_for(plan.batch_size * module.work, settings.n_threads),
         flushed_denormals(),
-        matmul_precision(job.settings.precision),
+        matmul_precision(settings.precision),
     ):
         trainer.run()
     epochs = net.history[len(history) :]
@@ -230,6 +238,14 @@ def _train_once(
         state = trainer.optimizer_state()
     net.trim_for_prediction()
     return TrainingRun(net, epochs, net.judgement_, state)
+
+
+def _earlier_epochs(job: Job) -> tuple[list[dict[str, Any]], int]:
+    """Return the history of the earlier fits that are resumed, and its best epoch."""
+    if job.earlier is None:
+        return [], 0
+    net = job.earlier.net
+    return [without_batches(epoch) for epoch in net.history], net.best_epoch_
 
 
 def _callbacks(
@@ -246,12 +262,11 @@ def _callbacks(
     callbacks: list[Any] = []
     observer = task.epoch_callback(current_model, interruption)
     if observer is not None:
-        callbacks.append(("observer", observer))
-    # Copies, since skorch changes callbacks.
-    callbacks.extend(copy.deepcopy(list(job.settings.callbacks or [])))
+        callbacks.append((INTERNAL + "observer", observer))
+    callbacks.extend(copies(job.settings.callbacks))
     if job.settings.verbose:
         progress = Progress(int(job.settings.verbose), name, interruption)
-        callbacks.append(("progress", progress))
+        callbacks.append((INTERNAL + "progress", progress))
     return callbacks
 
 
@@ -265,9 +280,10 @@ def _train_by_folds(
     """Cross-validate early stopping, then train the returned network on all rows.
 
     The number of epochs is the mean of the best numbers of epochs of the folds. If the
-    initial network is a PCA and the mean gain over the held-out rows of all folds is
-    not significant, the initial network is returned. After Ctrl-C, the network of the
-    fold with the largest mean gain is returned.
+    initial network is a PCA, it is returned if the mean gain over the held-out rows of
+    all folds is not significant, or if the last network does not reconstruct the
+    training rows better. After Ctrl-C, the network of the fold with the largest mean
+    gain is returned.
     """
     folds: list[TrainingRun] = []
     try:
@@ -294,7 +310,8 @@ def _train_by_folds(
     epochs = _mean_epochs([fold.epochs for fold in folds])
     if starts_at_pca(job.parts, job.settings.init) and not judgement.is_significant:
         settings = folds[-1].net.state["settings"]
-        net = AutoencoderNet.restored(start.module, [], 0, settings)
+        net = AutoencoderNet.restored(start.module, *_earlier_epochs(job), settings)
+        net.callbacks_ = folds[-1].net.callbacks_
         return TrainingRun(net, epochs, judgement)
     all_rows = Split(job.rows.normalised(), None)
     n_epochs = max(1, round(judgement.n_epochs))
@@ -308,14 +325,38 @@ def _train_by_folds(
             interruption,
             max_epochs=n_epochs,
             name="all rows",
+            expected=epochs,
         )
     except KeyboardInterrupt:
         interruption.requested = True
     if interruption.requested:
         return _best_fold(folds)
-    training = TrainingRun(training.net, epochs, judgement)
+    # Nothing is held out from this training. From a PCA it is compared with the PCA.
+    if not starts_at_pca(job.parts, job.settings.init) and _has_failed(training, folds):
+        return _best_fold(folds)
+    net = training.net
+    if net.best_epoch_ == 0:  # the weights are those of the start
+        net = AutoencoderNet.restored(net.module_, [], 0, net.state["settings"])
+    training = TrainingRun(net, epochs, judgement)
     last.end(partial(_finish, job, training))
     return training
+
+
+def _has_failed(training: TrainingRun, folds: list[TrainingRun]) -> bool:
+    """Whether a training has reduced the loss by less than half as much as any fold.
+
+    It may diverge although no fold did.
+    """
+
+    def losses(epoch: int) -> list[float]:
+        return [fold.epochs[epoch]["train_loss"] for fold in folds]
+
+    runs = (training, *folds)
+    n_epochs = min(len(run.epochs) for run in runs)
+    if not n_epochs:
+        return False
+    start, end = max(losses(0)), max(losses(n_epochs - 1))
+    return end < start and training.epochs[-1]["train_loss"] > (start + end) / 2
 
 
 def _best_fold(folds: list[TrainingRun]) -> TrainingRun:
@@ -336,14 +377,26 @@ def _combined(judgements: list[Judgement]) -> Judgement:
 
 
 def _mean_epochs(histories: list[list[dict]]) -> list[dict[str, Any]]:
-    """Return the mean losses of each epoch over the folds that ran it."""
-    return [
-        {
-            name: float(np.mean([epoch[name] for epoch in epochs if epoch]))
-            for name in ("train_loss", "valid_loss")
-        }
-        for epochs in zip_longest(*histories)
-    ]
+    """Return the mean of all values of each epoch, over the folds that recorded them.
+
+    Integers, such as counts of batches, are left out. A flag is set if it is set in
+    more than half of these folds.
+    """
+    means: list[dict[str, Any]] = []
+    for epochs in zip_longest(*histories, fillvalue={}):
+        values: dict[str, list] = {}
+        for epoch in epochs:
+            for name, value in epoch.items():
+                if isinstance(value, float | np.floating | bool | np.bool_):
+                    values.setdefault(name, []).append(value)
+        means.append({name: _mean(numbers) for name, numbers in values.items()})
+    return means
+
+
+def _mean(values: list) -> float | bool:
+    are_flags = all(isinstance(value, bool | np.bool_) for value in values)
+    mean = float(np.mean(values))
+    return mean > 0.5 if are_flags else mean
 
 
 # The fitted model
@@ -356,9 +409,14 @@ def _current_model(job: Job, net: AutoencoderNet) -> Trained:
     return _finish(job, TrainingRun(copied, copied.history[n_earlier:]))
 
 
-def _finish(job: Job, training: TrainingRun, *, digest: str = "") -> Trained:
-    """Combine a trained net with scores and statistics of the training rows."""
+def _finish(job: Job, training: TrainingRun) -> Trained:
+    """Combine a trained net with scores and statistics of the training rows.
+
+    If only additional members were trained, the net becomes that of all members.
+    """
     net, earlier = training.net, job.earlier
+    if earlier is not None and job.n_kept:
+        net = net.with_module(join_members(earlier.net.module_, net.module_))
     summary, n_rows = job.summary, len(job.rows)
     if job.is_partial and earlier is not None:
         summary, n_rows = earlier.summary.merged(summary), earlier.n_rows
@@ -369,6 +427,7 @@ def _finish(job: Job, training: TrainingRun, *, digest: str = "") -> Trained:
     if residuals is not None and job.error == "log":
         scale = _residual_scale(residuals, summary, net)
     net.module_.residual_scale = scale
+    scores = _score_training_rows(job, net)
     return Trained(
         net=net,
         parts=job.parts,
@@ -378,11 +437,12 @@ def _finish(job: Job, training: TrainingRun, *, digest: str = "") -> Trained:
         summary=summary._replace(is_binary=None),
         curves=_curves(job, training),
         bottleneck_attributes=_bottleneck_attributes(job, net),
-        scores=_score_training_rows(job, net) if job.error is not None else None,
+        scores=scores,
         residuals=residuals,
         judgement=training.judgement,
         optimizer=training.optimizer,
-        digest=digest,
+        shape=job.shape,
+        median_score=_median_score(job, training, scores),
     )
 
 
@@ -408,7 +468,7 @@ def _bottleneck_attributes(job: Job, net: AutoencoderNet) -> dict[str, Any]:
     rows, bottleneck = job.rows, job.parts.bottleneck
 
     def evaluate_rows(method: str) -> np.ndarray:
-        return evaluate(net.module_in(rows.X.dtype), method, rows)
+        return evaluate(net.module_for(method, rows.X.dtype), method, rows)
 
     if net.module_.visible is None:
         return bottleneck.fitted_attributes(evaluate_rows, rows.weight)
@@ -430,7 +490,7 @@ def _sum_residuals(job: Job, net: AutoencoderNet) -> ResidualSums:
     rows = job.rows
     total: np.ndarray = np.zeros(())
     weight: np.ndarray = np.zeros(())
-    module = net.module_in(rows.X.dtype)
+    module = net.module_for("residuals", rows.X.dtype)
     for where, residuals in evaluate_blocks(module, "residuals", rows):
         w = rows.weight[where].reshape(-1, *[1] * (residuals.ndim - 1))
         total = total + np.nansum(w * residuals, axis=0)
@@ -463,10 +523,48 @@ def _residual_scale(
     return tensor.to(module.code_factor.device)
 
 
-def _score_training_rows(job: Job, net: AutoencoderNet) -> TrainingScores:
+def _score_training_rows(job: Job, net: AutoencoderNet) -> TrainingScores | None:
+    """Score the training rows; in `partial_fit`, add the scores of earlier calls."""
+    if job.error is None:
+        return None
     rows = job.rows
-    return TrainingScores(
-        score_rows(net.module_in(rows.X.dtype), rows),
+    scores = TrainingScores(
+        score_rows(net.module_for("row_error", rows.X.dtype), rows),
         np.array(rows.weight),
-        rounding=1e3 * float(np.finfo(rows.X.dtype).eps),
+        rounding=1e3 * float(np.finfo(np.float64).eps),
+        error=job.error,
+        n_seen=float(rows.weight.sum()),
     )
+    earlier = None if job.earlier is None else job.earlier.scores
+    if not job.is_partial or earlier is None or earlier.error != scores.error:
+        return scores
+    earlier = earlier.condensed(MAX_RECORDED)
+    return scores.added_to(earlier, MAX_EARLIER_WEIGHT, SCORE_DECAY)
+
+
+def _median_score(
+    job: Job, training: TrainingRun, scores: TrainingScores | None
+) -> float:
+    """Return the median score of the training rows.
+
+    If the training rows are not scored otherwise, it is the median of at most
+    `MAX_MEDIAN_ROWS` of them. In a `partial_fit`, for which scoring all rows would take
+    longer than training, it is a running mean of the medians of at most
+    `MAX_PARTIAL_MEDIAN_ROWS` rows of each call, weighted as scores of a detector are.
+    """
+    if scores is not None:
+        return weighted_median(scores.values, scores.weight)
+    n_scored = MAX_MEDIAN_ROWS
+    module = training.net.module_for("row_error", job.rows.X.dtype)
+    if job.is_partial:
+        n_scored = MAX_PARTIAL_MEDIAN_ROWS
+        module = training.net.module_  # a copy in float64 takes time
+    rows = job.rows.sample(n_scored)
+    median = weighted_median(score_rows(module, rows), rows.weight)
+    if not job.is_partial or job.earlier is None or not np.isfinite(median):
+        return median
+    n_earlier = min(float(job.earlier.summary.weight.max()), MAX_EARLIER_WEIGHT)
+    n_added = float(job.summary.weight.max())
+    n_earlier *= (n_earlier / (n_earlier + n_added)) ** SCORE_DECAY
+    share = n_added / (n_earlier + n_added)
+    return (1 - share) * job.earlier.median_score + share * median

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from skae._compat import StrOptions
 from skae._layers import NoiseModule
+from skae._storage import StoredParametersMixin
 
 __all__ = [
     "Corruption",
@@ -61,7 +62,7 @@ class Spread(NamedTuple):
     high: Tensor
 
 
-class Corruption(BaseEstimator, ABC):
+class Corruption(StoredParametersMixin, BaseEstimator, ABC):
     r"""Base class of all corruptions.
 
     The encoder receives the corrupted row, and the loss compares the reconstruction
@@ -233,11 +234,19 @@ class Masking(Corruption):
     .. math::
 
         \tilde x_{ij} = \begin{cases}
-            v_j & \text{with probability } p \\
+            v_j & \text{with probability } p_i \\
             x_{ij} & \text{otherwise}
         \end{cases}
 
-    with the level p in [0, 1], independently for each entry.
+    independently for each entry. With the level p in [0, 1], the share :math:`p_i` of a
+    row is drawn anew at each step,
+
+    .. math:: p_i \sim U(\max(0, 2 p - 1), \min(1, 2 p)),
+
+    so that its mean is p. Clean rows, for which codes and reconstructions are computed,
+    are then not outside of what the network is trained on [2]_. With the same share p
+    in all rows, they are: their signal is 1 / (1 - p) times as strong, and their
+    reconstructions overshoot.
 
     Parameters
     ----------
@@ -246,6 +255,10 @@ class Masking(Corruption):
         the network also receives in place of a missing entry, or the smallest or
         largest value of the training rows. ``"low"``, the classical choice, is black
         for images and zero for counts.
+    vary_level : bool, default=True
+        Whether the share of masked entries varies over the rows. If False,
+        :math:`p_i = p`, as in [1]_. As input of a classifier, codes with the same share
+        were better by .01 of accuracy; reconstructions are worse.
 
     See Also
     --------
@@ -257,6 +270,9 @@ class Masking(Corruption):
        (2010). Stacked denoising autoencoders: learning useful representations
        in a deep network with a local denoising criterion. Journal of Machine
        Learning Research, 11, 3371-3408.
+    .. [2] Geras, K. J. & Sutton, C. (2016). Composite denoising autoencoders. European
+       Conference on Machine Learning and Principles and Practice of Knowledge
+       Discovery in Databases, 681-696.
 
     Examples
     --------
@@ -270,18 +286,21 @@ class Masking(Corruption):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        "fill_value": [StrOptions({"mean", "low", "high"})]
+        "fill_value": [StrOptions({"mean", "low", "high"})],
+        "vary_level": ["boolean"],
     }
 
-    def __init__(self, fill_value: str = "mean"):
+    def __init__(self, fill_value: str = "mean", *, vary_level: bool = True):
         self.fill_value = fill_value
+        self.vary_level = vary_level
 
     @property
     def needs_range(self) -> bool:  # type: ignore[override]
         return self.fill_value != "mean"
 
     def build(self, level: float, spread: Spread) -> nn.Module:
-        return _Mask(level, fill=getattr(spread, self.fill_value))
+        mask = _VariedMask if self.vary_level else _Mask
+        return mask(level, fill=getattr(spread, self.fill_value))
 
 
 class Swap(Corruption):
@@ -377,13 +396,16 @@ class _Corruptor(NoiseModule):
         for name, tensor in statistics.items():
             self.register_buffer(name, tensor)
 
-    def choose(self, X: Tensor, probability: float) -> Tensor:
+    def choose(self, X: Tensor, probability: float | Tensor) -> Tensor:
         """Return a mask of the shape of `X`, each entry True with this probability."""
+        return self.uniform(X, X.shape) < probability
+
+    def uniform(self, X: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
+        """Return uniform random numbers in [0, 1) on the device of `X`."""
         # Always float32: half precision would round the probability.
-        u = torch.rand(
-            X.shape, generator=self.generator, device=X.device, dtype=torch.float32
+        return torch.rand(
+            shape, generator=self.generator, device=X.device, dtype=torch.float32
         )
-        return u < probability
 
     def replace(self, X: Tensor, replacement: Tensor) -> Tensor:
         """Return `X` with each entry replaced with probability `level`."""
@@ -418,6 +440,15 @@ class _Mask(_Corruptor):
 
     def forward(self, X: Tensor) -> Tensor:
         return self.replace(X, self.fill)
+
+
+class _VariedMask(_Mask):
+    """Replace a share of each row that is uniform, with the mean `level`."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        low, high = max(0, 2 * self.level - 1), min(1, 2 * self.level)
+        share = low + (high - low) * self.uniform(X, (len(X), 1))
+        return torch.where(self.choose(X, share), self.fill.to(X.dtype), X)
 
 
 class _SwapRows(_Corruptor):

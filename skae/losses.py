@@ -7,6 +7,7 @@ estimator. User-defined losses derive from :class:`Loss`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from numbers import Real
@@ -21,6 +22,7 @@ from torch.nn import functional
 
 from skae._compat import Interval, StrOptions
 from skae._layers import BinarySigmoid, make_activation
+from skae._storage import StoredParametersMixin
 
 __all__ = [
     "AbsoluteError",
@@ -33,7 +35,12 @@ __all__ = [
 ]
 
 
-class Loss(BaseEstimator, ABC):
+# Bounds of a mean of entries in [0, 1], so that its logit is finite, and a number that
+# is added to the derivative of the sigmoid before it is inverted.
+MIN_MEAN, MIN_DERIVATIVE = 1e-3, 0.05
+
+
+class Loss(StoredParametersMixin, BaseEstimator, ABC):
     r"""Base class of all reconstruction losses.
 
     A loss computes one non-negative number per entry, and the estimators average
@@ -56,6 +63,9 @@ class Loss(BaseEstimator, ABC):
         Whether `bind` uses its argument `is_binary`.
     codes_may_be_refined : bool
         Whether codes that minimise the squared error also minimise this loss.
+    degree : float
+        Power of the residual to which the loss is proportional. A variational
+        bottleneck derives the likelihood of a row from it, see `noise_scale`.
 
     See Also
     --------
@@ -76,6 +86,7 @@ class Loss(BaseEstimator, ABC):
     bounds: ClassVar[tuple[float, float] | None] = None
     needs_binary_columns: ClassVar[bool] = False
     codes_may_be_refined: ClassVar[bool] = False
+    degree: ClassVar[float] = 2.0
     _parameter_constraints: ClassVar[dict] = {}
 
     @property
@@ -174,6 +185,79 @@ class Loss(BaseEstimator, ABC):
         """
         return make_activation(self.output_activation)
 
+    def decoder_start(self, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return a linear approximation of the inverse of the output activation.
+
+        Parameters
+        ----------
+        mean : ndarray of shape (n_features,)
+            Mean of the rows in the scaled space.
+
+        Returns
+        -------
+        raw, slope : ndarray of shape (n_features,)
+            Values before the activation whose activation is the mean, and the factors
+            by which these change for small changes of the reconstruction. None instead
+            of both if the activation has no inverse that is known.
+        """
+        if self.output_activation != "identity":
+            return None
+        return mean, np.ones_like(mean)
+
+    # The likelihood of a row, for a variational bottleneck
+
+    def scaled_columns(self, n_features: int) -> np.ndarray:
+        """Return in which columns the likelihood has a scale.
+
+        Parameters
+        ----------
+        n_features : int
+            Number of columns.
+
+        Returns
+        -------
+        ndarray of bool of shape (n_features,)
+            False for the columns in which the loss itself is a negative
+            log-likelihood, as the cross-entropy is.
+        """
+        return np.full(n_features, True)
+
+    def noise_scale(self, level: Tensor) -> Tensor:
+        r"""Compute the scale of the density for a level of noise.
+
+        With the scale s, an entry has the density
+
+        .. math:: p(x \mid \hat x) = \exp(-\ell(x, \hat x) / s) / Z(s).
+
+        Parameters
+        ----------
+        level : Tensor
+            Mean losses, > 0.
+
+        Returns
+        -------
+        Tensor of the same shape
+            The scales s at which these mean losses are most likely, which are also
+            those at which they are expected: `degree` times the level if the loss is
+            proportional to a power of the residual.
+        """
+        return self.degree * level
+
+    def log_normalizer(self, scale: Tensor) -> Tensor:
+        """Compute log Z(s) of the density in `noise_scale`, up to a constant.
+
+        Parameters
+        ----------
+        scale : Tensor
+            Scales s, > 0.
+
+        Returns
+        -------
+        Tensor of the same shape
+            Logarithms of the integral of the density's numerator.
+        """
+        return scale.log() / self.degree
+
 
 class SquaredError(Loss):
     r"""Squared error, the loss of PCA.
@@ -197,6 +281,9 @@ class SquaredError(Loss):
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
         return functional.mse_loss(X_hat, X, reduction="none")
 
+    def log_normalizer(self, scale: Tensor) -> Tensor:
+        return (math.pi * scale).log() / 2  # a normal distribution of variance s / 2
+
 
 class AbsoluteError(Loss):
     r"""Absolute error.
@@ -218,8 +305,13 @@ class AbsoluteError(Loss):
     tensor([[2.]])
     """
 
+    degree: ClassVar[float] = 1.0
+
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
         return (X - X_hat).abs()
+
+    def log_normalizer(self, scale: Tensor) -> Tensor:
+        return (2 * scale).log()  # a Laplace distribution
 
 
 class Huber(Loss):
@@ -311,6 +403,13 @@ class LogError(Loss):
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
         return ((X - X_hat).abs() / self.scale).log1p()
 
+    def noise_scale(self, level: Tensor) -> Tensor:
+        return level / (1 + level)
+
+    def log_normalizer(self, scale: Tensor) -> Tensor:
+        # A two-sided Pareto distribution with the exponent 1 / s.
+        return (2 * self.scale * scale / (1 - scale)).log()
+
 
 class BinaryCrossEntropy(Loss):
     r"""Cross-entropy between entries in [0, 1] and reconstructed probabilities.
@@ -343,6 +442,13 @@ class BinaryCrossEntropy(Loss):
         if isinstance(output, nn.Sigmoid):
             return functional.binary_cross_entropy_with_logits(raw, X, reduction="none")
         return self.elementwise(X, output(raw))
+
+    def decoder_start(self, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        p = mean.clip(MIN_MEAN, 1 - MIN_MEAN)
+        return np.log(p / (1 - p)), 1 / (p * (1 - p) + MIN_DERIVATIVE)
+
+    def scaled_columns(self, n_features: int) -> np.ndarray:
+        return np.full(n_features, False)
 
 
 class Mixed(Loss):
@@ -442,6 +548,20 @@ class Mixed(Loss):
 
     def build_output(self, n_features: int) -> nn.Module:
         return BinarySigmoid(self._is_binary(n_features))
+
+    def decoder_start(self, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raw, slope = mean.copy(), np.ones_like(mean)
+        if len(mean) > 0:
+            binary = self._is_binary(len(mean))
+            start = BinaryCrossEntropy().decoder_start(mean[binary])
+            raw[binary], slope[binary] = start
+        return raw, slope
+
+    def scaled_columns(self, n_features: int) -> np.ndarray:
+        return ~self._is_binary(n_features)
+
+    def log_normalizer(self, scale: Tensor) -> Tensor:
+        return SquaredError().log_normalizer(scale)
 
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
         if isinstance(self.binary, str):  # not bound: select columns by these rows

@@ -20,12 +20,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skae._compat import Interval
-from skae._layers import ELEMENTWISE, Dropout, NoiseModule, Residual, forward_hooks
+from skae._layers import (
+    ELEMENTWISE,
+    Dropout,
+    NoiseModule,
+    Rectifier,
+    Residual,
+    exact_derivatives,
+    forward_hooks,
+)
+from skae._storage import StoredParametersMixin
 
 __all__ = ["L1", "Contractive", "KLSparsity", "Penalty"]
 
 
-class Penalty(BaseEstimator, ABC):
+class Penalty(StoredParametersMixin, BaseEstimator, ABC):
     r"""Base class of all penalties.
 
     A penalty computes one number per row, and the estimators minimise
@@ -41,6 +50,14 @@ class Penalty(BaseEstimator, ABC):
         :data:`skae.networks.ACTIVATIONS`.
     needs_batch : bool
         Whether the penalty needs at least two rows at a time.
+    weighs_units : bool
+        Whether the module receives each unit of the code times the norm of its weights
+        in the first layer of the decoder. The term then does not become smaller if the
+        encoder divides a unit by a factor and the decoder multiplies it by the same.
+    warm_up : float
+        Share of the training, in [0, 1], during which the weight of the term grows
+        linearly from zero to `penalty_weight`. `partial_fit` and a resumed `fit` use
+        the full weight throughout.
 
     See Also
     --------
@@ -62,6 +79,8 @@ class Penalty(BaseEstimator, ABC):
 
     code_activation: ClassVar[str] = "identity"
     needs_batch: ClassVar[bool] = False
+    weighs_units: ClassVar[bool] = False
+    warm_up: float = 0.0
     _parameter_constraints: ClassVar[dict] = {}
 
     @abstractmethod
@@ -75,22 +94,46 @@ class Penalty(BaseEstimator, ABC):
             encoder, of shape (n_samples, n_features), the codes, of shape
             (n_samples, n_components), and the rows' positive weights, of shape
             (n_samples,). It returns the term of each row, of shape (n_samples,).
+            With `weighs_units` the codes are multiplied by the norms of the units.
             If the term is a property of the batch, all rows have the same value.
         """
 
 
 class L1(Penalty):
-    r"""Sum of the magnitudes of a code, for sparse codes.
+    r"""Sum of the weighted magnitudes of a code, for sparse codes [1]_.
 
-    .. math:: \Omega(z) = \sum_j |z_j|
+    .. math:: \Omega(z) = \sum_j \lVert w_j \rVert \, |z_j|
 
-    It implies ``code_activation="relu"``: gradient steps make an unbounded code
-    small but never exactly zero, while a rectified one is zero wherever its
-    pre-activation is negative. Codes are then non-negative.
+    where :math:`w_j` are the weights of unit j in the first layer of the decoder.
+    Without them, the term could be made small by a small code and a decoder with large
+    weights [2]_. The norms are 1 if the first layer of a user-defined decoder is not a
+    linear map of the code, or receives the code in another order.
+
+    The penalty implies ``code_activation="relu"``: gradient steps make an unbounded
+    code small but never exactly zero, while a rectified one is zero wherever its
+    pre-activation is negative. Codes are then non-negative. A unit that is zero in a
+    whole batch still receives the gradient in those rows in which its activation
+    decreases the loss. Units therefore do not die.
+
+    Parameters
+    ----------
+    warm_up : float, default=0.3
+        Share of the training, in [0, 1], during which the weight of the term grows
+        linearly from zero to `penalty_weight`. `partial_fit` and a resumed `fit` use
+        the full weight throughout.
 
     See Also
     --------
     KLSparsity : Sparsity over rows instead of exact zeros.
+    skae.bottlenecks.TopK : A fixed number of nonzero components per row.
+
+    References
+    ----------
+    .. [1] Ranzato, M., Boureau, Y., & LeCun, Y. (2007). Sparse feature learning for
+       deep belief networks. Advances in Neural Information Processing Systems, 20.
+    .. [2] Olshausen, B. A., & Field, D. J. (1996). Emergence of simple-cell receptive
+       field properties by learning a sparse code for natural images. Nature, 381,
+       607-609.
 
     Examples
     --------
@@ -102,6 +145,13 @@ class L1(Penalty):
     """
 
     code_activation: ClassVar[str] = "relu"
+    weighs_units: ClassVar[bool] = True
+    _parameter_constraints: ClassVar[dict] = {
+        "warm_up": [Interval(Real, 0, 1, closed="both")]
+    }
+
+    def __init__(self, warm_up: float = 0.3):
+        self.warm_up = warm_up
 
     def build(self) -> nn.Module:
         return _L1Norm()
@@ -118,8 +168,12 @@ class KLSparsity(Penalty):
 
     where :math:`\sigma` is the logistic function and the sums run over the rows i
     of a batch. The term is therefore a property of the batch, the same for each of
-    its rows. The code itself stays unbounded; only the penalty applies
-    :math:`\sigma`.
+    its rows.
+
+    The code itself stays unbounded; only the penalty applies :math:`\sigma`. It is not
+    sparse in the sense of zeros: the activation :math:`\sigma(z)` of a unit is small
+    for most rows, near :math:`\rho`, but never zero, and z is then near
+    :math:`\log(\rho / (1 - \rho))`, which is -2.9 for the default target.
 
     Parameters
     ----------
@@ -237,6 +291,8 @@ class _L1Norm(nn.Module):
     def forward(
         self, encoder: nn.Module, X: Tensor, Z: Tensor, weight: Tensor
     ) -> Tensor:
+        # The derivative at 0 is 0: a unit that is off comes back if that decreases the
+        # loss, and pays the penalty only then.
         return Z.abs().sum(dim=1)
 
 
@@ -275,7 +331,7 @@ def _log_mean(log_values: Tensor, weight: Tensor) -> Tensor:
 MAX_ENTRIES = 2**22
 
 # Elementwise layers whose second derivative is zero.
-PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, Dropout, nn.Dropout)
+PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, Rectifier, Dropout, nn.Dropout)
 
 
 class _SquaredJacobian(NoiseModule):
@@ -458,8 +514,9 @@ def _squared_products(encoder: nn.Module, X: Tensor, V: Tensor) -> Tensor:
     V = V.expand(n_samples, -1, -1).flatten(0, 1)
     with torch.enable_grad():
         X = X.detach().repeat_interleave(n_directions, dim=0).requires_grad_()
-        Z = encoder(X)[:, :n_components]
-        (VJ,) = torch.autograd.grad(Z, X, V, create_graph=create_graph)
+        with exact_derivatives(encoder):
+            Z = encoder(X)[:, :n_components]
+            (VJ,) = torch.autograd.grad(Z, X, V, create_graph=create_graph)
     VJ = VJ.reshape(n_samples, n_directions, n_features)
     return VJ.square().sum(dim=(1, 2))
 

@@ -29,7 +29,6 @@ import sklearn
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -40,9 +39,14 @@ from skae._compat import (
     METADATA_REQUESTS_MODULE,
 )
 from skae._files import replace_file
+from skae._processor import own_settings
+from skae._storage import (
+    StoredParametersMixin,
+    default_parameters,
+    warn_of_other_version,
+)
 from skae._version import __version__
 from skae.engine.net import AutoencoderNet, without_batches
-from skae.networks import Network
 
 __all__ = ["load", "save"]
 
@@ -53,13 +57,47 @@ FORMAT = 1
 # and, below it, the description.
 METADATA_KEY = "skae"
 
-# Classes whose objects a file may hold without `trusted`: subclasses of these, by the
-# package or module that defines them. `_is_known` adds skae's dataclasses and named
-# tuples.
-KNOWN_CLASSES: dict[str, tuple[type, ...]] = {
-    "skae": (BaseEstimator, Network, nn.Module),
-    "torch.nn.modules": (nn.Module,),
-    METADATA_REQUESTS_MODULE: METADATA_REQUESTS,
+# Classes of skae whose objects a file may hold without `trusted`, by the module that
+# defines them. Others are the modules of PyTorch and scikit-learn's metadata requests.
+KNOWN_CLASSES: dict[str, tuple[str, ...]] = {
+    "skae._job": ("LossCurves", "Parts", "ResidualSums", "Trained", "TrainingScores"),
+    "skae._layers": (
+        "BinarySigmoid",
+        "ChannelsFirst",
+        "ChannelsLast",
+        "CodeActivation",
+        "Dropout",
+        "Rectifier",
+        "Residual",
+        "StackedLinear",
+    ),
+    "skae._members": ("CodeWidths", "MemberSqueezes", "Members"),
+    "skae._module": ("Autoencoder", "Scaler"),
+    "skae._noise": ("Noise",),
+    "skae._summary": ("Summary",),
+    "skae.bottlenecks": (
+        "Deterministic",
+        "Gaussian",
+        "Quantized",
+        "Squeeze",
+        "TopK",
+        "_GaussianSqueeze",
+        "_QuantizedSqueeze",
+        "_TopKSqueeze",
+    ),
+    "skae.corruptions": ("GaussianNoise", "Masking", "SaltAndPepper", "Swap"),
+    "skae.losses": (
+        "AbsoluteError",
+        "BinaryCrossEntropy",
+        "Huber",
+        "LogError",
+        "Mixed",
+        "SquaredError",
+    ),
+    "skae.networks": ("Conv", "Custom", "MLP", "Shape"),
+    "skae.outlier": ("AutoencoderOutlierDetector",),
+    "skae.penalties": ("Contractive", "KLSparsity", "L1"),
+    "skae.transformer": ("AutoencoderTransformer",),
 }
 
 # Attributes of an estimator that are not saved, since they are code.
@@ -123,6 +161,12 @@ def save(estimator: BaseAutoencoder, path: str | os.PathLike) -> None:
     check_is_fitted(estimator)
     if estimator.callbacks:
         warnings.warn("callbacks are code and are not saved.", stacklevel=2)
+    replace_file(Path(path), _content_of_file(estimator))
+
+
+@own_settings()
+def _content_of_file(estimator: BaseAutoencoder) -> bytes:
+    """Return what `save` writes."""
     state = {k: v for k, v in vars(estimator).items() if k not in NOT_SAVED}
     name = type(estimator).__name__
     writer = _Writer()
@@ -138,7 +182,7 @@ def save(estimator: BaseAutoencoder, path: str | os.PathLike) -> None:
     }
     text = json.dumps(description, allow_nan=False)
     metadata = {METADATA_KEY: f"{_digest(text, writer.tensors)}\n{text}"}
-    replace_file(Path(path), serialize(writer.tensors, metadata))
+    return serialize(writer.tensors, metadata)
 
 
 def load(
@@ -175,6 +219,10 @@ def load(
 
     Warns
     -----
+    InconsistentVersionWarning
+        If the file was written by another version of skae. This is a subclass of
+        :class:`sklearn.exceptions.InconsistentVersionWarning`. Parameters that this
+        version lacked get their defaults.
     UserWarning
         If the file was written by a later version of skae, in a newer format.
 
@@ -207,7 +255,7 @@ def load(
     with path.open("rb"):  # raises the usual OSError, which names the file
         pass
     try:
-        with safe_open(path, framework="pt") as file:
+        with own_settings(), safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
@@ -230,7 +278,10 @@ def load(
             stacklevel=2,
         )
     with _invalid_description_as_value_error(path):
-        return _Reader(tensors, trusted).make_estimator(description)
+        estimator = _Reader(tensors, trusted).make_estimator(description)
+    if not is_newer:
+        warn_of_other_version(type(estimator).__name__, version, stacklevel=2)
+    return estimator
 
 
 @contextmanager
@@ -434,13 +485,14 @@ class _Reader:
             "object": self._make_object,
         }
 
+    @own_settings()
     def make_estimator(self, description: dict[str, Any]) -> BaseAutoencoder:
         """Create the estimator, and check that its network fits its features."""
         kind = self.resolve(description["class"])
         if not (isinstance(kind, type) and issubclass(kind, BaseAutoencoder)):
             raise ValueError(f"{kind!r} is not an autoencoder")
         estimator = kind.__new__(kind)
-        estimator.__dict__.update(self.make_mapping(description["state"]))
+        estimator._restore(self.make_mapping(description["state"]))
         row = np.zeros((1, estimator.n_features_in_))
         if estimator._evaluate("forward", row).shape != row.shape:
             raise ValueError("the network does not fit n_features_in_")
@@ -464,9 +516,8 @@ class _Reader:
         if path in self._trusted:
             return self._trusted[path]
         module, _, name = path.partition(":")
-        value = getattr(sys.modules.get(module), name, None)
-        # The second condition rejects classes that a module has only imported.
-        if _is_known(value) and _qualified_name(value) == path:
+        value = vars(sys.modules[module]).get(name) if module in sys.modules else None
+        if _is_known(value, module, name):
             return value
         raise _NotTrustedError(
             f"The file contains {path!r}, which is not trusted. To trust it, "
@@ -515,16 +566,27 @@ class _Reader:
             return value
         if isinstance(value, nn.Module):
             nn.Module.__init__(value)  # sets the empty dicts of hooks
+        if isinstance(value, StoredParametersMixin):
+            state = {**default_parameters(kind), **state}
         vars(value).update(state)  # also in a frozen dataclass
         return value
 
 
-def _is_known(value: Any) -> bool:
-    """Return whether a value is a class whose objects are loaded without `trusted`."""
+def _is_known(value: Any, module: str, name: str) -> bool:
+    """Return whether objects of a class are loaded without `trusted`.
+
+    Parameters
+    ----------
+    value : object
+        Attribute `name` of the module `module`; known only if it is a class that is
+        defined there by this name.
+    """
     if not isinstance(value, type):
         return False
-    for package, bases in KNOWN_CLASSES.items():
-        if f"{value.__module__}.".startswith(f"{package}."):
-            is_record = is_dataclass(value) or issubclass(value, tuple)
-            return issubclass(value, bases) or (package == "skae" and is_record)
-    return False
+    if (value.__module__, value.__qualname__) != (module, name):
+        return False
+    if module.startswith("torch.nn.modules."):
+        return issubclass(value, nn.Module)
+    if module == METADATA_REQUESTS_MODULE:
+        return value in METADATA_REQUESTS
+    return name in KNOWN_CLASSES.get(module, ())

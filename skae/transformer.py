@@ -17,10 +17,11 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from skae import _defaults
 from skae._base import BaseAutoencoder, MatrixLike
-from skae._checks import check_weight, check_X
+from skae._checks import check_weight, check_X, has_observed_value
 from skae._compat import Interval, StrOptions
 from skae._job import Parts
 from skae._prediction import evaluate
+from skae._processor import own_settings
 from skae._rows import Rows
 from skae.bottlenecks import Bottleneck
 from skae.corruptions import Corruption
@@ -33,6 +34,9 @@ from skae.penalties import Penalty
 # decoder once for each component.
 N_REFINEMENTS = 10
 MAX_REFINED = 16
+
+# Largest distance of an entry to its mean that `score` squares.
+MAX_DISTANCE = 1e90
 
 
 def _bottleneck_has(name: str) -> Callable[[BaseAutoencoder], bool]:
@@ -90,6 +94,8 @@ class AutoencoderTransformer(
     where L is the `loss` between a row and its reconstruction from the corrupted row,
     T is the bottleneck's term with the weight :math:`\beta` (`bottleneck_weight`), and
     :math:`\Omega` is the penalty with the weight :math:`\lambda` (`penalty_weight`).
+    For a variational autoencoder L is the negative log-likelihood that belongs to the
+    loss.
     After training there is neither corruption nor sampling: equal rows always get equal
     codes.
 
@@ -106,24 +112,32 @@ class AutoencoderTransformer(
         own PyTorch modules.
     hidden_layer_sizes : tuple of int or "auto", default="auto"
         Numbers of units of the encoder's hidden layers, each >= 1; the decoder has the
-        same layers in reverse order. ``()`` gives a linear autoencoder. ``"auto"``
+        same layers in reverse order. ``()`` gives a linear autoencoder, which
+        ``"auto"`` means if ``bottleneck="topk"``. Otherwise ``"auto"``
         means ``(4 * h, 2 * h, h)``, where h is 64 or the first power of two >=
         ``4 * n_components``, whichever is larger, and no layer has more than
-        ``max(h, 2**21 // n_features)`` units. With ``network="conv"`` these are layers
-        between the convolutions and the code, and ``"auto"`` means none. With a
-        network object, the value must be ``"auto"``.
+        ``max(h, 2**21 // n_features)`` units. Where the encoder would have more weights
+        than X has entries, and more than ``2**20``, h is halved as long as it is at
+        least `n_components` and 64, and then the wider layers as long as they have at
+        least h units.
+        With ``network="conv"`` these are layers between the convolutions and the code,
+        see :class:`~skae.networks.Conv`. With a network object, the value must be
+        ``"auto"``.
     input_shape : tuple of int or None, default=None
         Shape of one row, for networks that use the order of the features, such as
-        convolutions: (length,), (height, width) or (channels, height, width). The
-        product of its entries must be the number of features. None means
-        (n_features,).
+        convolutions: (length,), (height, width) or (channels, height, width), and
+        (channels, 1, length) for a signal with several channels. The product of its
+        entries must be the number of features. None means (n_features,).
     bottleneck : str or Bottleneck, default="deterministic"
         How the encoder's output becomes the code:
 
         - ``"deterministic"``: unchanged;
         - ``"gaussian"``: drawn from a normal distribution in training, as in a
-          variational autoencoder;
-        - ``"quantized"``: replaced by the nearest entry of a codebook.
+          variational autoencoder; the loss is then a negative log-likelihood with
+          learnt noise, see :class:`~skae.bottlenecks.Gaussian`;
+        - ``"quantized"``: replaced by the nearest entry of a codebook;
+        - ``"topk"``: the largest components of each row, one in eight, are kept and
+          rectified; all others are zero.
 
         The objects of :mod:`skae.bottlenecks` have further settings, for example
         ``Quantized(n_codes=64)``.
@@ -144,16 +158,18 @@ class AutoencoderTransformer(
     penalty : {"l1", "kl", "contractive"}, Penalty or None, default=None
         Term on the code that is added to the objective:
 
-        - ``"l1"``: the sum of absolute values, for a sparse code; the network's
+        - ``"l1"``: the sum of absolute values, each component times the norm of its
+          weights in the decoder's first layer, for a sparse code; the network's
           ``code_activation="auto"`` then means ReLU;
         - ``"kl"``: the Kullback-Leibler divergence of each component's mean
-          activation from a target;
+          activation, a value in (0, 1), from a small target; no code is exactly zero;
         - ``"contractive"``: the squared Frobenius norm of the encoder's Jacobian.
 
         The objects of :mod:`skae.penalties` have further settings. None means no
         penalty.
     penalty_weight : float, default=1e-3
-        Weight of the penalty in the objective, >= 0.
+        Weight of the penalty in the objective, >= 0. With ``penalty="l1"`` it grows
+        from zero over the first three tenths of the training.
     loss : str or Loss, default="squared_error"
         Reconstruction loss: ``"squared_error"``, ``"absolute_error"``, ``"huber"``,
         ``"log_error"``, ``"binary_cross_entropy"`` or ``"mixed"``, or an object of
@@ -164,7 +180,9 @@ class AutoencoderTransformer(
     init : {"auto", "pca", "random"}, default="auto"
         Where training starts: at the PCA of the training rows, or at random weights.
         ``"auto"`` means ``"pca"`` if network, bottleneck, penalty and loss allow it,
-        else ``"random"``. ``"pca"`` raises an error if they do not.
+        else ``"random"``. ``"pca"`` raises an error if they do not. A variational
+        autoencoder starts as a probabilistic PCA, and for ``"auto"`` near it if the
+        loss implies a sigmoid.
     scale : {"auto", "global", "feature"} or None, default="auto"
         Internal scaling of the rows, undone in reconstructions. ``"global"`` divides
         all features by the square root of their mean variance, which does not change
@@ -183,13 +201,15 @@ class AutoencoderTransformer(
     learning_rate : float or "auto", default="auto"
         Initial learning rate of AdamW [4]_, > 0. It decreases linearly to zero over
         the last 40 % of `max_epochs`. ``"auto"`` means
-        ``0.004 * sqrt(batch_size / 128)``.
+        ``0.004 * sqrt(batch_size / 128)``, or with convolutions
+        ``0.008 * min(1, batch_size / 128)`` if that is larger.
     weight_decay : float, default=0.01
         Weight decay of AdamW, >= 0.
     early_stopping : bool or "auto", default="auto"
         Whether to hold out rows, to stop training when the loss on them no longer
         decreases, and to return the weights of the epoch with the lowest such loss;
-        without it, the weights of the last epoch are returned. ``"auto"`` means True if
+        without it, the weights of the last epoch are returned, or those of the initial
+        PCA if the loss on the training rows is not lower. ``"auto"`` means True if
         there are at least two distinct rows; with up to 500 distinct rows, early
         stopping is then cross-validated: each of five folds is held out once, and the
         network is trained on all rows for the mean of the best numbers of epochs. A fit
@@ -197,11 +217,12 @@ class AutoencoderTransformer(
     validation_fraction : float, default=0.1
         Fraction of the distinct rows to hold out for early stopping, in (0, 1). It is
         not used where early stopping is cross-validated.
-    n_iter_no_change : int, default=10
+    n_iter_no_change : int or np.inf, default=10
         Number of epochs without an improvement, >= 1, after which training returns to
         the best epoch and continues with a fifth of the learning rate. The third time,
         training stops; with a learning rate scheduler in `callbacks`, it stops the
-        first time.
+        first time. With ``np.inf``, training never stops before `max_epochs`; the
+        weights are those of the best epoch all the same.
     tol : float, default=1e-4
         Minimum decrease of the validation loss, relative to its lowest value so far,
         that counts as an improvement, >= 0.
@@ -212,10 +233,12 @@ class AutoencoderTransformer(
         0 is suitable if the training rows are known to be clean.
     warm_start : bool, default=False
         Whether `fit` resumes training from the network and the scaling of the previous
-        fit instead of starting anew. With early stopping, the weights then change only
-        if the loss on held-out rows decreases significantly. With the same rows and
-        parameters, `fit` does not train again and leaves the model as it is. Use
-        `partial_fit` to train on successive pieces of the data.
+        fit instead of starting anew. Each such fit trains for up to `max_epochs`
+        further epochs, with a new optimizer and learning rate schedule, also if neither
+        rows nor parameters have changed. With early stopping, the weights then change
+        only if the loss on held-out rows decreases significantly. Parameters of the
+        network cannot change. Use `partial_fit` to train on successive pieces of the
+        data.
     random_state : int, RandomState instance or None, default=None
         Controls the randomness of training: initial weights, held-out rows, order of
         the batches, and noise. Pass an int for reproducible results across multiple
@@ -226,13 +249,17 @@ class AutoencoderTransformer(
     device : str or torch.device, default="auto"
         Device for training. ``"auto"`` means CUDA if it is available, else the CPU.
         ``"mps"`` has no float64 and is used for training only; predictions then run
-        on the CPU.
+        on the CPU, as do those of every model that is loaded from a file.
     callbacks : list or None, default=None
         List of skorch callbacks: objects, classes, or pairs of a name and one of these.
-        They are copied at each fit. A learning rate scheduler among them replaces the
-        schedule described under `learning_rate`. Callbacks that cannot be pickled are
-        dropped when a fitted estimator is pickled. The callbacks of scikit-learn are
-        set by `set_callbacks`, see Notes.
+        Each training works on copies of them, which share what is not plain data, such
+        as a writer or a trial; those of the last training are in `net_.callbacks_`,
+        which is not pickled. Callbacks that cannot work with an autoencoder are refused
+        before training. A learning rate scheduler among them replaces the schedule
+        described under `learning_rate`. An exception of a callback, such as that of a
+        pruned trial, ends the fit and leaves the estimator as it was. Callbacks that
+        cannot be pickled are dropped when a fitted estimator is pickled. The callbacks
+        of scikit-learn are set by `set_callbacks`, see Notes.
     compile : bool or "auto", default="auto"
         How to compute a training step:
 
@@ -247,12 +274,14 @@ class AutoencoderTransformer(
     n_threads : int or "auto", default="auto"
         Maximum number of threads in training, >= 1. ``"auto"`` means one if a step
         takes fewer than 2e7 multiplications, because further threads would slow it
-        down, else the number of threads that PyTorch uses. The previous number is
+        down, else the number of threads that PyTorch uses. Predictions follow the same
+        rule. A forked child process always uses one thread. The previous number is
         restored afterwards.
     precision : {"float32", "tf32", "bfloat16"}, default="float32"
         Precision of the matrix products in training. Each is faster and less exact
         than the one before, on hardware that supports it. ``"tf32"`` requires CUDA. The
-        precision of weights, losses and predictions does not change.
+        precision of weights, losses and predictions does not change. PyTorch's global
+        settings of the precision have no effect.
     transform_max_iter : int or "auto", default="auto"
         Maximum number of steps, >= 0, by which `transform` refines the encoder's code
         to reduce the squared error of its reconstruction, in the scaled space and over
@@ -273,9 +302,10 @@ class AutoencoderTransformer(
     n_components_ : int
         Number of components of the code.
     n_iter_ : int
-        Number of epochs of the returned network's training. Where early stopping is
-        cross-validated, this is the number of epochs for which the returned network was
-        trained on all rows: 0 if it has its initial weights.
+        Number of epochs of the returned network's training, those of earlier fits that
+        were resumed included. Where early stopping is cross-validated, this is the
+        number of epochs for which the returned network was trained on all rows: 0 if it
+        has its initial weights.
     loss_curve_ : list of float
         Mean objective over the training rows in each epoch: the loss plus the weighted
         terms of bottleneck and penalty. Where early stopping is cross-validated, it is
@@ -317,10 +347,17 @@ class AutoencoderTransformer(
     With up to 10,000 rows, `fit` first merges equal rows, adds their weights, and sorts
     the rows by their content. Weighted, repeated and permuted rows therefore give the
     same model. The network reads a missing entry as the feature's mean, and the loss
-    ignores it.
+    ignores it. Rows without an observed entry are not used in training, and their code
+    is that of the mean, without refinement.
+
+    The network reads a value outside the range of the loss as the nearest value of the
+    range, and a value beyond 1e16 in the internally scaled space as 1e16. `fit` refuses
+    such values; `score_samples` and `score` count them as errors.
 
     Training runs in float32. Rows in float64 are encoded and decoded in float64, so
-    that the code of a row does not depend on the other rows in the same call.
+    that the code of a row does not depend on the other rows in the same call. Rows in
+    float32 are also scored in float64, and encoded in float64 where codes are refined
+    or quantized, so that the results differ from those of float64 by rounding only.
 
     Some methods exist only with certain bottlenecks: `sample` with a Gaussian one,
     `quantize` and `dequantize` with a quantized one. In a fitted estimator this depends
@@ -390,7 +427,7 @@ class AutoencoderTransformer(
         weight_decay: float = 0.01,
         early_stopping: bool | str = "auto",
         validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
+        n_iter_no_change: float = 10,
         tol: float = 1e-4,
         trim: float = 0.0,
         warm_start: bool = False,
@@ -435,6 +472,7 @@ class AutoencoderTransformer(
         self.precision = precision
         self.transform_max_iter = transform_max_iter
 
+    @own_settings()
     def transform(self, X: MatrixLike) -> np.ndarray:
         """Encode rows.
 
@@ -452,8 +490,9 @@ class AutoencoderTransformer(
             requests one.
         """
         check_is_fitted(self)
-        return self._evaluate("encode", check_X(self, X))
+        return self._evaluate_in_type("encode", check_X(self, X))
 
+    @own_settings()
     def inverse_transform(self, Z: ArrayLike) -> np.ndarray:
         """Decode codes.
 
@@ -481,9 +520,10 @@ class AutoencoderTransformer(
                 f"Z has {codes.shape[1]} components, but {type(self).__name__} was "
                 f"fitted with n_components={self.n_components_}."
             )
-        return self._evaluate("decode", codes)
+        return self._evaluate_in_type("decode", codes)
 
     @available_if(_bottleneck_has("sample_prior"))
+    @own_settings()
     def sample(
         self,
         n_samples: int = 1,
@@ -521,9 +561,10 @@ class AutoencoderTransformer(
         codes = self._bottleneck.sample_prior(
             n_samples, self.n_components_, check_random_state(random_state)
         )
-        return self._evaluate("decode", codes)
+        return self._evaluate_in_type("decode", codes)
 
     @available_if(_bottleneck_has("n_codes"))
+    @own_settings()
     def quantize(self, X: MatrixLike) -> np.ndarray:
         """Encode rows as integers, the indices of codebook entries.
 
@@ -558,6 +599,7 @@ class AutoencoderTransformer(
         return codes.astype(np.min_scalar_type(self._n_codes - 1))
 
     @available_if(_bottleneck_has("n_codes"))
+    @own_settings()
     def dequantize(self, codes: ArrayLike) -> np.ndarray:
         """Decode integers returned by `quantize`.
 
@@ -605,6 +647,7 @@ class AutoencoderTransformer(
         """Number of entries of a codebook."""
         return self.module_.bottleneck.codebooks.shape[1]
 
+    @own_settings()
     def score(
         self, X: MatrixLike, y: Any = None, sample_weight: ArrayLike | None = None
     ) -> float:
@@ -631,22 +674,58 @@ class AutoencoderTransformer(
         score : float
             At most 1. 1 is a perfect reconstruction, and 0 is as good as
             reconstructing each row as the mean. If all rows equal the mean, 1 if they
-            are reconstructed exactly, else 0.
+            are reconstructed exactly, else 0. A row with a value that no training row
+            could have, because it is outside the range of the loss or would overflow,
+            never raises the score.
+
+        Raises
+        ------
+        ValueError
+            If no row with a positive weight has an observed entry.
         """
         check_is_fitted(self)
         X = check_X(self, X)
         rows = Rows(X, weight=check_weight(sample_weight, X))
-        module, mean = self.net_.module_in(X.dtype), self.mean_
-        residual = total = 0.0
+        if not has_observed_value(X, rows.weight):
+            raise ValueError(
+                "X has no observed value among rows with a positive weight, so that "
+                "its explained variance is not defined."
+            )
+        residual, total, is_possible = self._row_squares(rows)
+        return min(
+            _explained_variance(residual.sum(), total.sum()),
+            _explained_variance(residual[is_possible].sum(), total[is_possible].sum()),
+        )
+
+    def _row_squares(self, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Compute the sums of squares that `score` compares.
+
+        Returns
+        -------
+        residual, total : ndarray of shape (n_rows,)
+            Weighted squared distance of each row to its reconstruction and to the mean,
+            in a unit that prevents overflow.
+        is_possible : ndarray of bool of shape (n_rows,)
+            False for rows with a value that no training row could have. Such an entry
+            counts as explained no better than by the mean.
+        """
+        module, mean = self.net_.module_for("forward", rows.X.dtype), self.mean_
+        residual, total = np.zeros((2, len(rows)))
+        is_possible = np.ones(len(rows), dtype=bool)
+        # Division by a power of two does not round.
+        unit = 2.0 ** np.frexp(module.scaler.factor.cpu().numpy().max())[1]
         for where, block in rows.blocks():
-            weight = rows.weight[where, None]
             X_hat = evaluate(module, "forward", Rows(block)).astype(np.float64)
-            residual += np.nansum(weight * (block - X_hat) ** 2)
-            total += np.nansum(weight * (block - mean) ** 2)
-        if total == 0:
-            return 1.0 if residual == 0 else 0.0
-        with np.errstate(over="ignore"):  # -inf if `total` is tiny
-            return float(1 - residual / total)
+            is_beyond = evaluate(module, "excess", Rows(block)) > 0
+            with np.errstate(over="ignore"):
+                distance = np.abs((block - mean) / unit).clip(max=MAX_DISTANCE)
+                error = np.abs((block - X_hat) / unit).clip(max=MAX_DISTANCE)
+            error = np.where(is_beyond, np.maximum(error, distance), error)
+            weight = rows.weight[where]
+            residual[where] = weight * np.nansum(error**2, axis=1)
+            total[where] = weight * np.nansum(distance**2, axis=1)
+            is_possible[where] = ~is_beyond.any(axis=1)
+        return residual, total, is_possible
 
     def _check_combination(self, parts: Parts) -> None:
         is_requested = self.transform_max_iter not in ("auto", 0)
@@ -681,3 +760,11 @@ class AutoencoderTransformer(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _explained_variance(residual: float, total: float) -> float:
+    """Return the share of a sum of squares that is explained."""
+    if total == 0:
+        return 1.0 if residual == 0 else 0.0
+    with np.errstate(over="ignore"):  # -inf if `total` is tiny
+        return float(1 - residual / total)

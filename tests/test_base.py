@@ -14,6 +14,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from devices import assert_same_values, device_of
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.base import clone
@@ -23,10 +24,8 @@ from skorch.callbacks import Callback, Freezer, GradientNormClipping, LRSchedule
 from torch import nn
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
-from skae._rows import Rows
 from skae.bottlenecks import Bottleneck, Gaussian, Quantized, Squeeze
 from skae.corruptions import Corruption, Masking
-from skae.engine.batches import count_batches
 from skae.engine.trainer import Trainer
 from skae.losses import Huber, Loss, Mixed
 from skae.networks import MLP, Conv, Custom
@@ -167,7 +166,8 @@ def test_missing_entries_do_not_count_in_the_score(estimator, X):
     holes[::4, 2] = np.nan
     plain = {"n_estimators": 1, "error": "loss"} if is_detector(estimator) else {}
     model = estimator(2, loss="squared_error", **plain, **BRIEF).fit(holes)
-    scaled = (holes - model.reconstruct(holes)) / model.module_.scaler.factor.numpy()
+    factor = model.module_.scaler.factor.numpy(force=True)
+    scaled = (holes - model.reconstruct(holes)) / factor
     assert_allclose(
         model.score_samples(holes), -np.nanmean(scaled**2, axis=1), rtol=1e-5
     )
@@ -184,10 +184,11 @@ def test_missing_entries_are_filled_in_from_the_others():
 
 
 @each_estimator
-def test_row_without_any_entry_gets_the_score_zero(estimator, X):
+def test_row_without_any_entry_gets_the_median_score(estimator, X):
     model = estimator(1, **BRIEF).fit(X)
     lost = np.full((1, 5), np.nan)
-    assert model.score_samples(lost) == 0
+    median = np.median(model.score_samples(X))
+    assert_allclose(model.score_samples(lost), median, rtol=0.1)
     assert np.isfinite(model.reconstruct(lost)).all()
 
 
@@ -383,6 +384,7 @@ def test_same_seed_gives_the_same_model_and_another_seed_another(estimator, X):
     [
         "mlp",
         MLP(dropout=0.1),
+        MLP(activation=nn.RReLU),
         Custom(
             lambda d, k: nn.Sequential(nn.Linear(d, k), nn.Dropout(0.1)),
             lambda d, k: nn.Linear(k, d),
@@ -536,51 +538,15 @@ def test_warm_start_goes_on_where_rows_or_parameters_are_new(X):
     assert ae.fit(X[::2]).n_iter_ > 34
 
 
-def test_warm_start_tells_tables_with_equal_moments_apart():
-    rows = np.random.default_rng(0).integers(0, 9, (60, 3)).astype(float)
-    ae = AutoencoderTransformer(1, init="random", warm_start=True, **BRIEF).fit(rows)
-    rows[:, 0] = rows[::-1, 0]  # the moments stay, to the last bit
-    assert ae.fit(rows).n_iter_ == 8
-
-
-@each_estimator
-def test_warm_start_has_nothing_to_do_twice(estimator, X, monkeypatch):
-    model = estimator(1, init="random", warm_start=True, **BRIEF).fit(X)
-    before = model.reconstruct(X), model.n_iter_, model.loss_curve_
-    splits = count_trainings(monkeypatch)
-    model.fit(X)
-    assert not splits
-    assert_array_equal(model.reconstruct(X), before[0])
-    assert (model.n_iter_, model.loss_curve_) == before[1:]
-
-
 def test_warm_start_trains_after_a_fit_without_it(X):
     ae = AutoencoderTransformer(1, init="random", **BRIEF).fit(X)
     epochs = ae.n_iter_
     assert ae.set_params(warm_start=True).fit(X).n_iter_ > epochs
 
 
-def test_rows_are_digested_for_a_warm_start_only(X, monkeypatch):
-    def refuse(rows):
-        raise AssertionError("nobody asked for a fingerprint")
-
-    monkeypatch.setattr(Rows, "digest", refuse)
-    ae = AutoencoderTransformer(1, **BRIEF).fit(X).partial_fit(X)
-    with pytest.raises(AssertionError, match="fingerprint"):
-        ae.set_params(warm_start=True).fit(X)
-
-
 def test_warm_start_trains_after_partial_fit_on_the_same_rows(X):
     ae = AutoencoderTransformer(1, warm_start=True, **BRIEF).partial_fit(X)
     assert ae.fit(X).n_iter_ == 5
-
-
-def test_new_contamination_needs_no_training(X):
-    detector = AutoencoderOutlierDetector(
-        1, contamination=0.1, warm_start=True, **BRIEF
-    ).fit(X)
-    assert (detector.set_params(contamination=0.5).fit_predict(X) == -1).sum() == 30
-    assert detector.n_iter_ == 4
 
 
 def test_warm_start_with_another_network_is_refused(X):
@@ -622,7 +588,7 @@ def test_the_net_is_trimmed_after_fit_and_partial_fit(estimator, X):
         net = getattr(model, method)(X).net_
         assert net.is_trimmed
         assert net.optimizer_ is None
-        assert net.callbacks == net.callbacks_ == []
+        assert net.callbacks == []
         assert net.module_ is model.module_
         assert not net.module_.training
 
@@ -671,7 +637,7 @@ def test_modules_given_as_instances_are_not_trained_in_place(X):
     )
     first = ae.fit(X).reconstruct(X)
     assert torch.equal(encoder.weight, before)
-    assert not torch.equal(ae.module_.encoder.weight, before)
+    assert not torch.equal(ae.module_.encoder.weight.cpu(), before)
     assert_array_equal(ae.fit(X).reconstruct(X), first)
     assert_array_equal(clone(ae).fit(X).reconstruct(X), first)
 
@@ -816,13 +782,16 @@ def test_a_corruption_knows_the_range_of_what_shares_a_scale(scale, X):
     X = X * [1, 2, 3, 4, 5] + 7
     X[3, 2] = np.nan
     ae = AutoencoderTransformer(1, corruption=Curious(), scale=scale, **BRIEF).fit(X)
-    scaler = ae.module_.scaler
+    shift, factor = (
+        getattr(ae.module_.scaler, name).numpy(force=True)
+        for name in ("shift", "factor")
+    )
     ends = np.nanmin(X, axis=0), np.nanmax(X, axis=0)
     if scale != "feature":
         ends = np.full(5, ends[0].min()), np.full(5, ends[1].max())
     for found, expected in zip(known[0], (ae.mean_, *ends), strict=True):
-        scaled = (expected - scaler.shift.numpy()) / scaler.factor.numpy()
-        assert_allclose(found.numpy(), scaled, rtol=1e-5, atol=1e-6)
+        scaled = (expected - shift) / factor
+        assert_allclose(found.numpy(force=True), scaled, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", ["feature", "global"])
@@ -831,7 +800,8 @@ def test_rows_are_corrupted_in_the_scaled_space(scale, X):
 
     class Watch(nn.Module):
         def forward(self, X):
-            seen.append(X)
+            if self.training:
+                seen.append(X)
             return X
 
     class Watching(Corruption):
@@ -842,7 +812,6 @@ def test_rows_are_corrupted_in_the_scaled_space(scale, X):
     ae.set_params(early_stopping=False, max_epochs=1).fit(1000 * X + 5)
     variance = torch.cat(seen).var(dim=0, correction=0)
     assert variance.mean().item() == pytest.approx(1, rel=1e-4)
-    assert len(seen) == count_batches(len(X), 8)
 
 
 def test_l1_makes_codes_sparse_and_more_so_with_its_weight(digits):
@@ -865,7 +834,8 @@ def test_kl_brings_the_mean_activity_to_its_target(X):
     ae = AutoencoderTransformer(
         4, penalty=KLSparsity(0.2), penalty_weight=10, **{**BRIEF, "max_epochs": 100}
     ).fit(X)
-    activity = 1 / (1 + np.exp(-ae.transform(X) / ae.module_.code_factor.numpy()))
+    factor = ae.module_.code_factor.numpy(force=True)
+    activity = 1 / (1 + np.exp(-ae.transform(X) / factor))
     assert_allclose(activity.mean(axis=0), 0.2, rtol=0.2)
 
 
@@ -882,7 +852,7 @@ def test_contraction_flattens_the_encoder(network, X):
             penalty_weight=weight,
             **{**BRIEF, "max_epochs": 20},
         ).fit(X)
-        rows = torch.from_numpy(X).float()
+        rows = torch.from_numpy(X).float().to(device_of(ae))
         J = torch.func.vmap(torch.func.jacrev(ae.module_.encoder))(rows[:, None])
         norms.append(J.square().sum().item())
     assert norms[1] < 0.5 * norms[0]
@@ -941,7 +911,7 @@ def test_copies_behave_alike(estimator, fitted, way, X, tmp_path):
         twin = {"deepcopy": copy.deepcopy, "clone": clone}[way](model)
     assert repr(twin) == repr(model)
     if fitted and way != "clone":
-        assert_array_equal(output(twin, X), output(model, X))
+        assert_same_values(output(twin, X), output(model, X), twin, model)
         assert twin.net_.module_ is twin.module_
         twin.partial_fit(X)
     else:
@@ -1140,6 +1110,7 @@ def test_every_wrong_parameter_is_named_before_any_training(X):
             "precision='tf32' needs a CUDA.*'cpu'",
         ),
         ({"device": "quantum"}, "device must be 'auto'.*'quantum'"),
+        ({"device": "meta"}, "device must be 'auto'.*'meta'"),
         ({"input_shape": (2, 3)}, r"input_shape=\(2, 3\) has 6 .* X has 5"),
         ({"input_shape": (5, 0)}, r"input_shape must be .*\(5, 0\)"),
         ({"input_shape": (5, 1, 1, 1)}, r"input_shape must be .*\(5, 1, 1, 1\)"),
@@ -1150,7 +1121,11 @@ def test_every_wrong_parameter_is_named_before_any_training(X):
         ({"corruption": "swap", "batch_size": 1}, "corruption='swap'.*batch_size=1"),
         ({"penalty": "kl", "batch_size": 1}, "penalty='kl'.*batch_size=1"),
         ({"penalty": "l1", "init": "pca"}, "init='pca'.*penalty='l1'"),
-        ({"bottleneck": "gaussian", "init": "pca"}, "init='pca'.*bottleneck='gauss"),
+        ({"bottleneck": "quantized", "init": "pca"}, "init='pca'.*bottleneck='quan"),
+        (
+            {"bottleneck": Gaussian(noise_variance=0)},
+            "'noise_variance' parameter of Gau",
+        ),
         ({"bottleneck": Gaussian(warm_up=2)}, "'warm_up' parameter of Gaussian"),
         ({"corruption": Masking("zero")}, "'fill_value' parameter of Masking"),
         ({"penalty": KLSparsity(1.0)}, "'target' parameter of KLSparsity"),
@@ -1256,16 +1231,6 @@ def test_fit_works_in_a_thread_that_is_not_the_main_one(X):
     thread.start()
     thread.join()
     assert ae.transform(X).shape == (60, 1)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@each_estimator
-@each_member
-def test_model_trained_on_a_gpu_predicts_and_loads_without_one(estimator, member, X):
-    model = estimator(1, device="cuda", **BRIEF, **member).fit(X)
-    twin = pickle.loads(pickle.dumps(model))
-    assert next(twin.module_.parameters()).device.type == "cpu"
-    assert_allclose(twin.reconstruct(X), model.reconstruct(X), atol=1e-6)
 
 
 def run_python(script):

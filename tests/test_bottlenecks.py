@@ -1,6 +1,7 @@
 """Facts about skae.bottlenecks."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
-from sklearn.datasets import make_blobs
+from sklearn.datasets import load_digits, load_iris, load_wine, make_blobs
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 from torch.distributions import Normal, kl_divergence
 
@@ -20,7 +24,9 @@ from skae.bottlenecks import (
     Gaussian,
     Quantized,
     Squeeze,
+    TopK,
     divergence,
+    noise_of_ppca,
 )
 from skae.networks import MLP, Conv
 
@@ -220,6 +226,177 @@ def test_elbo_scores_are_lower_and_have_no_contributions(X):
     )
 
 
+# The likelihood of a Gaussian bottleneck
+
+
+def linear_table(n_samples=300, seed=0):
+    """Rows near a plane of three dimensions, with noise of variance 0.25."""
+    rng = np.random.default_rng(seed)
+    W = rng.standard_normal((3, 7)) * [[4], [2], [1]]
+    Z = rng.standard_normal((n_samples, 3))
+    return Z @ W + 0.5 * rng.standard_normal((n_samples, 7)) + 5
+
+
+LINEAR = {"hidden_layer_sizes": (), "bottleneck": "gaussian", "random_state": 0}
+
+
+SHORT = {"early_stopping": True, "max_epochs": 10}
+
+
+def negative_elbo(ae, X, n_draws=200):
+    """Negative ELBO in nats per row and in the units of X, at noisy codes."""
+    module, rows = ae.net_.module_in(np.float64), torch.from_numpy(X)
+    with torch.no_grad():
+        target, _ = module.scaler(rows)
+        H = module.encoder(target)
+        mu, log_var = H.chunk(2, dim=1)
+        level, total = module.noise.level.item(), 0
+        for seed in range(n_draws):
+            epsilon = torch.from_numpy(
+                np.random.default_rng(seed).standard_normal(mu.shape)
+            )
+            raw = module.decoder(mu + (log_var / 2).exp() * epsilon)
+            decoded = Normal(raw, math.sqrt(level)).log_prob(target).sum(dim=1)
+            total = total + divergence(mu, log_var) - decoded
+        return (total / n_draws).mean().item() + module.scaler.factor.log().sum().item()
+
+
+@pytest.mark.parametrize("scale", ["global", None])
+def test_linear_gaussian_autoencoder_is_probabilistic_pca(scale):
+    X = linear_table()
+    ae = AutoencoderTransformer(3, scale=scale, **LINEAR, **SHORT).fit(X)
+    pca = PCA(3).fit(X)
+    assert ae.active_units_.all()
+    assert negative_elbo(ae, X) == pytest.approx(-pca.score(X), abs=0.02)
+    noise = ae.module_.noise.level.item() * ae.module_.scaler.factor[0].item() ** 2
+    assert noise == pytest.approx(pca.noise_variance_, rel=0.02)
+
+
+def test_linear_gaussian_autoencoder_approaches_probabilistic_pca_by_training():
+    X = linear_table()
+    ae = AutoencoderTransformer(
+        3,
+        init="random",
+        early_stopping=False,
+        max_epochs=100,
+        learning_rate=0.01,
+        **LINEAR,
+    ).fit(X)
+    assert ae.active_units_.all()
+    assert negative_elbo(ae, X, 20) == pytest.approx(-PCA(3).fit(X).score(X), abs=0.05)
+
+
+def test_active_units_are_the_directions_above_the_noise():
+    # Variances 9, 4, 1, 1, 1, 1: two directions exceed the mean of the last two.
+    U = np.random.default_rng(0).standard_normal((64, 6))
+    X = np.linalg.qr(U - U.mean(axis=0))[0] * 8 * [3, 2, 1, 1, 1, 1]
+    ae = AutoencoderTransformer(4, **LINEAR, **SHORT).fit(X)
+    assert ae.active_units_.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0, 2.0, 4.0])
+def test_noise_of_ppca_is_the_mean_residual_variance(weight):
+    variances, rest, d = np.array([9.0, 4.0, 2.0, 1.1]), 0.9, 10
+    noise = noise_of_ppca(variances, rest, d, weight)
+    residuals = [min(v, weight * noise) for v in variances] + [rest] * 6
+    assert noise == pytest.approx(np.mean(residuals))
+
+
+def test_noise_of_ppca_is_positive_without_any_residual():
+    assert noise_of_ppca(np.array([4.0, 2.0, 0.0]), 0.0, 5) == 1
+    assert noise_of_ppca(np.array([4.0, 2.0]), 0.0, 2) == 1
+    assert noise_of_ppca(np.zeros(2), 0.0, 4) == 1
+    assert noise_of_ppca(np.zeros(2), 0.5, 4) == 0.5
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "binary_cross_entropy"])
+def test_components_do_not_collapse(loss):
+    X = load_digits().data[::3] / 16
+    ae = AutoencoderTransformer(
+        8, bottleneck="gaussian", loss=loss, random_state=0, **SHORT
+    ).fit(X)
+    assert ae.active_units_.all()
+    assert ae.score(X) > PCA(8).fit(X).explained_variance_ratio_.sum() - 0.05
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_more_noise_leaves_fewer_active_units():
+    X = linear_table()
+    counts = []
+    for noise in (0.01, 0.3, 10.0):
+        ae = AutoencoderTransformer(3, **LINEAR, **SHORT)
+        ae.set_params(bottleneck=Gaussian(noise_variance=noise)).fit(X)
+        assert ae.module_.noise.level.item() == pytest.approx(noise)
+        counts.append(int(ae.active_units_.sum()))
+    assert counts[0] == 3
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] == 0
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 10.0])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_fits_are_finite_for_every_weight_of_the_divergence(weight):
+    X = linear_table(60)
+    ae = AutoencoderTransformer(
+        3, bottleneck="gaussian", bottleneck_weight=weight, **FEW_EPOCHS
+    )
+    assert np.isfinite(ae.fit(X).transform(X)).all()
+
+
+@pytest.mark.parametrize(
+    "X",
+    [np.ones((9, 4)), np.outer(np.arange(9.0), np.arange(4.0)), np.eye(4)],
+    ids=["constant", "rank one", "as many components as features"],
+)
+def test_rows_without_noise_give_a_finite_likelihood(X):
+    ae = AutoencoderTransformer(4, bottleneck="gaussian", **FEW_EPOCHS).fit(X)
+    assert np.isfinite(ae.loss_curve_).all()
+    assert np.isfinite(ae.reconstruct(X)).all()
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_learnt_noise_counts_weights_as_repetitions(early_stopping):
+    X = linear_table(40)
+    w = np.random.default_rng(0).integers(1, 4, 40)
+    ae = AutoencoderTransformer(
+        2, bottleneck="gaussian", early_stopping=early_stopping, **FEW_EPOCHS
+    )
+    weighted = clone(ae).fit(X, sample_weight=w).module_.noise.level
+    repeated = clone(ae).fit(np.repeat(X, w, axis=0)).module_.noise.level
+    assert torch.equal(weighted, repeated)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "log_error", "mixed"])
+def test_elbo_score_is_the_loss_plus_the_scaled_divergence(loss):
+    X = linear_table(60)
+    X[:, 0] = X[:, 0] > 5
+    detector = AutoencoderOutlierDetector(
+        2, bottleneck=Gaussian(score="elbo"), loss=loss, n_estimators=2, **FEW_EPOCHS
+    ).fit(X)
+    module = detector.net_.module_in(np.float64)
+    with torch.no_grad():
+        propagation = module.propagate(torch.from_numpy(X))
+        losses = module.losses(propagation)
+        likelihood = module.noise.negative_log_likelihood(losses)
+        s = module.noise.scale  # (n_members, 1, 1)
+        log_z = module.loss.log_normalizer(s) * module.noise.is_scaled
+        mu, log_var = propagation.H.chunk(2, dim=2)
+        term = torch.stack(
+            [divergence(*pair) for pair in zip(mu, log_var, strict=True)]
+        )
+        elbo = s[..., 0] * ((likelihood - log_z).mean(dim=2) + term / X.shape[1])
+    np.testing.assert_allclose(detector.score_samples(X), -elbo.mean(dim=0))
+    assert s.shape == (2, 1, 1)
+    assert s[0] != s[1]
+
+
+def test_partial_fit_continues_to_learn_the_noise():
+    X = linear_table()
+    ae = AutoencoderTransformer(2, bottleneck="gaussian", random_state=0)
+    levels = [ae.partial_fit(X).module_.noise.level.item() for _ in range(3)]
+    assert len(set(levels)) == 3
+
+
 # Quantized
 
 
@@ -416,7 +593,7 @@ def test_positions_of_a_feature_map_share_a_codebook(digits):
     assert ae.n_components_ == 2 * 2 * 4
     assert ae.quantize(digits).shape == (1797, 2 * 2)
     assert ae.perplexity_.shape == (1,)
-    codebook = ae.module_.bottleneck.codebooks[0].numpy()
+    codebook = ae.module_.bottleneck.codebooks[0].numpy(force=True)
     positions = ae.transform(digits[:9].astype(np.float32)).reshape(-1, 4)
     distances = np.abs(positions[:, None] - codebook).sum(axis=2)
     assert distances.min(axis=1).max() == 0
@@ -427,7 +604,7 @@ def test_user_defined_bottlenecks_need_only_build(X):
         generator = None
 
         def training_code(self, H, weight, done):
-            noise = torch.randn(H.shape, generator=self.generator)
+            noise = torch.randn(H.shape, generator=self.generator, device=H.device)
             return H + noise, H.square().sum(dim=1)
 
     class UserDefined(Bottleneck):
@@ -449,3 +626,88 @@ def test_code_activation_of_a_penalty_is_not_applied_to_a_gaussian_code(X):
     own = MLP((16,), code_activation="relu")
     ae.set_params(network=own, hidden_layer_sizes="auto")
     assert ae.fit_transform(X).min() >= 0
+
+
+# TopK
+
+
+@pytest.mark.parametrize(
+    ("n_components", "n_active", "expected"),
+    [(64, "auto", 8), (15, "auto", 1), (1, "auto", 1), (5, 5, 5), (5, 2, 2)],
+)
+def test_topk_keeps_the_largest_components_rectified(n_components, n_active, expected):
+    H = normal(50, n_components)
+    Z = build(TopK(n_active), n_components)(H)
+    rank = H.argsort(dim=1, descending=True).argsort(dim=1)
+    torch.testing.assert_close(Z, H.clamp(min=0) * (rank < expected), rtol=0, atol=0)
+
+
+def test_topk_keeps_no_more_of_equal_components():
+    assert (build(TopK(2), 5)(torch.ones(3, 5)) > 0).sum(dim=1).tolist() == [2, 2, 2]
+
+
+def test_topk_code_in_training_is_that_outside():
+    H, module = normal(9, 16), build(TopK(3), 16)
+    Z, term = module.train().training_code(H, torch.ones(9), DONE)
+    assert term is None
+    assert torch.equal(Z, module.eval()(H))
+
+
+def test_topk_gives_unused_components_the_gradient_that_raises_them():
+    H = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, -1.0]], requires_grad=True)
+    slope = torch.tensor([[1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
+    Z, _ = build(TopK(1), 3).training_code(H, torch.ones(2), DONE)
+    (Z * slope).sum().backward()
+    # Only one of the three can be active in a row.
+    expected = torch.tensor([[1.0, -1 / 3, -1 / 3], [1.0, 0.0, 0.0]])
+    torch.testing.assert_close(H.grad, expected)
+
+
+@pytest.mark.parametrize("table", [load_iris, load_wine])
+def test_topk_of_more_components_than_features_converges_in_deep_networks(table):
+    rows = StandardScaler().fit_transform(table().data)
+    ae = AutoencoderTransformer(
+        64, bottleneck="topk", hidden_layer_sizes=(256, 128, 64), max_epochs=20,
+        early_stopping=False, random_state=0,
+    )  # fmt: skip
+    with warnings.catch_warnings():  # a few components are still constant
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        ae.fit(rows)
+    assert ae.score(rows) > 0.5
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_topk_training_is_stable_in_small_batches(seed):
+    # In batches of 12 rows, most of 16 components are unused.
+    rng = np.random.RandomState(0)
+    rows = rng.randn(200, 2) @ rng.randn(2, 6)
+    ae = AutoencoderTransformer(
+        16, bottleneck="topk", early_stopping=False, max_epochs=34, random_state=seed
+    ).fit(rows)
+    assert ae.score(rows) > 0.9
+    assert np.count_nonzero(ae.transform(rows).any(axis=0)) > 8
+
+
+@pytest.mark.parametrize("n_active", [0, 1.5, "all", None])
+def test_error_names_n_active_out_of_range(n_active, X):
+    ae = AutoencoderTransformer(2, bottleneck=TopK(n_active))
+    with pytest.raises(InvalidParameterError, match="n_active"):
+        ae.fit(X)
+
+
+def test_topk_of_more_components_than_there_are_is_an_error(X):
+    with pytest.raises(ValueError, match="n_active must be at most n_components=2"):
+        AutoencoderTransformer(2, bottleneck=TopK(3)).fit(X)
+
+
+@pytest.mark.parametrize("kind", [AutoencoderTransformer, AutoencoderOutlierDetector])
+def test_topk_implies_a_linear_network_unless_layers_are_set(kind, X):
+    settings = {"bottleneck": "topk", "max_epochs": 1, "random_state": 0}
+    weights = [
+        sum("weight" in name for name, _ in fitted.net_.module_.named_parameters())
+        for fitted in (
+            kind(2, **settings).fit(X),
+            kind(2, hidden_layer_sizes=(4,), **settings).fit(X),
+        )
+    ]
+    assert weights == [2, 4]

@@ -11,6 +11,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+from devices import assert_same_values
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -214,12 +215,16 @@ def test_each_partial_fit_has_its_own_root_task(estimator, X):
     assert (len(first.hooks), len(second.hooks)) == (4, 4)
 
 
-def test_warm_start_that_has_nothing_to_do_has_no_subtasks(X):
-    ae = AutoencoderTransformer(1, warm_start=True, **SMALL).fit(X)
+def test_epochs_of_additional_members_are_subtasks(X):
+    settings = {"warm_start": True, "early_stopping": False, **SMALL}
+    detector = AutoencoderOutlierDetector(n_estimators=2, **settings).fit(X)
     record = Record()
-    ae.set_callbacks(record).fit(X)
-    assert record.tree() == [("fit", 0, 0)]
-    assert record.hooks == [("begin", "fit", 0), ("end", "fit", 0)]
+    detector.set_params(n_estimators=3).set_callbacks(record).fit(X)
+    assert record.tree()[0] == ("fit", 4, 4)
+    fitted = record.fitted_estimators["epoch"]
+    assert [estimator.n_iter_ for estimator in fitted] == [5, 6, 7, 8]
+    assert {estimator.module_.n_members for estimator in fitted} == {3}
+    assert_array_equal(fitted[-1].score_samples(X), detector.score_samples(X))
 
 
 # Arguments of the hooks
@@ -387,7 +392,7 @@ def test_clones_and_pickles_keep_callbacks(X):
     twin = pickle.loads(pickle.dumps(ae))
     (unpickled,) = getattr(twin, CALLBACKS_ATTRIBUTE)
     assert unpickled.get_logs().data == monitor.get_logs().data
-    assert_array_equal(twin.reconstruct(X), ae.reconstruct(X))
+    assert_same_values(twin.reconstruct(X), ae.reconstruct(X), twin, ae)
 
 
 def test_fitted_estimator_keeps_no_callback_context(X):

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from devices import assert_same_values
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
@@ -207,7 +208,7 @@ def move_code(module):
 
 
 def replace_decoder(module):
-    module.decoder = nn.Linear(1, 3)
+    module.decoder = nn.Linear(1, 3, device=module.scaler.mean.device)
 
 
 @pytest.mark.parametrize("change", [fill_decoder, refine, move_code, replace_decoder])
@@ -218,7 +219,7 @@ def test_predictions_in_float64_follow_the_module(model, change, method):
     double = getattr(model, method)(X)
     assert double.dtype == np.float64
     loaded = pickle.loads(pickle.dumps(model))  # makes a copy of its own
-    assert_array_equal(double, getattr(loaded, method)(X))
+    assert_same_values(double, getattr(loaded, method)(X), model, loaded)
     unchanged = {
         ("fill_decoder", "transform"),
         ("move_code", "reconstruct"),
@@ -231,7 +232,7 @@ def test_predictions_in_float64_follow_the_module(model, change, method):
 def test_a_pickled_model_follows_its_own_module(model):
     before = model.reconstruct(X)
     loaded = pickle.loads(pickle.dumps(model))
-    assert_array_equal(loaded.reconstruct(X), before)
+    assert_same_values(loaded.reconstruct(X), before, loaded, model)
     fill_decoder(loaded.module_)
     assert not np.allclose(loaded.reconstruct(X), before)
     assert_array_equal(model.reconstruct(X), before)
@@ -279,7 +280,7 @@ def test_recurrent_layers_predict_in_float64():
 
 
 def test_threads_share_a_model(model):
-    expected = model.reconstruct(X)
+    expected = pickle.loads(pickle.dumps(model)).reconstruct(X)
     model = pickle.loads(pickle.dumps(model))  # without a copy in float64
     barrier = threading.Barrier(2)
     results = []

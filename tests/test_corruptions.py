@@ -8,8 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.datasets import load_digits
 from sklearn.utils._param_validation import InvalidParameterError
 
+from skae import AutoencoderTransformer
 from skae.corruptions import (
     CORRUPTIONS,
     Corruption,
@@ -21,7 +23,8 @@ from skae.corruptions import (
 )
 
 ADDING = [GaussianNoise(), GaussianNoise(clip=True)]
-REPLACING = [Masking(), Masking("low"), Masking("high"), Swap(), SaltAndPepper()]
+CONSTANT = [Masking(vary_level=False), Swap(), SaltAndPepper()]
+REPLACING = [*CONSTANT, Masking(), Masking("low"), Masking("high")]
 SPECS = ADDING + REPLACING
 each_spec = pytest.mark.parametrize("spec", SPECS, ids=repr)
 each_replacing_spec = pytest.mark.parametrize("spec", REPLACING, ids=repr)
@@ -125,7 +128,7 @@ def test_specs_and_modules_can_be_pickled_and_specs_cloned(spec):
     assert torch.equal(module(X), make(spec, X, 0.5)(X))
 
 
-@each_replacing_spec
+@pytest.mark.parametrize("spec", CONSTANT, ids=repr)
 @pytest.mark.parametrize("level", [0.1, 0.8, 1])
 def test_each_entry_is_replaced_with_the_stated_probability(spec, level):
     X = distinct(200, 100)
@@ -135,6 +138,35 @@ def test_each_entry_is_replaced_with_the_stated_probability(spec, level):
     for counts in (replaced.sum(dim=0), replaced.sum(dim=1)):
         n_trials = X.numel() // len(counts)
         assert all(is_share(count, n_trials, level) for count in counts)
+
+
+@pytest.mark.parametrize(
+    ("level", "low", "high"), [(0, 0, 0), (0.3, 0, 0.6), (0.9, 0.8, 1), (1, 1, 1)]
+)
+def test_masked_share_of_a_row_is_uniform_around_the_level(level, low, high):
+    X = distinct(400, 300)
+    replaced = make(Masking(), X, level)(X) != X
+    shares = replaced.double().mean(dim=1)
+    quantiles = torch.tensor([0.02, 0.25, 0.5, 0.75, 0.98], dtype=torch.float64)
+    expected = low + (high - low) * quantiles
+    # 5 standard deviations of a quantile of 400 rows, and those of 300 entries
+    tolerance = 0.12 * (high - low) + 0.01 * (0 < level < 1)
+    torch.testing.assert_close(
+        shares.quantile(quantiles), expected, rtol=0, atol=tolerance
+    )
+    # Independent entries within a row.
+    counts = replaced.double().mean(dim=0)
+    assert (counts - level).abs().max() < 0.15
+
+
+def test_reconstructions_of_clean_rows_do_not_overshoot():
+    X = load_digits().data
+    ae = AutoencoderTransformer(
+        16, hidden_layer_sizes=(32,), corruption="masking", corruption_level=0.5,
+        max_epochs=25, early_stopping=False, transform_max_iter=0, random_state=0,
+    ).fit(X[:800])  # fmt: skip
+    constant = clone(ae).set_params(corruption=Masking(vary_level=False)).fit(X[:800])
+    assert ae.score(X[800:]) > constant.score(X[800:]) + 0.03
 
 
 @settings(deadline=None, max_examples=60)

@@ -188,7 +188,8 @@ def test_documented_strings_are_those_that_are_accepted(Estimator):
         text = "\n".join([type_, *lines])
         for constraint in Estimator._parameter_constraints[name]:
             for option in getattr(constraint, "options", ()):
-                assert f'"{option}"' in text, (name, option)
+                shown = f'"{option}"' if isinstance(option, str) else f"np.{option}"
+                assert shown in text, (name, option)
 
 
 @needs_tooltips

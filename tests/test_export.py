@@ -98,7 +98,7 @@ CUSTOM = {"network": Custom(encoder_factory, decoder_factory)}
                 network, bottleneck, marks=pytest.mark.slow, id=f"{name}-{bottleneck}"
             )
             for name, network in {"mlp": {}, "conv": CONV_2D, "custom": CUSTOM}.items()
-            for bottleneck in ("deterministic", "gaussian", "quantized")
+            for bottleneck in ("deterministic", "gaussian", "quantized", "topk")
             if f"{name}-{bottleneck}" not in ("custom-deterministic", "conv-gaussian")
         ),
     ],
@@ -108,6 +108,36 @@ def test_networks_and_bottlenecks_agree(network, bottleneck, X):
     if bottleneck != "deterministic":
         settings["transform_max_iter"] = "auto"
     assert_agrees(small(**settings).fit(X), X)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"loss": Mixed(binary=[0, 4]), "init": "random"}], ids=str
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_empty_rows_and_extreme_values_agree(settings, dtype, X):
+    X = X.astype(dtype)
+    X[:, [0, 4]] = X[:, [0, 4]] > 0.5
+    detector = small(AutoencoderOutlierDetector, **settings).fit(X)
+    autoencoder = small(transform_max_iter=2, **settings).fit(X)
+    rows = X[:6].copy()
+    rows[0] = np.nan
+    rows[1, 1] = -3.4e38
+    rows[2] = np.finfo(dtype).max
+    rows[3, 4] = 7
+    for estimator, methods in (
+        (detector, ["score_samples", "decision_function", "predict"]),
+        (autoencoder, ["transform", "reconstruct", "score_samples"]),
+    ):
+        content = build_model(estimator, methods, dtype).SerializeToString()
+        result = run(content, rows)
+        for name in methods:
+            expected = getattr(estimator, name)(rows)
+            assert np.isfinite(expected).all()
+            assert result[name].dtype == expected.dtype
+            # Where an operator has float32 only, an error may overflow to infinity.
+            assert_allclose(
+                result[name].clip(min=-1e15), expected.clip(min=-1e15), 1e-5, 1e-5
+            )
 
 
 @pytest.mark.parametrize(

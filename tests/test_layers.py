@@ -11,12 +11,17 @@ from skae._layers import (
     BinarySigmoid,
     Dropout,
     NoiseModule,
+    Rectifier,
     Residual,
+    StackedLinear,
+    exact_derivatives,
     forward_hooks,
     initialize_as_linear_map,
+    input_norms,
     linear,
     random_modules,
     unbounded_columns,
+    using_generator,
 )
 from skae.networks import MLP, Conv, Shape
 
@@ -48,6 +53,17 @@ def test_random_modules_exclude_generators_of_other_types():
     gan.generator = nn.Linear(2, 2)
     settings = UserNoise("philox")
     assert random_modules(gan, settings) == []
+
+
+@pytest.mark.parametrize("kind", ["module", "parameter", "buffer", "property"])
+def test_random_modules_exclude_registered_and_computed_generators(kind):
+    module = nn.Module()
+    if kind == "property":
+        module = type("Computed", (nn.Module,), {"generator": property(id)})()
+    else:
+        getattr(module, f"register_{kind}")("generator", None)
+    with using_generator(generator(), module):
+        assert random_modules(module) == []
 
 
 def test_dropout_is_the_identity_in_eval_mode():
@@ -197,3 +213,42 @@ def test_starting_does_not_change_the_matrix_and_the_global_generator():
     nn.init.zeros_(initialize_as_linear_map(encoder, matrix).linear.weight)
     np.testing.assert_array_equal(matrix, MATRIX)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# Codes with zeros
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_rectifier_gives_a_dead_unit_the_gradient_that_raises_it(exact):
+    H = torch.tensor([[1.0, -1.0], [-1.0, -1.0]], requires_grad=True)
+    slope = torch.tensor([[2.0, 2.0], [-2.0, -2.0]])
+    rectifier = Rectifier()
+    if exact:
+        with exact_derivatives(rectifier):
+            Z = rectifier(H)
+    else:
+        Z = rectifier(H)
+    assert Z.tolist() == [[1.0, 0.0], [0.0, 0.0]]
+    (Z * slope).sum().backward()
+    assert H.grad.tolist() == [[2.0, 0.0], [0.0, 0.0 if exact else -2.0]]
+    assert rectifier.revives
+
+
+def test_input_norms_are_those_of_the_first_layer():
+    mlp = MLP((4,)).build(Shape(9, 6, 3, 3), generator())[1]
+    norms = mlp[0].weight.norm(dim=0)
+    torch.testing.assert_close(input_norms(mlp, 3), norms)
+    stacked = nn.Sequential(StackedLinear([mlp[0], mlp[0]]))
+    torch.testing.assert_close(input_norms(stacked, 3), torch.stack([norms, norms]))
+    both = Residual(mlp[0], mlp)
+    torch.testing.assert_close(input_norms(both, 3), norms * math.sqrt(2))
+    code = Conv((2,), code="feature_map")
+    maps = code.build(Shape(9, 16, 8, 8, (4, 4)), generator())[1]
+    torch.testing.assert_close(
+        input_norms(maps, 8), maps[1].weight.flatten(1).norm(dim=1).repeat(4)
+    )
+
+
+def test_input_norms_are_unknown_without_a_linear_first_layer():
+    assert input_norms(nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 2)), 3) is None
+    assert input_norms(nn.Identity(), 3) is None

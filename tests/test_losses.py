@@ -242,6 +242,68 @@ def test_mixed_is_exact_where_its_sigmoid_saturates():
     assert raw.grad.tolist() == [[-1.0, 0.0]]
 
 
+# The likelihood
+
+
+SCALED = [SquaredError(), AbsoluteError(), LogError(), LogError(scale=2.0)]
+
+
+@pytest.mark.parametrize("loss", SCALED, ids=str)
+@pytest.mark.parametrize("level", [0.01, 0.2])
+def test_density_of_a_loss_has_mass_one_and_the_level_as_mean_loss(loss, level):
+    scale = loss.noise_scale(torch.tensor(level, dtype=torch.float64))
+    log_z = loss.log_normalizer(scale)
+    # Integrals over x >= 0, with x = exp(t).
+    t = torch.linspace(-30, 300, 200_001, dtype=torch.float64)[None]
+    x = t.exp()
+    losses = loss.elementwise(x, torch.zeros_like(x))
+    density = 2 * (-losses / scale - log_z + t).exp()
+    assert torch.trapezoid(density, t).item() == pytest.approx(1, rel=1e-6)
+    mean = torch.trapezoid((losses * density).nan_to_num(), t)
+    assert mean.item() == pytest.approx(level, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [*SCALED, Huber(), Mixed([0])], ids=str)
+def test_level_that_is_most_likely_is_the_mean_loss(loss):
+    levels = torch.linspace(0.05, 0.5, 451, dtype=torch.float64)
+    s = loss.noise_scale(levels)
+    likelihood = 0.2 / s + loss.log_normalizer(s)
+    assert levels[likelihood.argmin()].item() == pytest.approx(0.2, abs=1e-3)
+
+
+def test_only_columns_without_a_likelihood_of_their_own_have_a_scale():
+    assert SquaredError().scaled_columns(2).tolist() == [True, True]
+    assert BinaryCrossEntropy().scaled_columns(2).tolist() == [False, False]
+    assert Mixed([1]).scaled_columns(3).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("loss", [SquaredError(), BinaryCrossEntropy(), Mixed([1])])
+def test_decoder_start_reconstructs_the_mean(loss):
+    mean = np.array([0.4, 0.2, 0.9])
+    raw, slope = loss.decoder_start(mean)
+    output = loss.build_output(3)
+    moved = [output(torch.from_numpy(raw + step * slope)) for step in (0, 1e-3)]
+    np.testing.assert_allclose(moved[0], mean)
+    ratio = (moved[1] - moved[0]).numpy() / 1e-3
+    assert ((ratio > 0.6) & (ratio < 1.001)).all()
+
+
+def test_decoder_start_is_finite_for_entries_that_are_always_equal():
+    raw, slope = BinaryCrossEntropy().decoder_start(np.array([0.0, 1.0]))
+    assert np.isfinite(raw).all()
+    assert np.isfinite(slope).all()
+
+
+def test_loss_with_another_activation_has_no_decoder_start():
+    class Bounded(Loss):
+        output_activation = "tanh"
+
+        def elementwise(self, X, X_hat):
+            return (X - X_hat).square()
+
+    assert Bounded().decoder_start(np.zeros(2)) is None
+
+
 def test_loss_without_elementwise_is_abstract():
     with pytest.raises(TypeError, match="elementwise"):
         Loss()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from skae import AutoencoderTransformer
 from skae._module import Autoencoder, Scaler
 from skae._rows import Batch
 from skae.bottlenecks import Squeeze
@@ -258,6 +259,24 @@ def test_training_uses_a_corrupted_input_and_a_clean_target():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("n_steps", [0, 10])
+def test_codes_of_held_out_rows_are_refined_only_if_allowed(n_steps):
+    module, X = make_autoencoder().eval(), make_rows()
+    module.max_refinements, module.max_validation_refinements = 10, n_steps
+    raw = module.propagate_in_training(batch_of(module, X), DONE, None).raw
+    plain = module.decoder(module.bottleneck(module.encoder(module.encoder_input(X))))
+    assert torch.equal(raw, plain) == (n_steps == 0)
+
+
+@pytest.mark.parametrize(("network", "n_steps"), [("mlp", 3), ("conv", 0)])
+def test_convolutional_codes_are_refined_after_training_only(network, n_steps):
+    ae = AutoencoderTransformer(2, network=network, max_epochs=1)
+    ae.fit(np.random.default_rng(0).normal(size=(20, 5)))
+    assert ae.module_.max_validation_refinements == n_steps
+    assert ae.module_.max_refinements == 10
+
+
+@torch.no_grad()
 def test_a_missing_entry_is_never_corrupted():
     module, X = make_autoencoder(), make_rows()
     X[1, 2] = torch.nan
@@ -291,7 +310,8 @@ def test_work_is_the_number_of_multiplications_of_a_row():
 def test_work_of_a_convolution_counts_each_position():
     scaler = Scaler(*np.zeros((2, 64)), np.ones(64))
     shape = Shape(9, 64, 5, 5, (8, 8))
-    encoder, decoder = Conv((3,)).build(shape, generator())
+    network = Conv((3,), hidden_layer_sizes=())
+    encoder, decoder = network.build(shape, generator())
     module = Autoencoder(
         scaler, encoder, Squeeze(), decoder, nn.Identity(), SquaredError(), 5
     )

@@ -3,6 +3,8 @@
 import copy
 import math
 import pickle
+import threading
+from collections import OrderedDict
 from itertools import pairwise
 
 import joblib
@@ -11,13 +13,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import callback_at
 from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
-from skae._layers import ChannelsFirst, ChannelsLast, CodeActivation, Dropout, linear
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae._defaults import auto_hidden_layer_sizes
+from skae._layers import (
+    ChannelsFirst,
+    ChannelsLast,
+    CodeActivation,
+    Dropout,
+    Rectifier,
+    linear,
+)
+from skae.losses import Loss
 from skae.networks import ACTIVATIONS, MLP, NETWORKS, Conv, Custom, Network, Shape
 
+ESTIMATORS = [AutoencoderTransformer, AutoencoderOutlierDetector]
 SHAPE = Shape(n_samples=50, n_features=6, encoder_width=2, n_components=2)
 
 
@@ -109,6 +123,61 @@ def test_auto_hidden_layers_mirror_each_other():
     assert widths(decoder) == [(b, a) for a, b in reversed(widths(encoder))]
 
 
+def n_weights(network):
+    return sum(a * b for a, b in widths(network))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        # Narrow codes have the same widths for any number of rows.
+        ((10, 6, 2), (256, 128, 64)),
+        ((10**6, 500, 16), (256, 128, 64)),
+        ((50, 500, 16), (256, 128, 64)),
+        ((50, 64, 64), (1024, 512, 256)),  # fewer than 2**20 weights
+        # Wide codes of many rows.
+        ((10**6, 500, 100), (2048, 1024, 512)),
+        ((10**6, 20_000, 100), (512, 512, 512)),
+        # Wide codes of few rows.
+        ((1000, 500, 50), (512, 256, 128)),
+        ((1000, 500, 100), (512, 256, 128)),
+        ((1000, 500, 200), (512, 512, 256)),
+        ((1000, 64, 300), (512, 512, 512)),
+        ((1, 500, 100), (512, 256, 128)),
+        # All members of an ensemble count.
+        ((1000, 500, 10, 16), (64,)),
+        ((1000, 500, 100, 2), (512,)),
+        ((1000, 500, 100, 16), (128,)),
+        ((1000, 500, 200, 16), (256,)),
+    ],
+)
+def test_widths_have_a_ceiling_for_the_size_of_the_table(shape, expected):
+    assert auto_hidden_layer_sizes(*shape) == expected
+
+
+@pytest.mark.parametrize("n_components", [1, 16, 17, 40, 100, 128, 129, 500])
+@pytest.mark.parametrize("n_members", [1, 16])
+@pytest.mark.parametrize(("n_samples", "n_features"), [(9, 3), (700, 80), (400, 3000)])
+def test_the_ceiling_leaves_room_for_the_code(
+    n_samples, n_features, n_components, n_members
+):
+    wide = auto_hidden_layer_sizes(10**9, n_features, n_components, n_members)
+    sizes = auto_hidden_layer_sizes(n_samples, n_features, n_components, n_members)
+    assert all(one <= other for one, other in zip(sizes, wide, strict=True))
+    assert list(sizes) == sorted(sizes, reverse=True)
+    assert sizes[-1] >= n_components
+    ceiling = max(2**20, n_samples * n_features)
+    layers = pairwise((n_features, *sizes, n_components))
+    is_narrowest = sizes[0] < 2 * max(64, n_components)
+    assert n_members * sum(a * b for a, b in layers) <= ceiling or is_narrowest
+
+
+def test_the_ceiling_counts_the_training_rows():
+    shapes = [Shape(n, 900, 50, 50) for n in (100, 10**5)]
+    few, many = (n_weights(MLP().build(s, generator())[0]) for s in shapes)
+    assert few <= 2**20 < many
+
+
 def test_no_hidden_layers_make_a_linear_autoencoder():
     encoder, decoder = MLP((), dropout=0.5).build(SHAPE, generator())
     assert kinds(encoder) == kinds(decoder) == [nn.Linear]
@@ -148,7 +217,7 @@ def test_dropout_follows_each_hidden_activation():
 
 def test_code_activation_ends_the_encoder():
     encoder, decoder = MLP((5,), code_activation="relu").build(SHAPE, generator())
-    assert kinds(encoder)[-2:] == [nn.Linear, nn.ReLU]
+    assert kinds(encoder)[-2:] == [nn.Linear, Rectifier]
     assert kinds(decoder)[-1] is nn.Linear
 
 
@@ -162,7 +231,7 @@ def test_only_a_linear_code_allows_a_pca():
     ("setting", "implied", "expected"),
     [
         ("auto", "identity", nn.Linear),
-        ("auto", "relu", nn.ReLU),
+        ("auto", "relu", Rectifier),
         ("identity", "relu", nn.Linear),
         ("tanh", "relu", nn.Tanh),
         (nn.Softsign, "relu", nn.Softsign),
@@ -387,6 +456,57 @@ def test_an_activation_follows_each_convolution_and_hidden_layer():
     assert widths(decoder) == [(4, 5), (5, 12)]
 
 
+@pytest.mark.parametrize(
+    ("input_shape", "channels", "hidden"),
+    [
+        ((28, 28), (8, 32), 256),
+        ((3, 28, 28), (8, 32), 256),
+        ((16, 16), (32, 128), 256),
+        ((8, 8), (64, 128), 256),
+        ((128,), (32, 64), 256),
+        ((5,), (64, 128), 256),
+        ((224, 224), (8, 32), 64),  # 2**21 // (32 * 56 * 56) is less
+    ],
+)
+def test_automatic_channels_and_widths_follow_from_the_size_of_the_maps(
+    input_shape, channels, hidden
+):
+    encoder, decoder = Conv().build(conv_shape(input_shape), generator())
+    assert tuple(layer.out_channels for layer in convolutions(encoder)) == channels
+    assert [width for _, width in widths(encoder)] == [hidden, 4]
+    assert [width for width, _ in widths(decoder)] == [4, hidden]
+
+
+def test_members_and_feature_maps_have_fewer_channels_and_no_hidden_layer():
+    member = conv_shape((8, 8))._replace(n_members=2)
+    feature_map = conv_shape((8, 8), 32 * 4)
+    for network, shape in ((Conv(), member), (Conv(code="feature_map"), feature_map)):
+        encoder, _ = network.build(shape, generator())
+        assert [layer.out_channels for layer in convolutions(encoder)] == [16, 32]
+        assert len(widths(encoder)) == (network.code == "dense")
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "expected"), [(8, 0.001), (64, 0.004), (128, 0.008), (256, 0.008)]
+)
+def test_automatic_learning_rate_of_convolutions(batch_size, expected):
+    assert Conv().auto_learning_rate(batch_size) == pytest.approx(expected)
+    dense = 0.004 * math.sqrt(batch_size / 128)
+    assert MLP().auto_learning_rate(batch_size) == pytest.approx(dense)
+
+
+@pytest.mark.parametrize("input_shape", [(5, 1, 12), (5, 12, 1)])
+def test_signals_of_several_channels_are_convolved_along_their_length(input_shape):
+    network = Conv((2, 3), kernel_size=4, hidden_layer_sizes=())
+    shape = conv_shape(input_shape)
+    encoder, decoder = network.build(shape, generator())
+    assert set(kinds(convolutions(encoder))) == {nn.Conv1d}
+    assert convolutions(encoder)[0].in_channels == 5
+    X = rows(shape)
+    assert torch.equal(encoder[0](X), X.reshape(3, 5, 12))
+    assert decoder(encoder(X)).shape == (3, 60)
+
+
 def test_feature_map_has_only_the_code_activation():
     network = Conv((2, 3), code="feature_map", code_activation="tanh")
     encoder, decoder = network.build(conv_shape((6, 6), 12), generator())
@@ -402,7 +522,8 @@ def test_feature_map_has_only_the_code_activation():
 
 def test_number_of_parameters_equals_a_manual_count():
     # Maps 1 x 6 x 6 -> 2 x 3 x 3 -> 3 x 2 x 2, code of 4.
-    encoder, decoder = Conv((2, 3)).build(conv_shape((6, 6)), generator())
+    network = Conv((2, 3), hidden_layer_sizes=())
+    encoder, decoder = network.build(conv_shape((6, 6)), generator())
     assert n_parameters(encoder) == (1 * 9 * 2 + 2) + (2 * 9 * 3 + 3) + (12 * 4 + 4)
     assert n_parameters(decoder) == (4 * 12 + 12) + (3 * 9 * 2 + 2) + (2 * 9 * 1 + 1)
 
@@ -715,6 +836,140 @@ def test_part_that_is_not_a_module_raises(encoder):
         Custom(encoder, nn.Linear(2, 6)).build(SHAPE, generator())
 
 
+class Foreign(nn.Module):
+    """A layer of a user, whose forward pass and attributes differ in each test."""
+
+    def __init__(self, n_inputs, n_outputs, forward=lambda layer, X: layer(X)):
+        super().__init__()
+        self.layer = nn.Linear(n_inputs, n_outputs)
+        self.function = forward
+
+    def forward(self, X):
+        return self.function(self.layer, X)
+
+
+def make_foreign(forward, n_encoded=2):
+    return Custom(Foreign(6, n_encoded), Foreign(2, 6, forward))
+
+
+few_epochs = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+X_FOREIGN = np.random.default_rng(0).normal(size=(30, 6))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda layer, X: layer(X.float()), "fails in float64"),
+        (lambda layer, X: layer(X + torch.zeros(2)).float(), "returns float32 in floa"),
+        (lambda layer, X: layer(X).to(torch.float16), "type of its input"),
+        (lambda layer, X: layer(X) + torch.zeros(6, dtype=torch.float64), "type of it"),
+        (lambda layer, X: layer(X).squeeze(), "one row gives"),
+    ],
+)
+def test_modules_that_cannot_predict_are_refused_before_training(
+    estimator, forward, message
+):
+    model = estimator(2, network=make_foreign(forward), max_epochs=1)
+    called = []
+    model.set_params(callbacks=[callback_at("on_train_begin", called.append)])
+    with pytest.raises(ValueError, match=rf"decoder of network=Custom.*{message}"):
+        model.fit(X_FOREIGN)
+    assert not called
+
+
+@few_epochs
+def test_modules_that_need_a_contiguous_code_are_refused_only_with_a_sliced_code():
+    flatten = make_foreign(lambda layer, Z: layer(Z.view(-1).view(len(Z), -1)), 4)
+    ae = AutoencoderTransformer(2, network=flatten, bottleneck="gaussian", max_epochs=1)
+    with pytest.raises(ValueError, match=r"decoder of network=Custom.*view"):
+        ae.fit(X_FOREIGN)
+    flatten.encoder = nn.Linear(6, 2)
+    ae.set_params(bottleneck="deterministic").fit(X_FOREIGN).transform(X_FOREIGN)
+
+
+@pytest.mark.parametrize("part", ["network", "output activation", "loss"])
+def test_every_part_has_to_compute_in_the_type_of_its_input(part):
+    class Single(nn.Module):
+        def forward(self, X):
+            return X.float()
+
+    class SingleLoss(Loss):
+        def elementwise(self, X, X_hat):
+            return (X - X_hat).float() ** 2
+
+    settings = {
+        "network": {"network": MLP((4,), activation=Single)},
+        "output activation": {"network": MLP((4,), output_activation=Single)},
+        "loss": {"loss": SingleLoss()},
+    }[part]
+    with pytest.raises(ValueError, match=rf"{part}.* float64"):
+        AutoencoderTransformer(2, max_epochs=1, **settings).fit(X_FOREIGN)
+
+
+# Names of attributes that modules of the package and skorch use themselves.
+NAMES = [
+    *("generator", "encoder", "decoder", "scaler", "weight", "bias", "bottleneck"),
+    *("output", "loss", "code_factor", "visible", "residual_scale", "members"),
+    *("linear", "remainder", "mean", "unit", "module", "criterion", "transposed"),
+    *("work", "widest_layer", "n_components", "max_refinements", "structure"),
+]
+
+
+@few_epochs
+def test_submodules_may_have_any_name(tmp_path):
+    def chain(n_inputs, n_outputs):
+        layers = {name: nn.Linear(3, 3) for name in NAMES}
+        first, last = nn.Linear(n_inputs, 3), nn.Linear(3, n_outputs)
+        return nn.Sequential(OrderedDict(first=first, **layers, last=last))
+
+    for estimator in ESTIMATORS:
+        network = Custom(chain(6, 2), chain(2, 6))
+        model = estimator(2, network=network, max_epochs=1, random_state=0)
+        X_hat = model.fit(X_FOREIGN).reconstruct(X_FOREIGN)
+        model = pickle.loads(pickle.dumps(model))
+        np.testing.assert_array_equal(model.reconstruct(X_FOREIGN), X_hat)
+        model.partial_fit(X_FOREIGN).score_samples(X_FOREIGN.astype(np.float32))
+
+
+@few_epochs
+def test_an_optional_submodule_called_generator_is_no_source_of_random_numbers():
+    class Optional(nn.Linear):
+        def __init__(self, generator):
+            super().__init__(6, 2)
+            self.register_module("generator", generator)
+
+        def forward(self, X):
+            Z = super().forward(X)
+            return Z if self.generator is None else self.generator(Z)
+
+    for generator_module in (None, nn.Linear(2, 2)):
+        network = Custom(Optional(generator_module), nn.Linear(2, 6))
+        AutoencoderTransformer(2, network=network, max_epochs=1).fit(X_FOREIGN)
+
+
+def test_an_attribute_called_generator_for_something_else_is_refused_by_name():
+    class Optional(nn.Linear):
+        generator = None
+
+        def forward(self, X):
+            Z = super().forward(X)
+            return Z if self.generator is None else self.generator(Z)
+
+    network = Custom(Optional(6, 2), nn.Linear(2, 6))
+    with pytest.raises(ValueError, match=r"attribute `generator`.*another name"):
+        AutoencoderTransformer(2, network=network, max_epochs=1).fit(X_FOREIGN)
+
+
+@pytest.mark.parametrize("as_factory", [True, False])
+def test_modules_that_cannot_be_copied_are_refused_by_name(as_factory):
+    encoder = nn.Linear(6, 2)
+    encoder.lock = threading.Lock()
+    network = Custom((lambda d, k: encoder) if as_factory else encoder, nn.Linear(2, 6))
+    with pytest.raises(TypeError, match=r"encoder of network=Custom.*copied.*lock"):
+        AutoencoderTransformer(2, network=network, max_epochs=1).fit(X_FOREIGN)
+
+
 def test_custom_output_activation_overrides_that_of_the_loss():
     assert type(make_linear_pair().build_output(nn.Sigmoid())) is nn.Sigmoid
     network = make_linear_pair(output_activation="identity")
@@ -723,15 +978,21 @@ def test_custom_output_activation_overrides_that_of_the_loss():
 
 def test_custom_networks_may_draw_globally_and_cannot_start_as_pca():
     assert Custom.draws_globally
-    assert not MLP.draws_globally
     assert not make_linear_pair().allows_pca
 
 
-def test_only_custom_networks_may_vary_or_end_in_an_activation():
-    assert not Custom.is_determined_by_parameters
+@pytest.mark.parametrize("kind", [MLP, Conv])
+@pytest.mark.parametrize("name", ["activation", "code_activation", "output_activation"])
+def test_only_foreign_activations_may_draw_globally(kind, name):
+    assert not kind().draws_globally
+    assert not kind(**{name: "tanh"}).draws_globally
+    assert not kind(**{name: nn.Tanh}).draws_globally
+    assert kind(**{name: nn.RReLU}).draws_globally
+
+
+def test_only_custom_networks_may_end_in_an_activation():
     assert Custom.decoder_may_end_in_activation
     for kind in (MLP, Conv):
-        assert kind.is_determined_by_parameters
         assert not kind.decoder_may_end_in_activation
 
 

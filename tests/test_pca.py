@@ -24,6 +24,12 @@ def solver(request, monkeypatch):
     return request.param
 
 
+@pytest.fixture(autouse=True)
+def large_tables(monkeypatch):
+    """Treat small tables as large ones, of which no dense blocks are kept."""
+    monkeypatch.setattr(_pca, "MAX_KEPT_ENTRIES", 0)
+
+
 def axes_of(rows, n_components, factor=None):
     factor = np.ones(rows.n_features) if factor is None else factor
     return principal_axes(rows, n_components, summarize(rows).mean, factor, seed=0)

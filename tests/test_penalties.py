@@ -10,12 +10,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit, rel_entr
 from sklearn.base import clone
+from sklearn.datasets import load_digits
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
-from skae import penalties
-from skae._layers import Dropout, Residual
-from skae.networks import ACTIVATIONS, MLP, Shape
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer, penalties
+from skae._layers import (
+    Dropout,
+    Residual,
+    exact_derivatives,
+    takes_inputs_in_order,
+)
+from skae._rows import Batch
+from skae.bottlenecks import Gaussian
+from skae.engine.objective import Objective
+from skae.networks import ACTIVATIONS, MLP, Conv, Custom, Shape
 from skae.penalties import L1, PENALTIES, Contractive, KLSparsity, Penalty
 
 
@@ -50,6 +59,9 @@ class LookAlike(Residual):
 
 
 WIDE_RELU = perceptron(36, 5, (72,), activation="relu")
+RECTIFIED = perceptron(36, 5, code_activation="relu")
+with torch.no_grad():
+    RECTIFIED[-2].bias[0] = -100  # a unit that is zero for all rows
 PERCEPTRONS = {
     "perceptron": perceptron(36, 5),
     "linear": perceptron(36, 5, ())[0],
@@ -57,6 +69,7 @@ PERCEPTRONS = {
     "nested": nn.Sequential(nn.Identity(), perceptron(36, 5), nn.Tanh()),
     "relu, then gelu": nn.Sequential(WIDE_RELU, nn.GELU()),
     "residual": Residual(perceptron(36, 5, ())[0], perceptron(36, 5)),
+    "rectified": RECTIFIED,
 }
 OTHERS = {
     "look-alike": LookAlike(perceptron(36, 5, ())[0], perceptron(36, 5)),
@@ -64,6 +77,7 @@ OTHERS = {
     "activation first": nn.Sequential(nn.Tanh(), *perceptron(36, 5)),
     "layer norm": nn.Sequential(perceptron(36, 5), nn.LayerNorm(5)).double(),
     "convolutional": convolutional(),
+    "rectified, not a perceptron": nn.Sequential(nn.Unflatten(1, (36,)), RECTIFIED),
 }
 ENCODERS = PERCEPTRONS | OTHERS
 
@@ -79,7 +93,9 @@ def squared_jacobian(encoder, X, n_components):
     def code(x):
         return encoder(x[None])[0, :n_components]
 
-    return torch.func.vmap(torch.func.jacrev(code))(X).square().sum(dim=(1, 2))
+    with exact_derivatives(encoder):
+        J = torch.func.vmap(torch.func.jacrev(code))(X)
+    return J.square().sum(dim=(1, 2))
 
 
 def assert_equal(actual, expected, rtol=1e-10):
@@ -253,6 +269,7 @@ def test_estimate_draws_from_its_generator_only():
 @pytest.mark.parametrize(
     ("penalty", "name"),
     [
+        *((L1(share), "warm_up") for share in (-0.1, 1.1, None)),
         *((KLSparsity(target), "target") for target in (0, 1, "low")),
         *((Contractive(m), "n_projections") for m in (0, 1.5)),
     ],
@@ -262,7 +279,7 @@ def test_errors_name_parameters_out_of_range(penalty, name):
         penalty._validate_params()
 
 
-@pytest.mark.parametrize("penalty", [L1(), KLSparsity(0.2), Contractive(3)])
+@pytest.mark.parametrize("penalty", [L1(), L1(0.5), KLSparsity(0.2), Contractive(3)])
 def test_penalty_can_be_cloned_and_its_module_pickled(penalty):
     penalty._validate_params()
     assert clone(penalty).get_params() == penalty.get_params()
@@ -273,3 +290,232 @@ def test_penalty_can_be_cloned_and_its_module_pickled(penalty):
 def test_penalty_without_build_is_abstract():
     with pytest.raises(TypeError, match="build"):
         Penalty()
+
+
+# Sparse codes
+
+
+class OwnPenalty(Penalty):
+    """The sum of a rectified code, without weights and without warm-up."""
+
+    code_activation = "relu"
+
+    def build(self):
+        return penalties._L1Norm()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return load_digits().data[:200]
+
+
+def share_of_dead(Z):
+    return np.mean(np.ptp(Z, axis=0) == 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"penalty": "l1"},
+        {"penalty": L1(warm_up=0.0)},
+        {"penalty": OwnPenalty()},
+        {"penalty": "l1", "corruption": "masking"},
+        {"penalty": "l1", "network": MLP((32,), activation="relu")},
+        {
+            "penalty": "l1",
+            "penalty_weight": 0.01,
+            "network": "conv",
+            "input_shape": (8, 8),
+        },
+        {
+            "penalty": "l1",
+            "network": Conv((4, 8), code="feature_map"),
+            "input_shape": (8, 8),
+        },
+        {"penalty": "l1", "bottleneck": "topk"},
+        {"penalty": None, "bottleneck": "topk"},
+        {"penalty": "contractive", "network": MLP((32,), code_activation="relu")},
+    ],
+    ids=repr,
+)
+def test_units_of_a_sparse_code_do_not_die(settings, images):
+    ae = AutoencoderTransformer(
+        32, penalty_weight=0.05, max_epochs=30, early_stopping=False, random_state=0
+    ).set_params(**settings)
+    if "network" not in settings:
+        ae.set_params(hidden_layer_sizes=(32,))
+    ae.fit(images)
+    assert share_of_dead(ae.transform(images)) <= 0.05
+    assert ae.score(images) > 0.3
+
+
+@pytest.mark.parametrize("settings", [{"penalty": "l1"}, {"bottleneck": "topk"}])
+def test_units_do_not_die_in_partial_fit(settings, images):
+    ae = AutoencoderTransformer(
+        32, hidden_layer_sizes=(32,), penalty_weight=0.02, random_state=0, **settings
+    )
+    for _ in range(30):
+        ae.partial_fit(images)
+    assert share_of_dead(ae.transform(images)) <= 0.05
+    assert ae.score(images) > 0.3
+
+
+def test_units_of_an_ensemble_do_not_die(images):
+    detector = AutoencoderOutlierDetector(
+        16, n_estimators=2, penalty="l1", penalty_weight=0.02, random_state=0
+    ).fit(images)
+    Z = detector.net_.module_in(images.dtype).encode(torch.from_numpy(images))
+    assert (Z.amax(dim=0) > Z.amin(dim=0)).float().mean() >= 0.95
+
+
+def test_zeros_increase_and_explained_variance_decreases_with_the_weight(images):
+    scores, zeros = [], []
+    for weight in (1e-4, 1e-2, 1e-1):
+        ae = AutoencoderTransformer(
+            32, hidden_layer_sizes=(32,), penalty="l1", penalty_weight=weight,
+            max_epochs=40, early_stopping=False, random_state=0,
+        ).fit(images)  # fmt: skip
+        scores.append(ae.score(images))
+        zeros.append(np.mean(ae.transform(images) == 0))
+    assert zeros == sorted(zeros)
+    assert zeros[-1] > zeros[0] + 0.3
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] > 0.4
+
+
+def test_penalty_does_not_depend_on_how_code_and_decoder_split_the_scale(images):
+    ae = AutoencoderTransformer(
+        32, hidden_layer_sizes=(8,), penalty="l1", max_epochs=1, random_state=0
+    )
+    module = ae.fit(images[:50]).module_.double()
+    target, _ = module.scaler(torch.from_numpy(images))
+    batch = Batch(target, None, torch.ones(len(images)))
+    objective = Objective(None, 1.0, L1().build(), 1.0, weighs_units=True)
+    before = objective(module, batch, torch.tensor(1.0))
+    with torch.no_grad():
+        module.encoder[2].weight.mul_(0.1)
+        module.encoder[2].bias.mul_(0.1)
+        module.decoder[0].weight.mul_(10)
+    assert_equal(objective(module, batch, torch.tensor(1.0)), before)
+
+
+def test_weight_of_the_penalty_grows_during_the_warm_up(images):
+    ae = AutoencoderTransformer(2, network=MLP((), code_activation="relu"))
+    module = ae.set_params(max_epochs=1).fit(images[:50]).module_
+    batch = Batch(
+        module.scaler(torch.from_numpy(images))[0], None, torch.ones(len(images))
+    )
+    plain, full, half, after = (
+        Objective(None, 1.0, L1().build(), weight, True, 0.4)(
+            module, batch, torch.tensor(done)
+        )
+        for weight, done in ((0.0, 1.0), (1.0, 0.4), (1.0, 0.2), (1.0, 0.9))
+    )
+    assert (full > plain).any()
+    assert_equal(half - plain, (full - plain) / 2, 1e-3)
+    assert_equal(after, full, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"penalty": L1(warm_up=0.8), "penalty_weight": 0.3},
+        {"bottleneck": Gaussian(warm_up=0.8), "bottleneck_weight": 30.0},
+    ],
+    ids=repr,
+)
+def test_epochs_of_the_warm_up_do_not_end_the_training(settings, images):
+    # At the full weight, the held-out rows are worse until the end of the warm-up.
+    ae = AutoencoderTransformer(
+        16, hidden_layer_sizes=(16,), max_epochs=40, n_iter_no_change=1,
+        early_stopping=True, random_state=0, **settings,
+    )  # fmt: skip
+    assert len(ae.fit(images).loss_curve_) >= 32
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_training_that_continues_uses_the_full_weight(method, images):
+    ae = AutoencoderTransformer(
+        8, hidden_layer_sizes=(8,), penalty="l1", penalty_weight=0.1, max_epochs=15,
+        early_stopping=False, warm_start=True, random_state=0,
+    ).fit(images)  # fmt: skip
+    before = ae.loss_curve_[-1]
+    getattr(ae.set_params(max_epochs=1, learning_rate=1e-6), method)(images)
+    assert ae.loss_curve_[-1] == pytest.approx(before, rel=0.05)
+
+
+# Decoders of one's own
+
+
+class _Decoder(nn.Module):
+    """A decoder whose first layer is not what its submodules suggest."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.last = nn.Linear(6, 5)
+        self.first = nn.Linear(6, 6)
+
+    def forward(self, Z):
+        if self.kind == "late":
+            return self.last(self.first(Z))
+        factor, Z = (10, Z) if self.kind == "scaled" else (1, Z.flip(1))
+        return self.last(factor * Z)
+
+
+def _channels_first():
+    return nn.Sequential(
+        nn.Unflatten(1, (2, 3)), nn.ConvTranspose1d(2, 1, 3), nn.Flatten()
+    )
+
+
+@pytest.mark.parametrize(
+    ("decoder", "is_known"),
+    [
+        (nn.Linear(6, 5), True),
+        (nn.Sequential(nn.Dropout(0.1), nn.Linear(6, 5), nn.ReLU()), True),
+        (nn.Sequential(nn.Unflatten(1, (6, 1)), nn.ConvTranspose1d(6, 1, 5)), True),
+        (_channels_first(), False),
+        (nn.Sequential(nn.Tanh(), nn.Linear(6, 5)), False),
+        (nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Linear(3, 3)), False),
+        (_Decoder("late"), False),
+        (_Decoder("scaled"), False),
+        (_Decoder("flipped"), False),
+    ],
+)
+def test_units_are_weighed_only_if_their_weights_are_known(decoder, is_known):
+    assert takes_inputs_in_order(decoder, 6) == is_known
+
+
+@pytest.mark.parametrize(
+    "network", [MLP(()), MLP((8,)), Conv(), Conv(channels=(4,), hidden_layer_sizes=())]
+)
+def test_units_of_the_networks_of_the_package_are_weighed(network):
+    shape = Shape(100, 16, 6, 6, (4, 4))
+    _, decoder = network.build(shape, torch.Generator().manual_seed(0))
+    assert takes_inputs_in_order(decoder, 6)
+
+
+def test_units_of_a_feature_map_are_weighed():
+    network = Conv(channels=(4, 2), code="feature_map")
+    shape = Shape(100, 64, 8, 8, (8, 8))
+    _, decoder = network.build(shape, torch.Generator().manual_seed(0))
+    assert takes_inputs_in_order(decoder, 8)
+
+
+def test_l1_accepts_a_decoder_whose_first_submodule_is_used_last():
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.ConvTranspose1d(3, 1, 1)
+            self.first = nn.Linear(5, 12)
+
+        def forward(self, Z):
+            return self.last(self.first(Z).unflatten(1, (3, 4))).flatten(1)
+
+    rows = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)).numpy()
+    network = Custom(lambda n, k: nn.Linear(n, k), lambda n, k: Decoder())
+    ae = AutoencoderTransformer(
+        5, network=network, penalty="l1", early_stopping=False, max_epochs=2
+    )
+    assert ae.fit(rows).transform(rows).shape == (30, 5)

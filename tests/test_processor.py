@@ -1,17 +1,22 @@
 """Threads, denormal numbers and precision during training."""
 
+import threading
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from skae import _processor
+from skae import AutoencoderTransformer, _processor
+from skae._compat import get_precision
 from skae._processor import (
     SMALL_WORK,
     flushed_denormals,
     matmul_precision,
+    own_settings,
     threads_for,
+    torch_threads_for,
 )
 
 SMALL, LARGE = SMALL_WORK / 2, SMALL_WORK * 2
@@ -120,9 +125,95 @@ def test_explicit_number_of_threads_is_used_for_any_work(two_threads):
     assert torch.get_num_threads() == before
 
 
-def test_tf32_is_enabled_inside_the_context():
-    before = torch.get_float32_matmul_precision()
-    for name, expected in (("tf32", "high"), ("float32", before)):
-        with matmul_precision(name):
-            assert torch.get_float32_matmul_precision() == expected
-    assert torch.get_float32_matmul_precision() == before
+# Precision on a GPU
+
+
+@pytest.fixture
+def gpu_build(monkeypatch):
+    """Settings of a build for GPUs, which a build for CPUs has as well."""
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    before = gpu_settings()
+    yield
+    assert gpu_settings() == before
+
+
+def gpu_settings():
+    return [get_precision("cuda", name) for name in ("matmul", "conv", "rnn")] + [
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.benchmark,
+    ]
+
+
+FLOAT32 = ["ieee", "ieee", "ieee", True, False]
+TF32 = ["tf32", "tf32", "tf32", True, False]
+
+
+@pytest.mark.usefixtures("gpu_build")
+def test_precision_is_that_of_the_parameter_inside_the_context():
+    with own_settings():
+        assert gpu_settings() == FLOAT32
+        with matmul_precision("tf32"):
+            assert gpu_settings() == TF32
+        assert gpu_settings() == FLOAT32
+        with matmul_precision("float32"):
+            assert gpu_settings() == FLOAT32
+
+
+@pytest.mark.usefixtures("gpu_build")
+def test_convolutions_have_the_precision_of_float32_by_default():
+    assert gpu_settings()[1] == "tf32"  # PyTorch's default
+    with own_settings():
+        assert gpu_settings() == FLOAT32
+
+
+@pytest.mark.usefixtures("gpu_build")
+def test_tf32_ends_while_another_thread_needs_float32():
+    found = []
+
+    def work():
+        with own_settings():
+            found.append(gpu_settings())
+
+    with matmul_precision("tf32"):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert gpu_settings() == TF32
+    assert found == [FLOAT32]
+
+
+@pytest.mark.usefixtures("gpu_build")
+def test_settings_are_restored_after_an_error():
+    torch.backends.cudnn.benchmark = True
+    with pytest.raises(ZeroDivisionError), own_settings(), matmul_precision("tf32"):
+        raise ZeroDivisionError
+    assert torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+
+
+# Predictions
+
+
+@pytest.mark.parametrize(("work", "n_threads"), [(SMALL, 1), (LARGE, 2)])
+def test_little_work_of_a_prediction_uses_one_thread(two_threads, work, n_threads):
+    with torch_threads_for(work):
+        assert torch.get_num_threads() == n_threads
+    assert torch.get_num_threads() == 2
+
+
+def test_predictions_of_one_row_use_one_thread(two_threads, monkeypatch):
+    seen = []
+    forward = torch.nn.Linear.forward
+
+    def spy(layer, X):
+        seen.append((len(X), torch.get_num_threads()))
+        return forward(layer, X)
+
+    X = np.random.default_rng(0).normal(size=(50, 4))
+    ae = AutoencoderTransformer(2, early_stopping=False, max_epochs=1).fit(X)
+    monkeypatch.setattr(_processor, "SMALL_WORK", 2 * ae.module_.work_per_row)
+    monkeypatch.setattr(torch.nn.Linear, "forward", spy)
+    ae.transform(X[:1])
+    assert {n_threads for _, n_threads in seen} == {1}
+    ae.transform(X)
+    assert 2 in {n_threads for _, n_threads in seen}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from devices import device_of
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
@@ -118,8 +119,8 @@ def encoder_output(ae, X):
     """Return the codes of `transform` before refinement."""
     module = ae.net_.module_in(np.dtype(np.float64))
     with torch.no_grad():
-        scaled, _ = module.scaler(torch.from_numpy(X))
-        return (module.encoder(scaled) * module.code_factor).numpy()
+        scaled, _ = module.scaler(torch.from_numpy(X).to(device_of(ae)))
+        return (module.encoder(scaled) * module.code_factor).numpy(force=True)
 
 
 def test_refined_codes_reconstruct_better_than_encoder_outputs(fitted, noisy_circle):

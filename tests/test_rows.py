@@ -1,4 +1,4 @@
-"""Weighted rows of a table: selection, blocks, canonical form and digest."""
+"""Weighted rows of a table: selection, blocks and canonical form."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
 from skae import _rows
-from skae._rows import Batch, Rows, canonical_rows, is_expanded
+from skae._rows import Batch, Rows, canonical_rows, empty_rows, is_expanded
 
 # Few values, so that rows repeat.
 TABLES = hnp.arrays(
@@ -165,7 +165,26 @@ def test_canonical_rows_are_distinct_and_keep_the_total_weight(table):
     values = content(rows)[0]
     distinct = {tuple(None if np.isnan(v) else v for v in row) for row in values}
     assert len(distinct) == len(rows)
-    assert rows.weight.sum() == len(table)
+    assert not np.isnan(values).all(axis=1).any()
+    assert rows.weight.sum() == np.sum(~np.isnan(table).all(axis=1))
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("maximum", [3, 100])
+def test_rows_without_an_observed_entry_have_weight_zero(convert, maximum, monkeypatch):
+    monkeypatch.setattr(_rows, "MAX_CANONICAL_ROWS", maximum)
+    monkeypatch.setattr(_rows, "BLOCK_ENTRIES", 2)
+    table = X.copy()
+    table[[0, 4, 7]] = np.nan
+    table[2, 1:] = np.nan
+    assert empty_rows(convert(table)).tolist() == [0, 4, 7]
+    weight = np.arange(1.0, 9)
+    assert_same_content(
+        canonical_rows(convert(table), weight),
+        canonical_rows(
+            np.delete(table, [0, 4, 7], axis=0), np.delete(weight, [0, 4, 7])
+        ),
+    )
 
 
 def test_equal_rows_are_merged_into_one():
@@ -180,7 +199,8 @@ def test_negative_zero_equals_zero():
 
 def test_all_nan_are_equal():
     bits = np.array([0x7FF8000000000000, 0xFFF8000000000001], dtype=np.uint64)
-    assert len(canonical_rows(bits.view(np.float64)[:, None], None)) == 1
+    table = np.column_stack([bits.view(np.float64), np.ones(2)])
+    assert len(canonical_rows(table, None)) == 1
 
 
 def test_the_type_of_the_table_does_not_change_the_order():
@@ -217,37 +237,6 @@ def test_canonical_rows_do_not_change_the_table(table):
     assert_same_content(rows, canonical_rows(X, None))
     dense = table.toarray() if sparse.issparse(table) else table
     np.testing.assert_array_equal(dense, X)
-
-
-# Digest
-
-
-def some_tables():
-    """A table and its weights, and others that differ from them."""
-    X = np.random.default_rng(0).integers(0, 3, (12, 4)).astype(float)
-    weight = np.arange(1.0, 13)
-    other = X.copy()
-    other[3, 2] += 1
-    swapped = X.copy()
-    swapped[:, 0] = X[::-1, 0]
-    return (X, weight), [(other, weight), (swapped, weight), (X, weight[::-1])]
-
-
-@pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
-def test_only_equal_rows_have_equal_digests(container):
-    (X, weight), others = some_tables()
-    digest = Rows(container(X), weight=weight).digest()
-    assert Rows(container(X.copy()), weight=weight.copy()).digest() == digest
-    assert Rows(container(X)).subset(np.arange(12)).digest() != digest
-    for other, other_weight in others:
-        assert Rows(container(other), weight=other_weight).digest() != digest
-
-
-def test_the_digest_does_not_depend_on_block_size(monkeypatch):
-    (X, weight), _ = some_tables()
-    whole = Rows(X, weight=weight).digest()
-    monkeypatch.setattr(_rows, "BLOCK_ENTRIES", 8)
-    assert Rows(np.asfortranarray(X), weight=weight).digest() == whole
 
 
 # Batches

@@ -10,9 +10,16 @@ from sklearn.datasets import load_iris
 
 from skae import _summary
 from skae._rows import Rows
-from skae._summary import summarize, value_range
+from skae._summary import summarize, weighted_median
 
 IRIS = load_iris().data
+
+
+@pytest.fixture(autouse=True)
+def stored_entries(monkeypatch):
+    """Read only the stored entries of small sparse tables, as of large ones."""
+    monkeypatch.setattr(_summary, "MAX_DENSE_ENTRIES", 0)
+
 
 each_container = pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
 
@@ -183,27 +190,15 @@ def test_binary_features_have_both_values_and_no_others(container):
     assert summarize(Rows(container(X))).is_binary is None
 
 
-@each_container
-def test_the_range_of_a_table_is_over_its_observed_entries(container):
-    X = with_missing(sparse_table().toarray() - 0.3)
-    assert value_range(container(X)) == (np.nanmin(X), np.nanmax(X))
-    positive = np.array([[0.0, 2.0], [np.nan, 1.0]])
-    assert value_range(container(positive)) == (0, 2)
+# Weighted median
 
 
-@pytest.mark.parametrize("shape", [(3, 2), (0, 2), (2, 0)])
-def test_a_table_without_observed_entries_has_no_range(shape):
-    assert np.isnan(value_range(np.full(shape, np.nan))).all()
-
-
-@pytest.mark.parametrize("container", [sparse.csr_array, sparse.csr_matrix])
-def test_the_range_of_an_empty_sparse_table_is_zero(container):
-    assert value_range(container((3, 2))) == (0, 0)
-
-
-def test_the_range_of_a_full_sparse_table_does_not_include_zero():
-    assert value_range(sparse.csr_array([[1.0, 2.0]])) == (1, 2)
-    assert value_range(sparse.csr_array([[1.0, 0.0]])) == (0, 1)
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(1, 4)), min_size=1))
+def test_weighted_median_is_that_of_repeated_values(pairs):
+    values, weight = np.array(pairs, dtype=float).T
+    repeated = np.repeat(values, weight.astype(int))
+    assert weighted_median(values, weight) == np.median(repeated)
+    assert weighted_median(values, weight / 7) == np.median(repeated)
 
 
 # Merging

@@ -257,9 +257,10 @@ def test_binary_columns_can_be_listed(binary):
     X["a"] *= 9
     ae = AutoencoderTransformer(2, loss=Mixed(binary), **SMALL).fit(X)
     assert ae.module_.loss.binary == [1, 2]
-    ae.score_samples(X.assign(a=100.0))
+    scores = ae.score_samples(X)
+    assert (ae.score_samples(X.assign(a=100.0)) < scores.min()).all()
     with pytest.raises(ValueError, match=r"needs column\(s\) b, c in \[0, 1\].*and 2"):
-        ae.score_samples(X.assign(c=2.0))
+        ae.fit(X.assign(c=2.0))
 
 
 def test_columns_listed_as_binary_must_lie_between_0_and_1(frame):
@@ -322,6 +323,46 @@ def test_binary_columns_are_the_same_for_sparse_and_dense():
     assert ae.module_.loss.binary == [0, 2, 3, 4]
     assert_allclose(ae.fit(sparse.csr_array(X)).reconstruct(X), dense, atol=1e-6)
     assert ae.module_.loss.binary == [0, 2, 3, 4]
+
+
+CONTAINERS = {
+    "CSR": sparse.csr_array,
+    "CSC": sparse.csc_matrix,
+    "float32": np.float32,
+    "Fortran": np.asfortranarray,
+    "frame": pd.DataFrame,
+}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "method", "width", "is_weighted"),
+    [
+        (AutoencoderTransformer(2, early_stopping=False), "fit", 12, True),
+        (AutoencoderTransformer(2, scale="feature"), "fit", 12, False),
+        (AutoencoderTransformer(2, early_stopping=False), "fit", 1100, True),
+        (AutoencoderTransformer(2), "partial_fit", 12, True),
+        (AutoencoderOutlierDetector(2, n_estimators=2), "fit", 12, False),
+    ],
+    ids=["weighted", "scaled", "wide", "piecewise", "detector"],
+)
+def test_fits_to_equal_values_are_equal(estimator, method, width, is_weighted):
+    rng = np.random.default_rng(0)
+    X = rng.random((60, width)) * (rng.random((60, width)) < 0.4)
+    X = X.astype(np.float32).astype(np.float64)
+    weight = rng.uniform(0.5, 2, 60) if is_weighted else None
+    estimator.set_params(**SMALL)
+
+    def fitted(table):
+        return getattr(clone(estimator), method)(table, sample_weight=weight)
+
+    dense = fitted(X)
+    for name, container in CONTAINERS.items():
+        other = fitted(container(X))
+        assert_array_equal(other.mean_, dense.mean_, err_msg=name)
+        assert other.loss_curve_ == dense.loss_curve_, name
+        actual, expected = other.score_samples(X), dense.score_samples(X)
+        assert_array_equal(actual, expected, err_msg=name)
+        assert getattr(other, "offset_", 0) == getattr(dense, "offset_", 0), name
 
 
 def test_first_partial_fit_fixes_the_binary_columns(mixed, encoder):

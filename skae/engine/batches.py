@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from skorch.dataset import Dataset
 from torch import Tensor
 
-from skae._rows import Batch, Rows
+from skae._rows import Batch, Rows, Table
 
 # Number of entries that are scaled at once: 1 MB in float32, which fits into the cache
 # of a CPU. A table of at most four times as many entries is scaled once and kept.
@@ -44,6 +45,46 @@ class Batches:
                 torch.from_numpy(np.require(self.rows.dense(where), None, ["C", "W"])),
                 torch.from_numpy(np.array(self.rows.weight[where])),
             )
+
+
+class RowsDataset(Dataset):
+    """Rows as a dataset of skorch, whose target is its input.
+
+    Callbacks receive it. Nothing is copied unless an attribute is asked for.
+
+    Parameters
+    ----------
+    rows : Rows
+
+    Attributes
+    ----------
+    X : ndarray or CSR matrix of shape (n_rows, n_features)
+        The rows.
+    y : ndarray of shape (n_rows, n_features)
+        The rows, as a dense array.
+    """
+
+    def __init__(self, rows: Rows):
+        self.rows = rows
+
+    @property
+    def X(self) -> Table:
+        return self.rows.selected()
+
+    @property
+    def y(self) -> np.ndarray:
+        return self.rows.dense(slice(None))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), self.rows.n_features
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> tuple[np.ndarray, np.ndarray]:
+        row = self.rows.dense(np.arange(len(self))[i])
+        return row, row
 
 
 class TrainingBatches:
@@ -82,8 +123,13 @@ class TrainingBatches:
         self._n_chunk = max(1, CHUNK_ENTRIES // int(self.bounds[1] * rows.n_features))
         self._resident: Batch | None = None
         self._buffer = np.empty((0, rows.n_features), dtype=rows.X.dtype)
-        if len(rows) * rows.n_features <= max_resident:
-            self._resident = self._prepared(np.array(rows.dense(slice(None))), ...)
+        if rows.n_entries <= max_resident:
+            # Scaled in float64, float32 rows give the batches of equal float64 rows. In
+            # a larger table, or on a GPU, this would cost time or memory.
+            is_small = rows.n_entries <= 4 * CHUNK_ENTRIES
+            dtype = np.float64 if is_small else rows.X.dtype
+            block = np.array(rows.dense(slice(None)), dtype)
+            self._resident = self._prepared(block, ...)
         else:
             # Allocating memory for each chunk costs more than copying its rows.
             n_rows = min(len(rows), int(self.bounds[1]) * self._n_chunk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +66,8 @@ class Judge:
         The module that is trained, with its initial weights.
     plan : Plan
         Settings of the training.
+    weight : ndarray of shape (n_rows,), default=None
+        Weights of the rows by which `restore_best` judges. `judge_start` replaces them.
 
     Attributes
     ----------
@@ -74,7 +77,7 @@ class Judge:
         Number of times that the learning rate has been divided.
     """
 
-    def __init__(self, module: nn.Module, plan: Plan):
+    def __init__(self, module: nn.Module, plan: Plan, weight: np.ndarray | None = None):
         self.best_epoch = 0
         self.n_divisions = 0
         self._module = module
@@ -83,7 +86,7 @@ class Judge:
         self._best_loss = math.inf
         self._epochs_without_gain = 0
         self._start_losses = self._best_losses = np.empty(0)
-        self._weight = np.empty(0)
+        self._weight = np.empty(0) if weight is None else weight
 
     def judge_start(self, losses: np.ndarray, weight: np.ndarray) -> None:
         """Record the objective of the held-out rows before the first epoch.
@@ -104,7 +107,12 @@ class Judge:
         self._check_finite("The validation loss", self._best_loss, 0)
 
     def judge_epoch(
-        self, epoch: int, train_loss: float, losses: np.ndarray | None
+        self,
+        epoch: int,
+        train_loss: float,
+        losses: np.ndarray | None,
+        *,
+        counts: bool = True,
     ) -> float | None:
         """Compare an epoch with the best one so far, and keep its weights if better.
 
@@ -116,6 +124,8 @@ class Judge:
             Mean objective of the training rows during the epoch.
         losses : ndarray of shape (n_rows,) or None
             Objective of the held-out rows after the epoch, if there are any.
+        counts : bool, default=True
+            Whether an epoch without an improvement counts for `n_iter_no_change`.
 
         Returns
         -------
@@ -132,7 +142,7 @@ class Judge:
         if losses is not None:
             loss = valid_loss = self._mean(losses)
             self._check_finite("The validation loss", loss, epoch)
-        self._epochs_without_gain += 1
+        self._epochs_without_gain += counts
         if loss < self._best_loss - self._plan.tol * abs(self._best_loss):
             self._epochs_without_gain = 0
         if loss < self._best_loss:
@@ -177,13 +187,19 @@ class Judge:
         self._module.load_state_dict(self._best_weights)
         return True
 
-    def restore_best(self, n_epochs: int, is_complete: bool) -> Judgement | None:
+    def restore_best(
+        self,
+        n_epochs: int,
+        is_complete: bool,
+        exact_losses: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
+    ) -> Judgement | None:
         """Load the final weights of the training into the module.
 
         These are the weights of the best epoch; without early stopping, those of the
         last epoch if the training is complete. With ``plan.keep_start`` they are the
         initial weights unless the mean gain of the held-out rows exceeds its standard
-        error.
+        error. Without early stopping they are the initial weights if `exact_losses` is
+        given and the mean gain of the training rows is not positive.
 
         Parameters
         ----------
@@ -191,6 +207,10 @@ class Judge:
             Number of epochs that were run.
         is_complete : bool
             False if the user or a callback ended the training early.
+        exact_losses : callable, default=None
+            Returns the objectives in float64 with the present weights, and the weights
+            of the rows: held-out rows, or without early stopping training rows. None
+            judges by the losses of the training.
 
         Returns
         -------
@@ -202,18 +222,42 @@ class Judge:
                 self.best_epoch = n_epochs
             else:
                 self._module.load_state_dict(self._best_weights)
+            if exact_losses is not None and n_epochs > 0:
+                self.check_weights(n_epochs)
+                self._best_weights = self._copy_weights()
+                self._compare_exactly(exact_losses)
+                gain = self._judgement().mean_gain
+                self._check_finite("The training loss", gain, n_epochs)
+                if gain <= 0:
+                    self._module.load_state_dict(self._start_weights)
+                    self.best_epoch = 0
             return None
-        kept = self._trimmed_weight(self._best_losses)
-        gains = self._start_losses - self._best_losses
-        # Differences within the rounding error of the losses are no gain.
-        eps = np.finfo(gains.dtype).eps
-        gains[np.abs(gains) <= ROUNDING * eps * np.abs(self._start_losses)] = 0
-        judgement = Judgement(gains[kept > 0], kept[kept > 0], self.best_epoch)
+        if exact_losses is not None and self.best_epoch > 0:
+            self._compare_exactly(exact_losses)
+        judgement = self._judgement()
         weights = self._best_weights
         if self._plan.keep_start and not judgement.is_significant:
             weights, self.best_epoch = self._start_weights, 0
         self._module.load_state_dict(weights)
         return judgement
+
+    def _compare_exactly(
+        self, exact_losses: Callable[[], tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        """Compute the losses of the best and of the initial weights in float64."""
+        self._module.load_state_dict(self._start_weights)
+        self._start_losses, self._weight = exact_losses()
+        self._module.load_state_dict(self._best_weights)
+        self._best_losses, _ = exact_losses()
+
+    def _judgement(self) -> Judgement:
+        """Compare the losses of the best and of the initial weights."""
+        kept = self._trimmed_weight(self._best_losses)
+        gains = self._start_losses - self._best_losses
+        # Differences within the rounding error of the losses are no gain.
+        eps = np.finfo(gains.dtype).eps
+        gains[np.abs(gains) <= ROUNDING * eps * np.abs(self._start_losses)] = 0
+        return Judgement(gains[kept > 0], kept[kept > 0], self.best_epoch)
 
     def _mean(self, losses: np.ndarray) -> float:
         """Return the weighted mean over the held-out rows, trimmed like a batch."""

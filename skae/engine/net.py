@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from skorch.callbacks import Callback, LRScheduler
+from skorch.dataset import Dataset
 from skorch.history import History
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from skae._compat import SkorchNet
 from skae._layers import FrozenModule, random_modules
 from skae._module import Autoencoder, Scaler
 from skae._rows import BLOCK_ENTRIES, Rows
-from skae.engine.batches import Batches
+from skae.engine.batches import Batches, RowsDataset
 from skae.engine.judge import Judgement
 from skae.engine.objective import Objective
 from skae.engine.plan import Plan
@@ -32,8 +32,10 @@ _TRAINING_ONLY: dict[str, Any] = {
     "double_": None,
     "exact_scaler_": None,
     "callbacks": [],
-    "callbacks_": [],
 }
+
+# Prefix of the names of callbacks that are not the user's.
+INTERNAL = "skae-"
 
 
 class StopTraining(Exception):  # noqa: N818 (no error)
@@ -64,9 +66,13 @@ class AutoencoderNet(SkorchNet):
         Losses of the epochs in which the module was trained before.
     best_epoch : int, default=0
         Number of the epoch whose weights the module has, 0 for the initial weights.
+    verbose : int, default=0
+        Whether callbacks print; the net itself never does.
 
     Attributes
     ----------
+    callbacks_ : list of tuple of str and Callback
+        Names and callbacks; after training, without those of skae.
     best_epoch_ : int
         Number of the epoch, in `history`, whose weights the module has.
     judgement_ : Judgement or None
@@ -89,6 +95,7 @@ class AutoencoderNet(SkorchNet):
         device: str,
         history: Sequence[dict[str, Any]] = (),
         best_epoch: int = 0,
+        verbose: int = 0,
     ):
         super().__init__(
             module,
@@ -103,7 +110,7 @@ class AutoencoderNet(SkorchNet):
             train_split=None,
             use_caching=False,  # batches come without predictions
             callbacks=callbacks,
-            verbose=0,
+            verbose=verbose,
             device=device,
         )
         self.plan = plan
@@ -175,18 +182,41 @@ class AutoencoderNet(SkorchNet):
         self.module_ = self.module
         return self
 
+    def initialize_optimizer(self) -> AutoencoderNet:
+        """Create the optimizer, in which a schedule of an earlier training goes on."""
+        super().initialize_optimizer()
+        for group in self.optimizer_.param_groups:
+            # PyTorch's schedulers need it if they do not begin with the first epoch.
+            group["initial_lr"] = group["lr"]
+            if self.has_own_schedule and self.history:
+                group["lr"] = self.history[-1].get("event_lr", group["lr"])
+        return self
+
     def initialize_history(self) -> AutoencoderNet:
         """Keep the history of earlier trainings."""
         return self
 
-    def get_dataset(self, X: Any, y: None = None) -> Any:
-        """Return `Rows` unchanged, and skorch's dataset for anything else."""
-        return X if isinstance(X, Rows) else super().get_dataset(X, y)
+    def get_dataset(self, X: Any, y: None = None) -> RowsDataset:
+        """Return a dataset of an array, a sparse matrix or another dataset."""
+        if isinstance(X, RowsDataset):
+            return X
+        return RowsDataset(Rows(X.X if isinstance(X, Dataset) else X))
 
-    def get_iterator(self, dataset: Any, training: bool = False) -> Batches:
-        """Iterate over blocks of `Rows`, or of any skorch dataset of an array."""
-        rows = dataset if isinstance(dataset, Rows) else Rows(dataset.X)
-        return Batches(rows, self.block_size)
+    def get_iterator(self, dataset: RowsDataset, training: bool = False) -> Batches:
+        """Iterate over blocks of rows."""
+        return Batches(dataset.rows, self.block_size)
+
+    def score(self, X: Any, y: None = None) -> float:
+        """Return the explained variance of rows, which skorch's scoring callbacks use.
+
+        Missing entries are left out, and the mean is that of `X`.
+        """
+        dataset = self.get_dataset(X)
+        X = dataset.y
+        observed = ~np.isnan(X)
+        residuals = np.where(observed, X - self.predict(dataset), 0.0)
+        centred = np.where(observed, X - np.nanmean(X, axis=0), 0.0)
+        return float(1 - np.square(residuals).sum() / np.square(centred).sum())
 
     def notify(self, method_name: str, **kwargs: Any) -> None:
         """Call a method of the net itself, then of all callbacks.
@@ -246,6 +276,19 @@ class AutoencoderNet(SkorchNet):
             self.double_ = DoubleCopy(self.module_)
         return self.double_.get()
 
+    def module_for(self, method: str, dtype: np.dtype) -> Autoencoder:
+        """Return the module in the precision in which it evaluates a method for rows.
+
+        Parameters
+        ----------
+        method : str
+            Name of a method of the module.
+        dtype : dtype
+            Floating-point type of the rows.
+        """
+        is_exact = self.module_.needs_float64(method)
+        return self.module_in(np.dtype(np.float64) if is_exact else dtype)
+
     def snapshot(self) -> AutoencoderNet:
         """Return a net for predictions with a copy of the present weights."""
         parts = random_modules(self.module_)
@@ -253,11 +296,19 @@ class AutoencoderNet(SkorchNet):
         generators = [part.generator for part in parts if part.generator is not None]
         module = copy.deepcopy(self.module_, {id(g): None for g in generators})
         if self.exact_scaler_ is not None and lacks_float64(self.device):
-            module.cpu().scaler = copy.deepcopy(self.exact_scaler_)
+            module.scaler = copy.deepcopy(self.exact_scaler_)
+            module.cpu()
         history = [without_batches(row) for row in self.history if "train_loss" in row]
         best = self.best_epoch_ if self.is_trimmed else len(history)
         net = AutoencoderNet.restored(module, history, best, self.state["settings"])
         net.device = self.device
+        return net
+
+    def with_module(self, module: Autoencoder) -> AutoencoderNet:
+        """Return a net with another module and all other attributes of this one."""
+        net = AutoencoderNet.__new__(AutoencoderNet)
+        # Not by assignment, which `NeuralNet.__setattr__` intercepts.
+        net.__dict__.update(vars(self), module_=module, double_=None)
         return net
 
     @property
@@ -276,18 +327,24 @@ class AutoencoderNet(SkorchNet):
         }
 
     def trim_for_prediction(self) -> None:
-        """Delete all that only training needs, such as optimizer and callbacks."""
+        """Delete all that only training needs, such as the optimizer."""
         if self.exact_scaler_ is not None and lacks_float64(self.device):
             # Predictions need float64: on the CPU, with the exact scaler.
-            self.module_.cpu().scaler = self.exact_scaler_
+            self.module_.scaler = self.exact_scaler_
+            self.module_.cpu()
         _detach_attributes(self.module_)
         for name, value in _TRAINING_ONLY.items():
             self.__dict__[name] = copy.copy(value)
+        self.__dict__["callbacks_"] = [
+            (name, callback)
+            for name, callback in getattr(self, "callbacks_", [])
+            if not name.startswith(INTERNAL)
+        ]
         self.mark_as_trimmed()
 
     def __getstate__(self) -> dict[str, Any]:
         # Weights as arrays can be loaded without their device, memory-mapped by joblib,
-        # and written by skops.
+        # and written by skops. Callbacks, which may hold locks or files, stay behind.
         return {**self.state, "module": FrozenModule(self.module_)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -316,16 +373,3 @@ def without_batches(epoch: dict[str, Any]) -> dict[str, Any]:
     if "batches" not in epoch:
         return epoch
     return {name: value for name, value in epoch.items() if name != "batches"}
-
-
-@contextmanager
-def using_generator(generator: torch.Generator, *modules: nn.Module) -> Iterator[None]:
-    """Context in which `random_modules` of these modules use this generator."""
-    parts = random_modules(*modules)
-    for part in parts:
-        part.generator = generator
-    try:
-        yield
-    finally:
-        for part in parts:
-            part.generator = None

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skae._layers import input_norms
+from skae._members import Members
 from skae._module import Autoencoder, Propagation
 from skae._rows import Batch
 
@@ -29,6 +31,16 @@ class Objective(nn.Module):
         Computes :math:`\Omega`.
     penalty_weight : float, default=0.0
         :math:`\lambda`.
+    weighs_units : bool, default=False
+        Whether the penalty receives each unit of the code times the norm of its weights
+        in the first layer of the decoder.
+    warm_up : float, default=0.0
+        Share of the training during which the weight of the penalty grows from zero.
+    bottleneck_warm_up : float, default=0.0
+        Share of the training during which the weight of the bottleneck's term grows.
+    trim : float, default=0.0
+        Fraction of a batch's weight, the rows with the highest objective, from which
+        the level of the decoder's noise is not learnt.
     """
 
     def __init__(
@@ -37,12 +49,25 @@ class Objective(nn.Module):
         bottleneck_weight: float = 1.0,
         penalty: nn.Module | None = None,
         penalty_weight: float = 0.0,
+        weighs_units: bool = False,
+        warm_up: float = 0.0,
+        bottleneck_warm_up: float = 0.0,
+        trim: float = 0.0,
     ):
         super().__init__()
         self.corruption = corruption
         self.bottleneck_weight = bottleneck_weight
         self.penalty = penalty
         self.penalty_weight = penalty_weight
+        self.weighs_units = weighs_units
+        self.warm_up = warm_up
+        self.bottleneck_warm_up = bottleneck_warm_up
+        self.trim = trim
+
+    @property
+    def settled_from(self) -> float:
+        """Share of the training from which the weights of all terms are constant."""
+        return max(self.warm_up, self.bottleneck_warm_up)
 
     def forward(
         self, autoencoder: Autoencoder, batch: Batch, progress: Tensor
@@ -61,13 +86,19 @@ class Objective(nn.Module):
         propagation = autoencoder.propagate_in_training(
             batch, progress, self.corruption
         )
-        total = autoencoder.mean_loss(propagation)
+        losses = autoencoder.losses(propagation)
+        total = autoencoder.mean_training_loss(losses, propagation)
         if propagation.term is not None:
             term = autoencoder.per_feature(propagation.term, propagation)
             total = total + self.bottleneck_weight * term
         if self.penalty is not None:
             penalty = self._penalty(autoencoder, propagation, batch.weight)
+            if self.warm_up > 0:
+                penalty = penalty * (progress / self.warm_up).clamp(max=1)
             total = total + self.penalty_weight * penalty
+        if autoencoder.noise is not None and autoencoder.training:
+            kept = trimmed_weight(total.detach(), batch.weight, self.trim)
+            autoencoder.noise.update(losses.detach(), propagation.observed, kept)
         return total
 
     def _penalty(
@@ -77,10 +108,27 @@ class Objective(nn.Module):
         encoder: Any = autoencoder.encoder
         X = propagation.encoder_input
         Z = propagation.H[..., : autoencoder.n_components]
+        if self.weighs_units:
+            Z = _weighted_units(Z, autoencoder)
         if autoencoder.visible is None:
             return self.penalty(encoder, X, Z, weight)
         members = zip(encoder.members, X, Z, strict=True)
         return torch.stack([self.penalty(*member, weight) for member in members])
+
+
+def _weighted_units(Z: Tensor, autoencoder: Autoencoder) -> Tensor:
+    """Multiply each unit by the norm of its weights in the decoder's first layer."""
+    decoder: Any = autoencoder.decoder
+    n_components = autoencoder.n_components
+    if isinstance(decoder, Members):
+        each = [input_norms(member, n_components) for member in decoder.members]
+        known = [norms for norms in each if norms is not None]
+        norms = torch.stack(known) if len(known) == len(each) else None
+    else:
+        norms = input_norms(decoder, n_components)
+    if norms is None:
+        return Z
+    return Z * norms[..., None, :]  # (1, k) or (n_members, 1, k)
 
 
 def trimmed_weight(losses: Tensor, weight: Tensor, trim: float) -> Tensor:

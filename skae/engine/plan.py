@@ -27,7 +27,7 @@ class Plan(NamedTuple):
     keep_start : bool
         Whether early stopping returns to the initial weights unless the gain over them
         is significant.
-    n_iter_no_change : int
+    n_iter_no_change : int or inf
         Epochs without an improvement after which training returns to the best
         epoch and continues with a smaller learning rate, or stops.
     tol : float
@@ -39,6 +39,11 @@ class Plan(NamedTuple):
         How a step is computed, see :class:`skae.engine.step.Step`.
     precision : {"float32", "tf32", "bfloat16"}, default="float32"
         Precision of matrix products; ``"bfloat16"`` runs the network under autocast.
+    is_exact : bool, default=False
+        Whether the trained weights are compared with the initial ones in float64, on
+        the held-out rows or, without them, on the training rows. The initial weights of
+        a PCA reconstruct some tables up to rounding errors, and float32 cannot tell
+        whether other weights do so better.
     """
 
     max_epochs: int
@@ -48,8 +53,9 @@ class Plan(NamedTuple):
     schedule: Callable[[float], float] | None
     early_stopping: bool
     keep_start: bool
-    n_iter_no_change: int
+    n_iter_no_change: float
     tol: float
     trim: float = 0.0
     compile: str | bool = "auto"
     precision: str = "float32"
+    is_exact: bool = False

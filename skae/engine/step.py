@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,9 @@ MAX_RECORDS = 8
 # Largest difference between a replay and an eager step that may be due to rounding in
 # float32, relative to the largest entry of a tensor.
 TOLERANCE = 1e-4
+
+# PyTorch can capture one CUDA graph at a time in a process.
+_CAPTURE = threading.Lock()
 
 # Gradient of each parameter; None for a frozen one.
 Gradients: TypeAlias = list[Tensor | None]
@@ -336,11 +340,22 @@ class _Record:
 
     def _capture(self) -> tuple[Tensor, Gradients, Callable[[], None] | None]:
         """Take the step as a CUDA graph; return loss, gradients and `run`."""
+        device = self._batch.target.device
         graph = torch.cuda.CUDAGraph()
         if self._step._generator is not None:
             graph.register_generator_state(self._step._generator)
         try:
-            with torch.cuda.graph(graph):
+            # By default, a capture forbids other threads to allocate memory or to wait
+            # for the device, and uses a stream of the current device.
+            with (
+                _CAPTURE,
+                torch.cuda.device(device),
+                torch.cuda.graph(
+                    graph,
+                    stream=torch.cuda.Stream(device),
+                    capture_error_mode="thread_local",
+                ),
+            ):
                 loss, gradients = self._compute()
         except RuntimeError:  # an operation synchronizes, which a graph cannot contain
             return *self._compute(), None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -10,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skae._rows import Batch, Rows
-from skae.engine.batches import TrainingBatches
+from skae._layers import using_generator
+from skae._rows import Batch, Rows, sample_size
+from skae.engine.batches import RowsDataset, TrainingBatches
 from skae.engine.interrupt import Interruption
 from skae.engine.judge import DIVISOR, Judge
-from skae.engine.net import AutoencoderNet, StopTraining, lacks_float64, using_generator
+from skae.engine.net import AutoencoderNet, StopTraining, lacks_float64
 from skae.engine.objective import trimmed_weight
 from skae.engine.step import Step
 
@@ -56,6 +59,8 @@ class OptimizerState(NamedTuple):
         Device type of this generator.
     n_steps : int
         Number of steps taken.
+    rates : list of tuple of float
+        Initial and next learning rate of each parameter group.
     """
 
     optimizer: dict[Any, Any]
@@ -64,6 +69,7 @@ class OptimizerState(NamedTuple):
     noise: Tensor
     device: str
     n_steps: int
+    rates: list[tuple[float, float]]
 
 
 class Trainer:
@@ -81,6 +87,9 @@ class Trainer:
         Records Ctrl-C, which ends the training.
     earlier : OptimizerState, default=None
         State of the optimizer and the generators to continue from.
+    expected : sequence of dict, default=()
+        Values of each epoch that callbacks find in the history if this training does
+        not compute them: without held-out rows, their losses in other trainings.
     """
 
     def __init__(
@@ -90,21 +99,29 @@ class Trainer:
         seed: int,
         interruption: Interruption,
         earlier: OptimizerState | None = None,
+        expected: Sequence[dict[str, Any]] = (),
     ):
         net.initialize()
         self.net = net
         self.plan = net.plan
         self.split = split
         self.interruption = interruption
+        self.expected = expected
         self.device = torch.device(net.device)
         shuffling, noise = np.random.SeedSequence(seed).spawn(2)
         self.rng = np.random.default_rng(shuffling)
         self.generator = torch.Generator(self.device)
         self.generator.manual_seed(int(noise.generate_state(1)[0]))
         self.n_steps = 0
+        self._earlier = earlier
         if earlier is not None:
             self._restore(earlier)
-        self.judge = Judge(net.module_, self.plan)
+        self.judge = Judge(net.module_, self.plan, split.train.weight)
+        held_out = split.held_out
+        self._datasets = {
+            "dataset_train": RowsDataset(split.train),
+            "dataset_valid": None if held_out is None else RowsDataset(held_out),
+        }
         # Fraction of the steps that are done; a tensor, since recorded steps read it.
         self._progress = torch.ones((), dtype=torch.float32, device=self.device)
         # Callbacks of each method that is called for every batch.
@@ -112,8 +129,16 @@ class Trainer:
             name: net.callbacks_with(name)
             for name in ("on_batch_begin", "on_batch_end", "on_grad_computed")
         }
+        self._watches_batches = bool(
+            self._notified_of["on_batch_begin"] or self._notified_of["on_batch_end"]
+        )
         self._held_out: TrainingBatches | None = None
         self._total_steps = 1
+        # Lowest training and validation loss so far.
+        self._lowest: dict[str, float] = {}
+        for name in ("train_loss", "valid_loss"):
+            losses = [epoch[name] for epoch in net.history if name in epoch]
+            self._lowest[name] = min(losses, default=math.inf)
 
     def run(self) -> None:
         """Train for `max_epochs`, or until early stopping, a callback or Ctrl-C.
@@ -134,7 +159,10 @@ class Trainer:
             self._judge_start()
             try:
                 with self.interruption.allowed():
-                    net.notify("on_train_begin", X=self.split, y=None)
+                    net.notify(
+                        "on_train_begin", X=self._datasets["dataset_train"], y=None
+                    )
+                    self._resume_schedule()
                     self._run_epochs()
                 is_complete = True
             except StopTraining:
@@ -144,11 +172,14 @@ class Trainer:
             if net.history and "train_loss" not in net.history[-1]:
                 net.history.pop()  # an epoch that has not ended
             n_epochs = len(net.history) - n_earlier
-            net.judgement_ = self.judge.restore_best(n_epochs, is_complete)
+            net.judgement_ = self.judge.restore_best(
+                n_epochs, is_complete, self._exact_losses if self._is_exact else None
+            )
             if self.judge.best_epoch > 0:
                 net.best_epoch_ = n_earlier + self.judge.best_epoch
-            with suppress(StopTraining):  # there is nothing left to stop
-                net.notify("on_train_end", X=self.split, y=None)
+            self._notify_of_end()
+            # A callback may have restored an earlier epoch and its history.
+            net.best_epoch_ = min(net.best_epoch_, len(net.history))
         net.set_training_mode(False)
         if not self.plan.early_stopping:
             # The losses of an epoch are those before its last update.
@@ -167,6 +198,7 @@ class Trainer:
             self.generator.get_state(),
             self.device.type,
             self.n_steps,
+            [(group["initial_lr"], group["lr"]) for group in optimizer.param_groups],
         )
 
     def _restore(self, earlier: OptimizerState) -> None:
@@ -180,6 +212,18 @@ class Trainer:
         if earlier.device == self.device.type:
             self.generator.set_state(earlier.noise)
         self.n_steps = earlier.n_steps
+
+    def _resume_schedule(self) -> None:
+        """Set the learning rate with which a callback's schedule goes on.
+
+        Only some of PyTorch's schedulers do so themselves.
+        """
+        if self._earlier is None or not self.net.has_own_schedule:
+            return
+        groups = self.net.optimizer_.param_groups
+        for group, (initial, rate) in zip(groups, self._earlier.rates, strict=False):
+            if group["initial_lr"] == initial:  # else learning_rate has been changed
+                group["lr"] = rate
 
     def _build_step(self) -> Step:
         net = self.net
@@ -214,36 +258,52 @@ class Trainer:
     def _run_epochs(self) -> None:
         net, epochs = self.net, self.plan.max_epochs
         batches = self._make_batches(self.split.train, training=True)
-        datasets = {
-            "dataset_train": self.split.train,
-            "dataset_valid": self.split.held_out,
-        }
         self._total_steps = epochs * len(batches)
         with closing(self._build_step()) as self._step:
             for epoch in range(1, epochs + 1):
-                net.notify("on_epoch_begin", **datasets)
+                net.notify("on_epoch_begin", **self._datasets)
                 self._run_training_epoch(batches)
                 losses = self._run_validation_epoch()
                 with self.interruption.deferred():
                     self._judge_epoch(epoch, losses)
-                net.notify("on_epoch_end", **datasets)
+                net.notify("on_epoch_end", **self._datasets)
                 if not self.judge.allows_another_epoch(not net.has_own_schedule):
                     break
 
     def _judge_epoch(self, epoch: int, losses: np.ndarray | None) -> None:
         """Record the losses of an epoch, which callbacks read, and judge the epoch."""
         history = self.net.history
-        batches = [b for b in history[-1]["batches"] if "train_loss" in b]
+        records = history[-1]["batches"]
+        batches = [batch for batch in records if "train_loss" in batch]
         train_loss = float(
             np.average(
                 [batch["train_loss"] for batch in batches],
                 weights=[batch["train_batch_size"] for batch in batches],
             )
         )
-        history.record("train_loss", train_loss)
-        valid_loss = self.judge.judge_epoch(epoch, train_loss, losses)
+        self._record_loss("train_loss", train_loss)
+        # The held-out rows are judged by the full weights of the penalty and of the
+        # bottleneck's term, which training does not minimise yet while they grow.
+        settled_from = self.net.criterion_.settled_from
+        done = self.n_steps / self._total_steps
+        is_settled = self.plan.schedule is None or done >= settled_from
+        valid_loss = self.judge.judge_epoch(
+            epoch, train_loss, losses, counts=is_settled
+        )
+        expected = self.expected[epoch - 1] if epoch <= len(self.expected) else {}
+        if valid_loss is None:
+            valid_loss = expected.get("valid_loss")
         if valid_loss is not None:
-            history.record("valid_loss", valid_loss)
+            self._record_loss("valid_loss", valid_loss)
+        for name, value in expected.items():
+            if name not in history[-1]:
+                history.record(name, value)
+
+    def _record_loss(self, name: str, loss: float) -> None:
+        """Record a loss of the epoch, and whether it is the lowest so far."""
+        self.net.history.record(name, loss)
+        self.net.history.record(f"{name}_best", loss < self._lowest[name])
+        self._lowest[name] = min(loss, self._lowest[name])
 
     def _run_training_epoch(self, batches: TrainingBatches) -> None:
         """Take a step for each batch, and record the losses.
@@ -253,28 +313,22 @@ class Trainer:
         """
         self.net.set_training_mode(True)
         self._step.refresh()
-        watches_batches = bool(
-            self._notified_of["on_batch_begin"] or self._notified_of["on_batch_end"]
-        )
         losses: list[Tensor] = []
         sizes: list[int] = []
         fetched: list[Tensor] = []
         for batch in batches:
-            self._notify_of_batch("on_batch_begin", batch, training=True)
-            if watches_batches:
-                self._step.refresh()
+            if self._watches_batches:
+                with self._notifying_of_batch(batch, training=True) as outputs:
+                    self._step.refresh()
+                    outputs.update(loss=self._take_step(batch), y_pred=None)
+                continue
             losses.append(self._take_step(batch))
             sizes.append(batch.n_rows)
-            if self._notified_of["on_batch_end"]:
-                self._record_batches("train", losses, sizes)
-                self._notify_of_batch(
-                    "on_batch_end", batch, training=True, loss=losses.pop(), y_pred=None
-                )
-                sizes.clear()
-            elif len(losses) == MAX_BATCH_RECORDS:  # a tensor per loss takes memory
+            if len(losses) == MAX_BATCH_RECORDS:  # a tensor per loss takes memory
                 fetched.append(torch.stack(losses))
                 losses.clear()
         self._record_batches("train", [*fetched, *losses], sizes)
+        self.net.history.record("train_batch_count", len(batches))
 
     @torch.no_grad()
     def _run_validation_epoch(self, is_start: bool = False) -> np.ndarray | None:
@@ -292,23 +346,56 @@ class Trainer:
         all_losses = []
         with _same_noise(self.generator):
             for batch in self._held_out:
-                if not is_start:
-                    self._notify_of_batch("on_batch_begin", batch, training=False)
-                row_losses = net.criterion_(net.module_, batch, self._progress)
+                with self._notifying_of_batch(batch, False, is_start) as outputs:
+                    row_losses = net.criterion_(net.module_, batch, self._progress)
+                    if row_losses.ndim == 2:  # (n_members, n_rows)
+                        row_losses = row_losses.mean(dim=0)
+                    all_losses.append(row_losses.cpu().numpy())
+                    loss = (row_losses * batch.weight).sum() / batch.weight.sum()
+                    outputs.update(loss=loss, y_pred=row_losses)
+        if not is_start:
+            net.history.record("valid_batch_count", len(all_losses))
+        return np.concatenate(all_losses)
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether the initial and the best weights are compared in float64.
+
+        Refining the codes of many rows in float64 would take longer than an epoch.
+        """
+        if not self.plan.is_exact or lacks_float64(self.device):
+            return False
+        held_out = self.split.held_out
+        return held_out is None or len(held_out) <= sample_size(held_out.n_features)
+
+    @torch.no_grad()
+    def _exact_losses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the objective of rows in float64, and their weights.
+
+        These are the held-out rows or, if there are none, a sample of the training
+        rows.
+        """
+        rows, net = self.split.held_out, self.net
+        if rows is None:
+            rows = self.split.train.sample()
+        # The generator cannot be copied.
+        module, objective = copy.deepcopy(
+            (net.module_, net.criterion_), {id(self.generator): self.generator}
+        )
+        module, objective = module.double().eval(), objective.double().eval()
+        progress = torch.ones((), dtype=torch.float64, device=self.device)
+        losses = []
+        with _same_noise(self.generator):
+            for where, block in rows.blocks(net.block_size):
+                X = torch.from_numpy(np.array(block)).to(self.device)
+                weight = torch.from_numpy(np.array(rows.weight[where]))
+                target, observed = module.scaler(X)
+                batch = Batch(target, observed, weight.to(self.device))
+                row_losses = objective(module, batch, progress)
                 if row_losses.ndim == 2:  # (n_members, n_rows)
                     row_losses = row_losses.mean(dim=0)
-                all_losses.append(row_losses.cpu().numpy())
-                loss = (row_losses * batch.weight).sum() / batch.weight.sum()
-                if not is_start:
-                    self._record_batches("valid", [loss], [batch.n_rows])
-                    self._notify_of_batch(
-                        "on_batch_end",
-                        batch,
-                        training=False,
-                        loss=loss,
-                        y_pred=row_losses,
-                    )
-        return np.concatenate(all_losses)
+                losses.append(row_losses.cpu().numpy())
+        return np.concatenate(losses), rows.weight
 
     # Steps
 
@@ -377,11 +464,62 @@ class Trainer:
             for a, b in zip(loss.tolist(), size.tolist(), strict=True)
         )
 
-    def _notify_of_batch(self, method: str, batch: Batch, **kwargs: Any) -> None:
-        callbacks = self._notified_of[method]
-        if callbacks:
-            pair = batch.target, batch.weight
-            self.net.call_back(method, callbacks, batch=pair, **kwargs)
+    @contextmanager
+    def _notifying_of_batch(
+        self, batch: Batch, training: bool, is_start: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """Context of the evaluation of a batch, of which callbacks are notified.
+
+        Parameters
+        ----------
+        batch : Batch
+        training : bool
+            Whether a step is taken.
+        is_start : bool, default=False
+            Whether this is the evaluation before the first epoch, of which nobody is
+            notified.
+
+        Yields
+        ------
+        outputs : dict
+            To be filled with the `loss` of the batch, and with `y_pred`.
+        """
+        outputs: dict[str, Any] = {}
+        if is_start:
+            yield outputs
+            return
+        pair, notified_of = (batch.target, batch.weight), self._notified_of
+        self.net.history.new_batch()  # in which callbacks may record values
+        self.net.call_back(
+            "on_batch_begin",
+            notified_of["on_batch_begin"],
+            batch=pair,
+            training=training,
+        )
+        yield outputs
+        prefix = "train" if training else "valid"
+        self.net.history.record_batch(f"{prefix}_loss", outputs["loss"].item())
+        self.net.history.record_batch(f"{prefix}_batch_size", batch.n_rows)
+        self.net.call_back(
+            "on_batch_end",
+            notified_of["on_batch_end"],
+            batch=pair,
+            training=training,
+            **outputs,
+        )
+
+    def _notify_of_end(self) -> None:
+        errors: tuple[type[Exception], ...] = (StopTraining,)  # nothing left to stop
+        if not self.net.history:
+            errors += (IndexError,)  # some callbacks of skorch read the last epoch
+        for _, callback in self.net.callbacks_:
+            with suppress(*errors):
+                self.net.call_back(
+                    "on_train_end",
+                    [callback],
+                    X=self._datasets["dataset_train"],
+                    y=None,
+                )
 
     def _notify_of_gradients(self) -> None:
         self.net.call_back(

@@ -60,8 +60,12 @@ def add_panels(ax: Axes, n_rows: int, n_columns: int) -> np.ndarray:
 
 
 def is_image(input_shape: Sequence[int] | None) -> bool:
-    """Return whether rows of this shape are drawn as images."""
-    return input_shape is not None and len(input_shape) in (2, 3)
+    """Return whether rows of this shape are drawn as images, not as signals."""
+    return (
+        input_shape is not None
+        and len(input_shape) in (2, 3)
+        and min(input_shape[-2:]) > 1
+    )
 
 
 def value_limits(X: np.ndarray) -> tuple[float, float]:

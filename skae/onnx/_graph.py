@@ -13,6 +13,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from skae._base import BaseAutoencoder
 from skae._generator import isolated_generator
+from skae._processor import own_settings
 from skae._version import __version__
 from skae.onnx._modules import (
     REFINEMENT,
@@ -24,6 +25,7 @@ from skae.onnx._operators import FLOAT32_ONLY, SEQUENCE_LENGTHS_INPUT
 from skae.onnx._trace import OPSET, trace
 
 
+@own_settings()
 def build_model(
     estimator: BaseAutoencoder, methods: Sequence[str], dtype: str
 ) -> onnx.ModelProto:
@@ -45,11 +47,18 @@ def build_model(
     """
     autoencoder = TraceableAutoencoder.from_estimator(estimator)
     module = OutputModule(
-        autoencoder, methods, getattr(estimator, "offset_", 0.0), getattr(torch, dtype)
+        autoencoder,
+        methods,
+        getattr(estimator, "offset_", 0.0),
+        estimator._empty_row_score,
+        getattr(torch, dtype),
     )
     # PyTorch specializes a graph for a single row, so there must be more than one.
     rows = torch.zeros(3, estimator.n_features_in_, dtype=module.dtype)
-    with torch.no_grad(), isolated_generator(autoencoder.draws_globally, 0):
+    with (
+        torch.no_grad(),
+        isolated_generator(autoencoder.draws_globally, 0, torch.device("cpu")),
+    ):
         model = trace(module, (rows,), ["X"], methods)
         nodes = [node for node in model.graph.node if node.op_type == REFINEMENT]
         if nodes:

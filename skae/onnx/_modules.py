@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skae._base import BaseAutoencoder
-from skae._module import Autoencoder, Scaler
+from skae._module import LIMIT, Autoencoder, Scaler
 from skae._refine import Descent, begin_descent, descend, min_step
 
 # Operator type of the node that stands for all steps of a refinement in a traced graph.
@@ -29,23 +29,28 @@ class OutputModule(nn.Module):
         Names of the methods, in the order of the outputs.
     offset : float
         Threshold of the scores.
+    empty_row_score : float
+        Score of rows without an observed entry.
     dtype : torch.dtype
         Type of codes and reconstructions.
     """
 
     offset: Tensor
+    empty_row_score: Tensor
 
     def __init__(
         self,
         autoencoder: Autoencoder,
         methods: Sequence[str],
         offset: float,
+        empty_row_score: float,
         dtype: torch.dtype,
     ):
         super().__init__()
         self.autoencoder = autoencoder
         self.methods = methods
-        self.register_buffer("offset", torch.tensor(offset, dtype=torch.float64))
+        for name, value in (("offset", offset), ("empty_row_score", empty_row_score)):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
         self.dtype = dtype
 
     def forward(self, X: Tensor) -> tuple[Tensor, ...]:
@@ -58,6 +63,8 @@ class OutputModule(nn.Module):
         if set(self.methods) - outputs.keys():  # the others are based on the scores
             error = self.autoencoder.row_error(X)
             scores = -torch.where(error.isnan(), torch.inf, error)
+            is_empty = X.isnan().all(dim=1)
+            scores = torch.where(is_empty, self.empty_row_score, scores)
             outputs["score_samples"] = scores
             outputs["decision_function"] = scores - self.offset
             outputs["predict"] = torch.where(outputs["decision_function"] < 0, -1, 1)
@@ -68,7 +75,7 @@ class TraceableScaler(Scaler):
     """Scaler without a branch on whether entries are missing."""
 
     def forward(self, X: Tensor, *, overwrite: bool = False) -> tuple[Tensor, Tensor]:
-        scaled = self._scale(X, out=None)
+        scaled = self.scale(X).clamp(-LIMIT, LIMIT)
         observed = ~scaled.isnan()
         return torch.where(observed, scaled, self.scaled_mean), observed
 

@@ -1,9 +1,11 @@
 """Early stopping: the best epoch, the end of the training, and significance."""
 
+import copy
 import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -208,6 +210,35 @@ def test_gains_that_rounding_explains_are_no_gains():
     assert not judgement.gains.any()
     assert not judgement.is_significant
     assert judge.best_epoch == 0
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+@pytest.mark.parametrize("is_better", [True, False])
+def test_exact_losses_decide_whether_the_start_is_kept(early_stopping, is_better):
+    def copied(module):
+        return copy.deepcopy(module.state_dict())
+
+    module = make_module()
+    plan = make_plan(early_stopping=early_stopping, keep_start=True)
+    judge = Judge(module, plan, np.ones(8))
+    start, weight = copied(module), next(module.parameters())
+    if early_stopping:
+        judge.judge_start(np.ones(8, dtype=np.float32), np.ones(8))
+    with torch.no_grad():
+        weight.add_(1)
+    trained = copied(module)
+    judge.judge_epoch(1, 1.0, np.full(8, 0.5, np.float32) if early_stopping else None)
+
+    def exact_losses():
+        is_start = same(copied(module), start)
+        losses = np.linspace(1, 2, 8) * (1 + 1e-9 if is_start == is_better else 1)
+        return losses, np.ones(8)
+
+    judgement = judge.restore_best(1, True, exact_losses)
+    assert same(copied(module), trained if is_better else start)
+    assert judge.best_epoch == int(is_better)
+    if early_stopping:
+        assert judgement.is_significant == is_better
 
 
 def test_a_judgement_holds_gains_weights_and_the_best_epoch():

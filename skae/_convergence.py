@@ -1,0 +1,182 @@
+"""Signs that a fit has failed, of which `fit` warns."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from skae._build import pca_obstacle
+from skae._job import Job, Trained
+from skae._pca import principal_axes
+from skae._prediction import evaluate, evaluate_blocks
+from skae._rows import Rows
+from skae._summary import summarize
+
+# A fit has failed if it explains less than this share of what PCA explains, or if more
+# than this share of its components are constant.
+MIN_SHARE_OF_PCA = 0.1
+MAX_DEAD_SHARE = 0.1
+
+# Relative range of a component up to which it is constant, in units of machine epsilon.
+ROUNDING = 10
+
+
+class Comparison(NamedTuple):
+    """Shares of the variance of rows that a network and their PCA explain."""
+
+    explained: float
+    explained_by_pca: float
+
+
+def find_warnings(job: Job, trained: Trained) -> tuple[str, ...]:
+    """Return the warnings that a completed `fit` has to issue.
+
+    Parameters
+    ----------
+    job : Job
+        Inputs of the fit, whose rows are those that the model was trained on.
+    trained : Trained
+        Result of the fit.
+
+    Returns
+    -------
+    warnings : tuple of str
+        Messages, each of which names a parameter to change.
+    """
+    messages = [_warning_of_epochs(job, trained)]
+    if job.error is None:
+        messages += [_warning_of_collapse(job, trained), _warning_of_dead(job, trained)]
+    return tuple(message for message in messages if message)
+
+
+def _warning_of_epochs(job: Job, trained: Trained) -> str:
+    max_epochs = job.settings.max_epochs
+    judgement = trained.judgement
+    if judgement is None or max_epochs == "auto":
+        return ""
+    # With several folds, `n_epochs` is the mean of their best epochs.
+    if round(judgement.n_epochs) < int(max_epochs):
+        return ""
+    return (
+        f"The held-out error was lowest in the last epoch: max_epochs={max_epochs} "
+        "ended the training before it had converged. Increase max_epochs, or use "
+        "max_epochs='auto'."
+    )
+
+
+def _warning_of_collapse(job: Job, trained: Trained) -> str:
+    explained, explained_by_pca = compare_with_pca(job, trained)
+    # Where a PCA explains nothing, as in equal rows, there is nothing to compare with.
+    if not explained < MIN_SHARE_OF_PCA * explained_by_pca or explained_by_pca == 0:
+        return ""
+    return (
+        f"The fit explains {max(0, explained):.3f} of the variance of the training "
+        f"rows, where {job.n_components} principal components explain "
+        f"{explained_by_pca:.3f}. "
+        f"{_advice(job)}"
+    )
+
+
+def _warning_of_dead(job: Job, trained: Trained) -> str:
+    n_dead = count_dead_units(job, trained)
+    if n_dead <= MAX_DEAD_SHARE * job.n_components:
+        return ""
+    return (
+        f"{n_dead} of {job.n_components} components are constant over the training "
+        f"rows. {_advice(job)}"
+    )
+
+
+def _advice(job: Job) -> str:
+    """Return which parameters to change, the most likely causes first."""
+    settings, parts = job.settings, job.parts
+    causes = [
+        ("penalty_weight", parts.penalty is not None),
+        ("bottleneck_weight", parts.bottleneck.has_term),
+        ("corruption_level", parts.corruption is not None),
+        ("weight_decay", settings.weight_decay > 0.1),
+        ("trim", settings.trim > 0.5),
+        ("learning_rate", settings.learning_rate != "auto"),
+    ]
+    found = [
+        f"{name}={getattr(settings, name)!r}" for name, is_likely in causes if is_likely
+    ]
+    changes = [f"decrease {', or '.join(found)}"] if found else []
+    if settings.max_epochs != "auto":
+        changes.append(f"increase max_epochs={settings.max_epochs}")
+    if not found:
+        if settings.init == "random" and pca_obstacle(parts) is None:
+            changes.append("try init='pca'")
+        changes.append("try another network, bottleneck or scale")
+    advice = ", or ".join(changes)
+    return f"{advice[0].upper()}{advice[1:]}."
+
+
+def compare_with_pca(job: Job, trained: Trained) -> Comparison:
+    """Compute the explained variance of a fit, and that of a PCA of the same width.
+
+    Both are computed in the scaled space, from a sample of the training rows without
+    those that the training trims.
+    """
+    rows = job.rows.sample()
+    module = trained.net.module_in(rows.X.dtype)
+    with np.errstate(all="ignore"):  # an overflow gives NaN, and then no warning
+        squares = evaluate(module, "residuals", rows).astype(np.float64) ** 2
+        if job.settings.trim > 0:
+            n_kept = max(1, math.ceil((1 - job.settings.trim) * len(rows)))
+            kept = np.argsort(np.nanmean(squares, axis=1))[:n_kept]
+            rows, squares = rows.subset(kept), squares[kept]
+        scaler = module.scaler
+        mean, factor = scaler.mean.cpu().numpy(), scaler.factor.cpu().numpy()
+        deviations = [((block - mean) / factor) ** 2 for _, block in rows.blocks()]
+        total = _weighted_sum(np.concatenate(deviations), rows)
+        explained = 1 - float(np.sum(_weighted_sum(squares, rows) / total.sum()))
+        if not explained < MIN_SHARE_OF_PCA:
+            return Comparison(explained, 1.0)  # a PCA explains no more than 1
+    # The axes come from every other row, since those of few rows fit these rows alone.
+    even, odd = (rows.subset(np.arange(start, len(rows), 2)) for start in (0, 1))
+    if not len(odd) or not np.nansum(summarize(even).variance) > 0:
+        return Comparison(explained, 0.0)  # all rows are equal
+    axes, _ = principal_axes(even, job.n_components, mean, factor, job.seed)
+    scaled = [(block - mean) / factor for _, block in odd.blocks()]
+    deviation = np.nan_to_num(np.concatenate(scaled))
+    total = _weighted_sum(deviation**2, odd).sum()
+    found = _weighted_sum((deviation @ axes.T) ** 2, odd).sum()
+    return Comparison(explained, float(found / total) if total > 0 else 0.0)
+
+
+def count_dead_units(job: Job, trained: Trained) -> int:
+    """Count the components that are constant over the training rows.
+
+    A component beyond the rank of the rows does not count.
+    """
+    sample = job.rows.sample()
+    n_dead = int(_are_constant(sample, trained).sum())
+    if n_dead and len(sample) < len(job.rows):
+        n_dead = int(_are_constant(job.rows, trained).sum())
+    if not n_dead:
+        return 0
+    scaler = trained.net.module_.scaler
+    mean, factor = scaler.mean.cpu().numpy(), scaler.factor.cpu().numpy()
+    _, variances = principal_axes(sample, job.n_components, mean, factor, job.seed)
+    return max(0, n_dead - int(np.sum(variances == 0)))
+
+
+def _are_constant(rows: Rows, trained: Trained) -> np.ndarray:
+    """Return which components have one value for all rows, of shape (n_components,)."""
+    module = trained.net.module_in(rows.X.dtype)
+    low, high = np.inf, -np.inf
+    for _, codes in evaluate_blocks(module, "encode", rows):
+        low, high = (
+            np.minimum(low, codes.min(axis=0)),
+            np.maximum(high, codes.max(axis=0)),
+        )
+    eps = float(np.finfo(rows.X.dtype).eps)
+    return high - low <= ROUNDING * eps * np.maximum(np.abs(low), np.abs(high))
+
+
+def _weighted_sum(values: np.ndarray, rows: Rows) -> np.ndarray:
+    """Return the sum over the observed entries of each feature."""
+    return np.nansum(rows.weight[:, None] * values, axis=0)

@@ -1,0 +1,201 @@
+"""The threshold of an outlier detector, derived from the scores of training rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# The rule of contamination="auto", see `threshold`. The constants were chosen on
+# generated rows and on tables of scikit-learn with generated outliers, and with regard
+# to the inliers that are flagged in the data sets of benchmarks/outliers.py.
+
+# Length of the interval behind a break, in units of the scale of the errors.
+WINDOW = 2.0
+# Factor by which the hazard before a break exceeds the density behind it.
+DROP = 40.0
+# Factor by which the hazard falls at a break, at least. The bound above asks for less
+# in a tail of few rows, where the hazard of heavy tails falls gradually.
+FALL = 4.0
+# Lower bound of the log-likelihood ratio of a break, for a few errors.
+EVIDENCE = 1.5
+# Of several breaks, the first with at least this fraction of the largest log-likelihood
+# ratio is used.
+SUPPORT = 0.5
+# Lower bound of the nearest outliers' excess over the median error, as a fraction of
+# the excess of the farthest ones; and the shares of outliers that count as such.
+CLOSEST = 0.25
+NEAREST_SHARE, FARTHEST_SHARE = 0.1, 0.9
+# Number of distinct errors behind a break from which on this bound applies.
+MIN_SPREAD = 10
+# Largest share that is flagged if there is no break.
+MAX_WITHOUT_BREAK = 0.01
+
+# Larger excesses count as equal, so that sums of them do not overflow.
+MAX_EXCESS = 1e100
+
+
+def threshold(
+    scores: np.ndarray,
+    weight: np.ndarray,
+    contamination: float | str,
+    rounding: float,
+) -> float:
+    r"""Return the score below which a row is an outlier.
+
+    The threshold is the midpoint of a gap between two different scores, so that
+    rounding errors do not decide about a row. Infinite scores lie below any threshold.
+
+    With a number as `contamination`, it is the gap below which the fraction of the
+    weight is closest to this number. If flagging no row is closest, because many rows
+    have the same score, the threshold lies below all finite scores.
+
+    With ``"auto"``, it is the clearest break between the errors of most rows and those
+    of the outliers. An error is minus a score. Let m be the median error, s its
+    distance to the lower quartile, both robust to outliers [1]_, and
+    :math:`t = (e - m) / s` the scaled excess of an error e. The hazard at t is the
+    density of the excesses divided by the share p(t) of the rows beyond it. It is
+    constant for exponential tails, rises for lighter ones, and falls where few rows
+    separate the bulk from a group beyond it. For each excess t, the hazard over (0, t],
+    with n events and exposure E, is compared with that over (t, t + 2], with n' events
+    and exposure E', by the likelihood ratio of a change of the hazard at t [2]_,
+
+    .. math:: \Lambda(t) = n \log\frac{n}{E} + n' \log\frac{n'}{E'}
+              - (n + n') \log\frac{n + n'}{E + E'}, \quad
+              E = \int_0^t p(u) \, du, \quad E' = \int_t^{t + 2} p(u) \, du.
+
+    Events are distinct errors; an interval without any is extended to the next error.
+    A break is a t at which the density behind t is at most a fortieth of the hazard
+    before, :math:`p(t) n' / E' \le n / (40 E)`, the hazard behind at most a quarter of
+    that before, and, if there are at least ten errors beyond t, the excess of their
+    lowest tenth at least a quarter of that of their highest tenth. The largest
+    :math:`\Lambda` of a break must be at least 1.5, and at least the logarithm of the
+    number of distinct errors above the median: this is the penalty of a break's two
+    parameters in the Bayesian information criterion, since among more errors, some are
+    more likely to look like a break by chance. The threshold follows the first break
+    whose :math:`\Lambda` is at least half of the largest. If there is no break, it is
+    the widest gap that flags at most 1 % of the weight, but at least one row. So at
+    least one row is flagged, unless all scores are equal.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_rows,)
+        Scores of the training rows.
+    weight : ndarray of shape (n_rows,)
+        Positive weights.
+    contamination : float in (0, 0.5] or "auto"
+        Fraction of the weight to be flagged.
+    rounding : float
+        Relative difference up to which two scores are considered equal.
+
+    Returns
+    -------
+    offset : float
+        The threshold. Rows with a lower score are outliers.
+
+    References
+    ----------
+    .. [1] Rousseeuw, P. J., & Croux, C. (1993). Alternatives to the median absolute
+       deviation. Journal of the American Statistical Association, 88(424), 1273-1283.
+    .. [2] Matthews, D. E., & Farewell, V. T. (1982). On testing for a constant hazard
+       against a change-point alternative. Biometrics, 38(2), 463-468.
+    """
+    is_finite = np.isfinite(scores)
+    if not is_finite.any():
+        return -float(np.finfo(np.float64).max)
+    errors, infinite = -scores[is_finite], weight[~is_finite].sum()
+    weight = weight[is_finite]
+    order = np.argsort(errors, kind="stable")
+    errors, weight = errors[order], weight[order]
+    # Runs of equal errors: the first and last error of each, and the weight up to it.
+    is_gap = np.diff(errors) > rounding * np.abs(errors[1:])
+    last = np.append(np.flatnonzero(is_gap), len(errors) - 1)
+    first = np.append(0, last[:-1] + 1)
+    reached = np.cumsum(weight)[last]
+    if contamination != "auto":
+        flagged = 1 - reached / (reached[-1] + infinite)
+        # Of two gaps at the same distance, take the one that flags more rows.
+        k = int(np.argmin(np.round(np.abs(flagged - contamination), 12)))
+    elif len(last) > 1:
+        k = _last_inlier(errors[last], reached / reached[-1])
+    else:
+        k = 0
+    inlier = errors[last[k]]
+    if k + 1 < len(first):
+        return -float(inlier / 2 + errors[first[k + 1]] / 2)
+    return -float(inlier + max(1e-9, rounding * abs(inlier)))
+
+
+def _last_inlier(errors: np.ndarray, reached: np.ndarray) -> int:
+    """Return the position of the last error before the outliers.
+
+    Parameters
+    ----------
+    errors : ndarray of shape (n_errors,)
+        Distinct errors, at least two, in increasing order.
+    reached : ndarray of shape (n_errors,)
+        Share of the weight up to each.
+    """
+    k = _find_break(errors, reached)
+    if k is not None:
+        return k
+    start = int(np.searchsorted(reached, 1 - MAX_WITHOUT_BREAK - 1e-12))
+    start = min(start, len(errors) - 2)
+    return int(start + np.argmax(np.diff(errors[start:] / 2)))
+
+
+def _find_break(errors: np.ndarray, reached: np.ndarray) -> int | None:
+    """Return the position of the last error before the clearest break, if any."""
+
+    def quantile(share: np.ndarray | float) -> np.ndarray:
+        # The tolerance is for rounding errors in sums of weights.
+        return np.searchsorted(reached, np.asarray(share) - 1e-12)
+
+    middle = int(quantile(0.5))
+    scale = errors[middle] - errors[quantile(0.25)]
+    candidates = np.arange(middle + 1, len(errors) - 1)
+    if scale <= 0 or len(candidates) == 0:
+        return None
+    with np.errstate(over="ignore"):
+        excess = np.minimum((errors - errors[middle]) / scale, MAX_EXCESS)
+    beyond = 1 - reached
+    exposure = np.append(0, np.cumsum(beyond[:-1] * np.diff(excess)))
+    n_before = candidates - middle
+    before = exposure[candidates] - exposure[middle]
+    end = excess[candidates] + WINDOW
+    within = np.searchsorted(excess, end, side="right") - 1  # last error in the window
+    n_behind = within - candidates
+    behind = np.where(
+        n_behind == 0,
+        exposure[candidates + 1],
+        exposure[within] + beyond[within] * (end - excess[within]),
+    )
+    behind -= exposure[candidates]
+    share, n_beyond = beyond[candidates], len(errors) - 1 - candidates
+    nearest = excess[quantile(1 - share * (1 - NEAREST_SHARE))]
+    farthest = excess[quantile(1 - share * (1 - FARTHEST_SHARE))]
+    is_break = (
+        (end <= excess[-1])
+        & (FALL * n_behind * before <= n_before * behind)
+        & (DROP * share * n_behind * before <= n_before * behind)
+        & ((nearest >= CLOSEST * farthest) | (n_beyond < MIN_SPREAD))
+    )
+    evidence = (
+        _log_likelihood(n_before, before)
+        + _log_likelihood(n_behind, behind)
+        - _log_likelihood(n_before + n_behind, before + behind)
+    )
+    evidence[~is_break] = 0
+    # A break adds two parameters, its position and a hazard. The Bayesian information
+    # criterion subtracts half the logarithm of the number of events for each.
+    if evidence.max() < max(EVIDENCE, np.log(len(errors) - middle - 1)):
+        return None
+    first = np.argmax(evidence >= SUPPORT * evidence.max())
+    return int(candidates[first])
+
+
+def _log_likelihood(n_events: np.ndarray, exposure: np.ndarray) -> np.ndarray:
+    """Return the maximum of the log-likelihood of a constant hazard, plus n_events."""
+    # The bounds apply where the product is 0 or where there is no exposure.
+    tiny = np.finfo(np.float64).tiny
+    return n_events * (
+        np.log(np.maximum(n_events, 1)) - np.log(np.maximum(exposure, tiny))
+    )

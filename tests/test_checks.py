@@ -1,0 +1,179 @@
+"""Tests of the validation before training: images, and parameters of spec objects."""
+
+import inspect
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import nn
+
+from skae import (
+    AutoencoderOutlierDetector,
+    AutoencoderTransformer,
+    bottlenecks,
+    corruptions,
+    losses,
+    networks,
+    penalties,
+)
+from skae._checks import check_parameters
+
+# One epoch is too short for a good model.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+RNG = np.random.default_rng(0)
+BRIEF = {"max_epochs": 1, "random_state": 0}
+
+
+# Images
+
+
+@pytest.mark.parametrize(
+    ("shape", "reshaped", "input_shape"),
+    [
+        ((12, 6, 7), "numpy.reshape(X, (12, -1))", "input_shape=(6, 7)"),
+        ((12, 3, 6, 7), "numpy.reshape(X, (12, -1))", "input_shape=(3, 6, 7)"),
+        (
+            (12, 6, 7, 3),
+            "numpy.moveaxis(X, -1, 1).reshape(12, -1)",
+            "input_shape=(3, 6, 7)",
+        ),
+        ((12, 2, 3, 4, 5), "numpy.reshape(X, (12, -1))", ""),
+    ],
+)
+@pytest.mark.parametrize("kind", ["array", "lists", "list of arrays", "tensor"])
+def test_images_are_refused_with_the_way_to_reshape_them(
+    shape, reshaped, input_shape, kind
+):
+    X = np.zeros(shape)
+    images = {
+        "array": X,
+        "lists": X.tolist(),
+        "list of arrays": list(X),
+        "tensor": torch.from_numpy(X),
+    }[kind]
+    with pytest.raises(ValueError, match="array with dim") as refused:
+        AutoencoderTransformer(network="conv", **BRIEF).fit(images)
+    assert reshaped in str(refused.value)
+    assert input_shape in str(refused.value)
+
+
+@pytest.mark.parametrize("method", ["transform", "reconstruct", "score", "partial_fit"])
+def test_fitted_estimators_refuse_images_in_the_same_way(method):
+    ae = AutoencoderTransformer(**BRIEF).fit(RNG.normal(size=(20, 12)))
+    with pytest.raises(ValueError, match=r"reshape\(X, \(20, -1\)\).*=\(3, 4\)"):
+        getattr(ae, method)(np.zeros((20, 3, 4)))
+
+
+def test_the_advice_for_images_works():
+    images = RNG.uniform(size=(20, 6, 5, 3))
+    X = np.moveaxis(images, -1, 1).reshape(20, -1)
+    ae = AutoencoderTransformer(network="conv", input_shape=(3, 6, 5), **BRIEF).fit(X)
+    first = ae.module_.encoder.remainder[0]
+    maps = first(torch.from_numpy(X))
+    np.testing.assert_array_equal(maps.permute(0, 2, 3, 1), images)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize(
+    "estimator", [AutoencoderTransformer, AutoencoderOutlierDetector]
+)
+def test_channels_last_are_warned_about_once(estimator, network):
+    X = RNG.uniform(size=(20, 6 * 5 * 3))
+    model = estimator(2, network=network, input_shape=(6, 5, 3), **BRIEF)
+    with pytest.warns(UserWarning, match=r"6 channels of 5 x 3.*\(3, 6, 5\)"):
+        model.fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.partial_fit(X)
+
+
+@pytest.mark.parametrize(
+    "input_shape", [(3, 6, 5), (6, 1, 15), (1, 6, 15), (90,), (9, 10), (3, 15, 2), None]
+)
+def test_other_input_shapes_do_not_warn(input_shape):
+    X = RNG.uniform(size=(20, 90))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        AutoencoderTransformer(input_shape=input_shape, **BRIEF).fit(X)
+
+
+# Parameters of spec objects
+
+MODULES = (networks, bottlenecks, corruptions, penalties, losses)
+SPECS = [
+    spec
+    for module in MODULES
+    for name in module.__all__
+    if inspect.isclass(spec := getattr(module, name))
+    and not inspect.isabstract(spec)
+    and getattr(spec, "_parameter_constraints", None)
+]
+ARGUMENTS = [(spec, name) for spec in SPECS for name in spec._parameter_constraints] + [
+    (networks.Custom, name) for name in ("encoder", "decoder", "output_activation")
+]
+WRONG = [
+    *(None, "nonsense", -1, 0, 2.5, np.nan, object(), {}, [], ("a",), [0], [-1, 2]),
+    *(nn.ReLU(), nn.ReLU, nn.Linear, torch.relu, torch.zeros(2), np.zeros((2, 2))),
+    *(lambda: None, lambda *sizes: None),
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"), ARGUMENTS, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_wrong_values_of_spec_objects_are_named(spec, name):
+    others = {}
+    if spec is networks.Custom:
+        others = {"encoder": nn.Linear(6, 2), "decoder": nn.Linear(2, 6)}
+    parameter = next(
+        parameter
+        for parameter, module in zip(
+            ("network", "bottleneck", "corruption", "penalty", "loss"),
+            MODULES,
+            strict=True,
+        )
+        if spec.__name__ in module.__all__
+    )
+    X = RNG.uniform(size=(12, 6)).round()
+    messages = []
+    for value in WRONG:
+        ae = AutoencoderTransformer(2, **BRIEF)
+        ae.set_params(**{parameter: spec(**{**others, name: value})})
+        try:
+            ae.fit(X)
+        except (TypeError, ValueError) as error:
+            messages.append(str(error))
+    assert len(messages) >= len(WRONG) // 2
+    assert [message for message in messages if name not in message] == []
+
+
+ACTIVATIONS = [
+    (spec, name)
+    for spec in (networks.MLP, networks.Conv)
+    for name in ("activation", "code_activation", "output_activation")
+]
+
+
+@pytest.mark.parametrize(("spec", "name"), ACTIVATIONS)
+@pytest.mark.parametrize(
+    "value",
+    [nn.ReLU(), torch.relu, nn.Threshold, lambda: None],
+    ids=["module", "function", "class with arguments", "factory of None"],
+)
+def test_callables_that_make_no_activation_are_refused_before_the_data_is_read(
+    spec, name, value
+):
+    ae = AutoencoderTransformer(2, network=spec(**{name: value}))
+    with pytest.raises(TypeError, match=f"{name} of {spec.__name__} must be one of"):
+        check_parameters(ae)
+
+
+def test_the_error_for_an_activation_instance_says_what_to_pass():
+    ae = AutoencoderTransformer(network=networks.MLP(activation=nn.ReLU()))
+    with pytest.raises(TypeError, match=r"the module ReLU\(\).*the class itself, ReLU"):
+        check_parameters(ae)
