@@ -4,14 +4,24 @@
   the package's defaults at the same size, and PCA;
 - denoising: error on noisy images and signals, compared with PCA, the same network
   trained without noise, and a Savitzky-Golay filter;
-- conv: a convolutional network, compared with a dense one with more parameters;
-- sparse: zero codes, mean activity and error for five weights of each penalty;
+- conv: network="conv" at its defaults, compared with the dense network at its
+  defaults on images, patches of photographs and windows of signals; larger settings,
+  compared with a dense network;
+- sparse: explained variance beside that of PCA, constant components and zeros of l1
+  and topk on four tables; topk and l1 at the same share of zeros; activity under kl;
 - contractive: the norm of the Jacobian for several weights, and the time that the
   penalty takes;
 - variational: the negative evidence lower bound, compared with a hand-written PyTorch
   VAE, and samples evaluated by a classifier;
+- bounds: active units and the negative evidence lower bound of the defaults on seven
+  tables, compared with a hand-written loop of the same widths, batches and epochs, with
+  probabilistic PCA, and with a linear network;
 - quantized: error and bits, compared with product quantization by k-means;
-- outliers: ROC AUC of every variant of the detector, compared with IsolationForest.
+- outliers: ROC AUC of every variant of the detector, compared with IsolationForest;
+- features: accuracy of a classifier of 100 and of 1,000 labelled rows, on codes learnt
+  from unlabelled rows, compared with the pixels and with PCA;
+- defaults: every row of the README's table at its defaults on four tables: explained
+  variance of held-out rows and that of PCA, constant components, zeros, seconds.
 
 Every result is a median over the seeds; its reference is measured in the same run.
 From the repository root, with the package installed::
@@ -37,8 +47,10 @@ import copy
 import math
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,11 +62,21 @@ import torch
 from scipy.signal import savgol_filter
 from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_sample_images,
+    load_wine,
+)
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.image import extract_patches_2d
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch import NeuralNet
 from skorch.callbacks import Callback, LRScheduler
 from torch import Tensor, nn
@@ -62,6 +84,7 @@ from torch.func import jacrev, vmap
 from torch.nn import functional
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae._defaults import auto_hidden_layer_sizes
 from skae.bottlenecks import Gaussian, Quantized
 from skae.corruptions import GaussianNoise, Masking
 from skae.networks import MLP, Conv
@@ -577,7 +600,99 @@ def signal_to_noise(X: np.ndarray, X_hat: np.ndarray) -> float:
 # 3. Convolutional
 
 
+class Grid(NamedTuple):
+    """Training and test rows whose features form a grid, and a width of the code."""
+
+    X: np.ndarray
+    X_test: np.ndarray
+    input_shape: tuple[int, ...]
+    n_components: int
+    settings: dict
+
+
 def conv(run: Run) -> Iterator[Measurement]:
+    """Compare convolutional with dense networks, at the defaults and with settings."""
+    yield from conv_at_defaults(run)
+    yield from conv_with_settings(run)
+
+
+def conv_at_defaults(run: Run) -> Iterator[Measurement]:
+    """Compare error, explained variance and processor seconds of both networks."""
+    for name, grid in grids(run).items():
+        yield row_counts(grid.X, grid.X_test, name)
+        errors, seconds = {}, {}
+        for network in ("mlp", "conv"):
+            ae = AutoencoderTransformer(
+                grid.n_components,
+                network=network,
+                input_shape=grid.input_shape,
+                random_state=run.seed,
+                **grid.settings,
+            )
+            seconds[network] = measure_seconds(partial(ae.fit, grid.X))
+            errors[network] = mean_squared_error(
+                grid.X_test, ae.reconstruct(grid.X_test)
+            )
+            model = f"skae, network={network!r}"
+            where = f", {name}"
+            yield Measurement(f"mean squared error{where}", model, errors[network])
+            yield Measurement(
+                f"explained variance{where}", model, ae.score(grid.X_test)
+            )
+            yield Measurement(f"seconds of fit{where}", model, seconds[network])
+            yield Measurement(f"epochs{where}", model, len(ae.loss_curve_))
+            yield Measurement(f"parameters{where}", model, n_parameters(ae.module_))
+        ratio = "skae, 'conv' divided by 'mlp'"
+        for quantity, values in (
+            ("mean squared error", errors),
+            ("seconds of fit", seconds),
+        ):
+            yield Measurement(
+                f"{quantity}, {name}", ratio, values["conv"] / values["mlp"]
+            )
+
+
+def grids(run: Run) -> dict[str, Grid]:
+    """Return images, patches and windows, with 8 or 12 components."""
+    data = digits(run, run.size.n_part // 2)
+    image = (data.X_train, data.X_test, (SIDE, SIDE), 12)
+    n_epochs = {"max_epochs": run.size.n_epochs + 2}
+    small = train_test_split(load_digits().data, test_size=0.3, random_state=run.seed)
+    rng = np.random.default_rng(run.seed)
+    n_signals = run.size.n_signals // 3
+    windows = waveforms(n_signals, rng), waveforms(n_signals, rng)
+    return {
+        f"MNIST, {n_epochs['max_epochs']} epochs": Grid(*image, n_epochs),
+        "MNIST": Grid(*image, {}),
+        "digits of scikit-learn": Grid(*small, (8, 8), 8, {}),
+        "grey patches": Grid(*patches(run, "grey"), (16, 16), 8, {}),
+        "colour patches": Grid(*patches(run, "colour"), (3, 16, 16), 12, {}),
+        "windows of a signal": Grid(*windows, (LENGTH,), 12, {}),
+    }
+
+
+def patches(run: Run, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Draw patches of two photographs; those for the test from their right third."""
+    generator = np.random.RandomState(run.seed)
+    n_rows = {"train": run.size.n_signals // 3, "test": 2_000}
+    parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    for image in load_sample_images().images:
+        border = 2 * image.shape[1] // 3
+        for part, pixels in (("train", image[:, :border]), ("test", image[:, border:])):
+            drawn = extract_patches_2d(
+                pixels / np.float32(255),
+                (16, 16),
+                max_patches=n_rows[part] // 2,
+                random_state=generator,
+            )
+            if kind == "grey":
+                drawn = drawn.mean(axis=-1, keepdims=True)
+            rows = np.moveaxis(drawn, -1, 1).reshape(len(drawn), -1)
+            parts[part].append(rows.astype(np.float32))
+    return np.concatenate(parts["train"]), np.concatenate(parts["test"])
+
+
+def conv_with_settings(run: Run) -> Iterator[Measurement]:
     """Compare a convolutional with a dense network of at least as many parameters."""
     data = digits(run, run.size.n_part)
     X, X_test = data.X_train, data.X_test
@@ -650,60 +765,112 @@ def keeps_shape(shape: tuple[int, ...]) -> str:
 
 # 4. Sparse
 
-L1_WEIGHTS = (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)
-KL_WEIGHTS = (1e-4, 2.5e-4, 6e-4, 1.5e-3, 4e-3)
+WIDTHS = (8, 32, 64)
+L1_WEIGHTS = (1e-4, 1e-3, 1e-2)
+KL_WEIGHTS = (1e-4, 1e-3, 1e-2)
 TARGET = 0.05
+
+# Weights between which the error of l1 is interpolated at the zeros of topk.
+LADDER = (1e-2, 2e-2, 4e-2, 8e-2)
 
 
 def sparse(run: Run) -> Iterator[Measurement]:
-    """Measure sparse codes of 64 components for increasing weights."""
-    data = digits(run, run.size.n_part)
-    network = AutoencoderTransformer(
-        64,
-        hidden_layer_sizes=(256,),
-        max_epochs=run.size.n_epochs,
-        random_state=run.seed,
+    """Measure sparse codes at the defaults, for several widths and weights."""
+    for name, _, X in default_tables(run):
+        X_train, X_test = train_test_split(X, test_size=0.3, random_state=run.seed)
+        yield row_counts(X_train, X_test, name)
+        for k in WIDTHS:
+            for weight in L1_WEIGHTS:
+                model = AutoencoderTransformer(k, penalty="l1", penalty_weight=weight)
+                yield Measurement(
+                    f"{name}: explained variance, {k} components",
+                    f"skae, l1, weight {weight:g}",
+                    outcome(run, model, X_train, X_test),
+                )
+            model = AutoencoderTransformer(k, bottleneck="topk")
+            yield Measurement(
+                f"{name}: explained variance, {k} components",
+                f"skae, topk, {max(1, k // 8)} active",
+                outcome(run, model, X_train, X_test),
+            )
+    X_train, X_test = train_test_split(X, test_size=0.3, random_state=run.seed)
+    yield from equal_zeros(run, X_train, X_test)
+    yield from divergence_from_target(run, X_train, X_test)
+
+
+def outcome(
+    run: Run, model: AutoencoderTransformer, X: np.ndarray, X_test: np.ndarray
+) -> str:
+    """Fit a model and return the columns of the sections sparse and defaults.
+
+    They are the explained variance of the test rows beside that of PCA at the same
+    width, the number of components that are constant and the share of zeros in the
+    codes of the training rows, and the seconds of the fit.
+    """
+    model.set_params(random_state=run.seed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        seconds = measure_seconds(lambda: model.fit(X))
+    Z = model.transform(X)
+    n_dead = int(np.sum(Z.max(axis=0) == Z.min(axis=0)))
+    pca = pca_score(X, X_test, min(model.n_components, *X.shape))
+    line = (
+        f"{model.score(X_test):.3f} (PCA {pca:.3f}), {n_dead} of {Z.shape[1]} "
+        f"constant, {np.mean(Z == 0):.2f} zeros, {seconds:.1f} s"
     )
-    X, X_test = data.X_train, data.X_test
-    yield row_counts(X, X_test)
-    plain = clone(network).fit(X)
-    yield from sparsity("skae, no penalty", plain, X_test)
-    yield from activity("skae, no penalty", plain, X_test)
-    for weight in L1_WEIGHTS:
-        model = f"skae, l1, weight {weight:g}"
-        network.set_params(penalty="l1", penalty_weight=weight)
-        yield from sparsity(model, clone(network).fit(X), X_test)
-    for weight in KL_WEIGHTS:
-        model = f"skae, kl, weight {weight:g}"
-        network.set_params(penalty=KLSparsity(TARGET), penalty_weight=weight)
-        penalised = clone(network).fit(X)
-        yield from sparsity(model, penalised, X_test)
-        yield from activity(model, penalised, X_test)
-    yield Measurement("mean squared error", "PCA", pca_error(X, X_test, 64))
+    return line + ", warns" if caught else line
 
 
-def sparsity(
-    model: str, autoencoder: AutoencoderTransformer, X_test: np.ndarray
-) -> Iterator[Measurement]:
-    Z = encoder_output(autoencoder.module_, X_test)
-    error = mean_squared_error(X_test, autoencoder.reconstruct(X_test))
-    small = share_of_small(Z.abs(), 1e-3)
-    yield Measurement("share of codes below 1e-3 of the largest", model, small)
-    yield Measurement("mean squared error", model, error)
+def equal_zeros(run: Run, X: np.ndarray, X_test: np.ndarray) -> Iterator[Measurement]:
+    """Compare topk with l1 at the same share of zeros in the codes of test rows.
+
+    The error of l1 is interpolated linearly between the weights of a ladder.
+    """
+    zeros, errors = [], []
+    models = {f"skae, l1, weight {w:g}": {"penalty_weight": w} for w in LADDER}
+    for settings in models.values():
+        settings["penalty"] = "l1"
+    models["skae, topk"] = {"bottleneck": "topk"}
+    for model, settings in models.items():
+        network = AutoencoderTransformer(64, random_state=run.seed, **settings)
+        network.fit(X)
+        zeros.append(float(np.mean(network.transform(X_test) == 0)))
+        errors.append(mean_squared_error(X_test, network.reconstruct(X_test)))
+        yield Measurement("MNIST, 64 components: share of zeros", model, zeros[-1])
+        yield Measurement("MNIST, 64 components: squared error", model, errors[-1])
+    *ladder, target = zeros
+    order = np.argsort(ladder)
+    error = np.interp(target, np.take(ladder, order), np.take(errors, order))
+    is_covered = min(ladder) <= target <= max(ladder)
+    yield Measurement(
+        "MNIST, 64 components: squared error",
+        "skae, l1, at the zeros of topk",
+        float(error) if is_covered else "outside",
+    )
 
 
-def activity(
-    model: str, autoencoder: AutoencoderTransformer, X_test: np.ndarray
+def divergence_from_target(
+    run: Run, X: np.ndarray, X_test: np.ndarray
 ) -> Iterator[Measurement]:
     """Measure the logistic function of the codes, which the KL penalty uses."""
-    active = torch.sigmoid(encoder_output(autoencoder.module_, X_test))
-    small = share_of_small(active, 1e-2)
-    yield Measurement(f"mean sigmoid(z), target {TARGET}", model, active.mean().item())
-    yield Measurement("share of sigmoid(z) below 1e-2 of the largest", model, small)
-
-
-def share_of_small(values: Tensor, share: float) -> float:
-    return (values <= share * values.max()).float().mean().item()
+    for weight in KL_WEIGHTS:
+        model = f"skae, kl, weight {weight:g}"
+        network = AutoencoderTransformer(
+            64,
+            hidden_layer_sizes=(256,),
+            penalty=KLSparsity(TARGET),
+            penalty_weight=weight,
+            max_epochs=run.size.n_epochs,
+            random_state=run.seed,
+        ).fit(X)
+        active = torch.sigmoid(encoder_output(network.module_, X_test))
+        small = (active <= 1e-2 * active.max()).float().mean().item()
+        error = mean_squared_error(X_test, network.reconstruct(X_test))
+        mean = f"MNIST, kl: mean sigmoid(z), target {TARGET}"
+        yield Measurement(mean, model, active.mean().item())
+        share = "MNIST, kl: share of sigmoid(z) below 1e-2 of the largest"
+        yield Measurement(share, model, small)
+        yield Measurement("MNIST, kl: squared error", model, error)
 
 
 @torch.no_grad()
@@ -867,6 +1034,163 @@ def variational(run: Run) -> Iterator[Measurement]:
     pca = pca_error(X_part, X_test, N_LATENT)
     yield Measurement("mean squared error", "PCA", pca)
     yield from sample_quality(run, data, same, default)
+
+
+# 6b. Bounds
+
+# Components of each table. The first three are standardised, the others have entries in
+# [0, 1].
+N_LATENT_OF = {
+    "breast cancer": 8,
+    "wine": 6,
+    "diabetes": 5,
+    "digits": 8,
+    "digits, cross-entropy": 8,
+    "MNIST": 16,
+    "MNIST, cross-entropy": 16,
+}
+LOADERS = {
+    "breast cancer": load_breast_cancer,
+    "wine": load_wine,
+    "diabetes": load_diabetes,
+}
+N_BOUND_ROWS = 10_000
+N_DRAWS = 5
+
+
+def bounds(run: Run) -> Iterator[Measurement]:
+    """Compare the defaults of a variational autoencoder with a hand-written loop."""
+    for table, k in N_LATENT_OF.items():
+        yield from bounds_of(run, table, k)
+
+
+def bounds_of(run: Run, table: str, k: int) -> Iterator[Measurement]:
+    X, X_test = bound_table(run, table)
+    is_binary = table.endswith("cross-entropy")
+    settings = {
+        "bottleneck": "gaussian",
+        "loss": "binary_cross_entropy" if is_binary else "squared_error",
+        "random_state": run.seed,
+    }
+    ours = AutoencoderTransformer(k, **settings)
+    seconds = {"skae, defaults": measure_seconds(lambda: ours.fit(X))}
+    by_hand = TableVAE(X, k, is_binary, run.seed)
+    rows = by_hand.scale(X)
+    # As many epochs as ours ran, those after the best one included.
+    batch_size, n_epochs = ours.net_.batch_size, len(ours.loss_curve_)
+    seconds["hand-written PyTorch"] = measure_seconds(
+        lambda: train_by_hand(by_hand, rows, TableVAE.loss, batch_size, n_epochs)
+    )
+    models = {"skae, defaults": as_table_vae(ours, X, k, is_binary)}
+    models["hand-written PyTorch"] = by_hand
+    bound, explained = f"negative ELBO in nats, {table}", f"explained variance, {table}"
+    if not is_binary:
+        linear = AutoencoderTransformer(k, hidden_layer_sizes=(), **settings)
+        models["skae, linear"] = as_table_vae(linear.fit(X), X, k, is_binary)
+        pca = PCA(k).fit(X.astype(np.float64))
+        yield Measurement(bound, "probabilistic PCA", float(-pca.score(X_test)))
+    total = mean_squared_error(X_test, X.mean(axis=0))
+    yield Measurement(explained, "PCA", 1 - pca_error(X, X_test, k) / total)
+    for model, vae in models.items():
+        quantity = f"active units of {k}, {table}"
+        yield Measurement(quantity, model, vae.n_active(X))
+        yield Measurement(bound, model, vae.negative_elbo(X_test))
+        yield Measurement(explained, model, vae.explained_variance(X_test))
+    for model, value in seconds.items():
+        yield Measurement(f"seconds, {table}", model, value)
+
+
+def bound_table(run: Run, table: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return training and test rows in float32."""
+    if table.startswith("MNIST"):
+        data = digits(run, min(N_BOUND_ROWS, run.size.n_part))
+        return data.X_train, data.X_test
+    if table.startswith("digits"):
+        X = load_digits().data / 16
+    else:
+        X = StandardScaler().fit_transform(LOADERS[table]().data)
+    X = X.astype(np.float32)
+    X_train, X_test = train_test_split(X, test_size=0.3, random_state=run.seed)
+    return X_train, X_test
+
+
+class TableVAE(nn.Module):
+    """Hand-written variational autoencoder, and the evaluation of both.
+
+    Under the squared error the decoder's variance is a parameter that is learnt.
+    """
+
+    def __init__(self, X: np.ndarray, k: int, is_binary: bool, seed: int):
+        super().__init__()
+        torch.manual_seed(seed)
+        d, self.k, self.is_binary = X.shape[1], k, is_binary
+        self.mean = np.zeros(d) if is_binary else X.mean(axis=0, dtype=np.float64)
+        variance = X.var(axis=0, dtype=np.float64).mean()
+        self.factor = 1.0 if is_binary else math.sqrt(variance)
+        widths = [d, *auto_hidden_layer_sizes(len(X), d, k)]
+        self.encoder = relu_network([*widths, 2 * k])
+        self.decoder = relu_network([k, *reversed(widths)])
+        self.log_noise = nn.Parameter(torch.zeros(()))
+        self.center = torch.from_numpy(self.scale(X)).mean(dim=0)
+
+    def scale(self, X: np.ndarray) -> np.ndarray:
+        return ((X - self.mean) / self.factor).astype(np.float32)
+
+    def loss(self, X: Tensor) -> Tensor:
+        return self.row_bound(X, torch.randn(len(X), self.k)).mean()
+
+    def row_bound(self, X: Tensor, epsilon: Tensor) -> Tensor:
+        """Compute the negative ELBO of scaled rows in nats, in their own units."""
+        mu, log_var = self.encoder(X).chunk(2, dim=1)
+        raw = self.decoder(mu + torch.exp(log_var / 2) * epsilon)
+        if self.is_binary:
+            return row_negative_elbo(X, raw, mu, log_var)
+        log_noise = self.log_noise + math.log(2 * math.pi * self.factor**2)
+        squares = (X - raw) ** 2 / self.log_noise.exp() + log_noise
+        divergence = (mu**2 + log_var.exp() - 1 - log_var) / 2
+        return squares.sum(dim=1) / 2 + divergence.sum(dim=1)
+
+    @torch.no_grad()
+    def negative_elbo(self, X: np.ndarray) -> float:
+        rows = torch.from_numpy(self.scale(X))
+        generator = torch.Generator().manual_seed(0)
+        draws = [
+            self.row_bound(rows, torch.randn(len(X), self.k, generator=generator))
+            for _ in range(N_DRAWS)
+        ]
+        return torch.stack(draws).mean().item()
+
+    @torch.no_grad()
+    def n_active(self, X: np.ndarray) -> float:
+        mu = self.encoder(torch.from_numpy(self.scale(X)))[:, : self.k]
+        return float((mu.var(dim=0) > 0.01).sum())
+
+    @torch.no_grad()
+    def explained_variance(self, X: np.ndarray) -> float:
+        rows = torch.from_numpy(self.scale(X))
+        X_hat = self.decoder(self.encoder(rows)[:, : self.k])
+        X_hat = X_hat.sigmoid() if self.is_binary else X_hat
+        total = ((rows - self.center) ** 2).sum()
+        return 1 - float(((rows - X_hat) ** 2).sum() / total)
+
+
+def as_table_vae(
+    autoencoder: AutoencoderTransformer, X: np.ndarray, k: int, is_binary: bool
+) -> TableVAE:
+    """Return the networks of a fitted autoencoder, to be evaluated as those by hand."""
+    vae, module = TableVAE(X, k, is_binary, 0), autoencoder.module_
+    vae.encoder, vae.decoder = module.encoder, module.decoder
+    vae.mean, vae.factor = module.scaler.shift.numpy(), float(module.scaler.factor[0])
+    if not is_binary:
+        vae.log_noise = nn.Parameter(module.noise.level.log())
+    return vae
+
+
+def relu_network(widths: list[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_inputs, n_outputs in pairwise(widths):
+        layers += [nn.Linear(n_inputs, n_outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 class VAE(nn.Module):
@@ -1179,6 +1503,138 @@ def split_data_set(run: Run, name: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     return scaler.transform(X_train), scaler.transform(X_test), y_test
 
 
+# 9. Features for a classifier with few labels
+
+N_DRAWS = 5
+
+
+def features(run: Run) -> Iterator[Measurement]:
+    """Measure classifiers of codes that were learnt without labels."""
+    for name, data in (
+        ("digits", small_digits(run)),
+        ("MNIST", digits(run, min(run.size.n_part, 10_000))),
+    ):
+        yield row_counts(data.X_train, data.X_test, name)
+        encoders: dict[str, BaseEstimator] = {
+            "pixels": FunctionTransformer(),
+            "PCA": PCA(min(50, data.X_train.shape[1] // 2), random_state=run.seed),
+            "skae, 32 codes, denoising": AutoencoderTransformer(
+                32, corruption="masking", random_state=run.seed
+            ),
+            "skae, README's row": AutoencoderTransformer(
+                **README["features"], random_state=run.seed
+            ),
+        }
+        for model, encoder in encoders.items():
+            seconds = measure_seconds(lambda e=encoder, d=data: e.fit(d.X_train))
+            yield Measurement(f"{name}: seconds", model, seconds)
+            Z_train, Z_test = map(encoder.transform, (data.X_train, data.X_test))
+            for n_labels in (100, 1000):
+                accuracies = [
+                    accuracy_with_labels(data, Z_train, Z_test, n_labels, draw)
+                    for draw in range(N_DRAWS)
+                ]
+                quantity = f"{name}: accuracy with {n_labels} labels"
+                yield Measurement(quantity, model, float(np.median(accuracies)))
+
+
+def small_digits(run: Run) -> Digits:
+    """Return the 8 x 8 digits of scikit-learn, with 1,200 training rows."""
+    X, y = load_digits(return_X_y=True)
+    X_train, X_test, y_train, y_test = train_test_split(
+        (X / 16).astype(np.float32), y, train_size=1200, stratify=y, random_state=0
+    )
+    return Digits(X_train, y_train, X_test, y_test)
+
+
+def accuracy_with_labels(
+    data: Digits, Z_train: np.ndarray, Z_test: np.ndarray, n_labels: int, seed: int
+) -> float:
+    """Return the test accuracy of a logistic regression on a balanced draw of rows.
+
+    Its regularisation is chosen by cross-validation on the labelled rows.
+    """
+    rng = np.random.default_rng(seed)
+    labelled = np.concatenate(
+        [
+            rng.choice(np.flatnonzero(data.y_train == c), n_labels // 10, replace=False)
+            for c in range(10)
+        ]
+    )
+    scale = Z_train[labelled].std()
+    search = GridSearchCV(
+        LogisticRegression(max_iter=300), {"C": [0.01, 0.1, 1.0, 10.0]}, cv=3
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        search.fit(Z_train[labelled] / scale, data.y_train[labelled])
+    return float(search.score(Z_test / scale, data.y_test))
+
+
+# 10. Defaults
+
+# The rows of the README's table that are models, by their settings. A row with an
+# alternative is there twice.
+README: dict[str, dict] = {
+    "no settings": {},
+    "hidden_layer_sizes": {"hidden_layer_sizes": (128, 64)},
+    "relu, dropout": {"network": MLP(activation="relu", dropout=0.1)},
+    "binary_cross_entropy": {"loss": "binary_cross_entropy"},
+    "mixed": {"loss": "mixed"},
+    "huber": {"loss": "huber"},
+    "log_error": {"loss": "log_error"},
+    "trim": {"trim": 0.1},
+    "conv": {"network": "conv"},
+    "gaussian corruption": {"corruption": "gaussian", "corruption_level": 0.3},
+    "masking": {"corruption": "masking"},
+    "swap": {"corruption": "swap"},
+    "salt_and_pepper": {"corruption": "salt_and_pepper"},
+    "features": {
+        "n_components": 1024,
+        "network": MLP((), code_activation="relu"),
+        "corruption": "masking",
+        "corruption_level": 0.5,
+    },
+    "l1": {"n_components": 64, "penalty": "l1", "penalty_weight": 1e-2},
+    "topk": {"n_components": 64, "bottleneck": "topk"},
+    "kl": {"n_components": 64, "penalty": "kl"},
+    "contractive": {"penalty": "contractive"},
+    "gaussian": {"bottleneck": "gaussian"},
+    "quantized": {"n_components": 8, "bottleneck": "quantized"},
+}
+
+
+def defaults(run: Run) -> Iterator[Measurement]:
+    """Measure every row of the README's table that is a model."""
+    for name, shape, X in default_tables(run):
+        X_train, X_test = train_test_split(X, test_size=0.3, random_state=run.seed)
+        yield row_counts(X_train, X_test, name)
+        for row, settings in README.items():
+            model = AutoencoderTransformer(**settings)
+            if row == "conv":
+                model.set_params(input_shape=shape)
+            if row == "binary_cross_entropy" and (X.min() < 0 or X.max() > 1):
+                continue  # refused, as documented
+            line = outcome(run, model, X_train, X_test)
+            yield Measurement(f"{name}: explained variance", row, line)
+
+
+def default_tables(run: Run) -> Iterator[tuple[str, tuple[int, ...], np.ndarray]]:
+    """Yield names, shapes of a row and rows of the section defaults."""
+    images = digits(run, min(run.size.n_part, 10_000)).X_train
+    yield "digits", (8, 8), load_digits().data / 16
+    for name, load in (("breast cancer", load_breast_cancer), ("wine", load_wine)):
+        X = StandardScaler().fit_transform(load().data)
+        yield name, (X.shape[1],), X
+    yield "MNIST", (SIDE, SIDE), images
+
+
+def pca_score(X: np.ndarray, X_test: np.ndarray, n_components: int) -> float:
+    """Return the share of the variance of the test rows that a PCA explains."""
+    variance = mean_squared_error(X_test, X.mean(axis=0))
+    return 1 - pca_error(X, X_test, n_components) / variance
+
+
 SECTIONS: dict[str, Callable[[Run], Iterator[Measurement]]] = {
     "simple": simple,
     "denoising": denoising,
@@ -1186,8 +1642,11 @@ SECTIONS: dict[str, Callable[[Run], Iterator[Measurement]]] = {
     "sparse": sparse,
     "contractive": contractive,
     "variational": variational,
+    "bounds": bounds,
     "quantized": quantized,
     "outliers": outliers,
+    "features": features,
+    "defaults": defaults,
 }
 
 

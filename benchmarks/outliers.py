@@ -7,7 +7,11 @@
   ``trim=0``, compared with the PyOD detectors that are used for novelty detection;
 - threshold: rows that `predict` flags with ``contamination="auto"``, compared with
   scikit-learn's IsolationForest: precision, recall and share of flagged test rows
-  after a fit to contaminated rows, and share of flagged inliers after a fit to inliers.
+  after a fit to contaminated rows, and share of flagged inliers after a fit to inliers;
+- generated: the same two detectors on two clusters of 200 rows each with uniform
+  outliers that keep their distance from both: share of the outliers that is found,
+  share of the other training rows that is flagged, and that of new rows without
+  outliers; and on eight rows, two of them outliers. This section needs no data.
 
 At most 10,000 rows are drawn per data set; 30% of them are test rows, stratified by
 label; features are standardised by all training rows. A result is the mean over the
@@ -97,8 +101,13 @@ SECTIONS = {
     "contaminated": (SKAE, *PYOD),
     "novelty": (SKAE, *NOVELTY_PEERS),
     "threshold": (SKAE, FOREST),
+    "generated": (SKAE, FOREST),
 }
 METHODS = (SKAE, *PYOD, FOREST)
+
+# Numbers of features and of outliers of the section generated.
+GENERATED_FEATURES = (2, 5, 20)
+GENERATED_OUTLIERS = (5, 20, 60, 100)
 
 SEEDS = (0, 1, 2, 3)
 MAX_ROWS = 10_000
@@ -115,10 +124,13 @@ class Result(NamedTuple):
     seconds : float
         Time of fit and scores; of fits and predictions in the section threshold.
     precision, recall, flagged : float in [0, 1]
-        Of `predict` on the test rows; NaN except in the section threshold.
+        Of `predict` on the test rows in the section threshold, on the training rows in
+        the section generated; NaN in the others.
     flagged_inliers : float in [0, 1]
-        Share of the test inliers that are flagged after a fit to inliers; NaN except in
-        the section threshold.
+        Share of the test inliers that are flagged after a fit to inliers in the section
+        threshold, of the training inliers in the section generated; NaN in the others.
+    flagged_new : float in [0, 1]
+        Share of new inliers that are flagged; NaN except in the section generated.
     error : str
         Error message of a failed fit; empty otherwise.
     """
@@ -134,6 +146,7 @@ class Result(NamedTuple):
     recall: float = np.nan
     flagged: float = np.nan
     flagged_inliers: float = np.nan
+    flagged_new: float = np.nan
     error: str = ""
 
 
@@ -185,7 +198,8 @@ def read_results(path: Path) -> Iterator[Result]:
 
 def main() -> None:
     arguments = parse_arguments()
-    paths = find_tables(arguments.data, arguments.tables)
+    needs_data = set(arguments.only) != {"generated"}
+    paths = find_tables(arguments.data, arguments.tables) if needs_data else []
     store = ResultStore(arguments.csv)
     torch.set_num_threads(1)
     report(versions())
@@ -197,7 +211,9 @@ def main() -> None:
             methods = [m for m in SECTIONS[section] if m in arguments.methods]
             if not HAS_PYOD:
                 methods = [m for m in methods if m not in PYOD]
-            if methods:
+            if methods and section == "generated":
+                print_generated(methods, arguments.seeds, store)
+            elif methods:
                 results = print_section(section, methods, paths, arguments.seeds, store)
                 if section == "contaminated" and arguments.figure:
                     draw(results, methods, arguments.figure)
@@ -324,6 +340,8 @@ def measure(section: str, method: str, table: Table, seed: int) -> Result:
     key = (section, method, table.name, seed)
     if section == "threshold":
         return measure_threshold(key, table)
+    if section == "generated":
+        return measure_generated(key, table)
     return measure_ranking(key, table)
 
 
@@ -380,6 +398,57 @@ def measure_threshold(key: tuple[str, str, str, int], table: Table) -> Result:
         return Result(*key, *values, error=format_error(error))
 
 
+def measure_generated(key: tuple[str, str, str, int], table: Table) -> Result:
+    """Measure predictions for generated rows; the label 2 marks new inliers."""
+    _, method, _, seed = key
+    is_new, is_outlier = table.y == 2, table.y == 1
+    X, y = table.X[~is_new], table.y[~is_new]
+    detector = build(method, seed, contamination="auto")
+    began = time.perf_counter()
+    with quiet():
+        is_flagged = detector.fit(X).predict(table.X) == -1
+    seconds = time.perf_counter() - began
+    scores = outlier_scores(detector, X)
+    return Result(
+        *key,
+        roc_auc=roc_auc_score(y, scores),
+        average_precision=average_precision_score(y, scores),
+        seconds=seconds,
+        precision=precision_score(y, is_flagged[~is_new], zero_division=0.0),
+        recall=is_flagged[is_outlier].mean(),
+        flagged=is_flagged[~is_new].mean(),
+        flagged_inliers=is_flagged[table.y == 0].mean(),
+        flagged_new=is_flagged[is_new].mean(),
+    )
+
+
+def two_clusters(n_features: int, n_outliers: int, seed: int) -> Table:
+    """Draw 400 inliers, outliers, and 400 new inliers with the label 2."""
+    rng = np.random.default_rng([seed, n_features, n_outliers])
+    # The centers have a distance of 12, in a random direction; the variances are 1.
+    direction = rng.standard_normal(n_features)
+    center = 6 * direction / np.linalg.norm(direction)
+    sides = rng.choice([-1, 1], size=(800, 1))
+    inliers = sides * center + rng.standard_normal((800, n_features))
+    outliers: list[np.ndarray] = []
+    while len(outliers) < n_outliers:
+        row = rng.uniform(-15, 15, n_features)
+        distance = min(np.linalg.norm(row - center), np.linalg.norm(row + center))
+        if distance > np.sqrt(n_features) + 3:
+            outliers.append(row)
+    X = np.vstack([inliers[:400], outliers, inliers[400:]])
+    name = f"{n_features} features, {n_outliers} outliers"
+    return Table(name, X, np.repeat([0, 1, 2], [400, n_outliers, 400]))
+
+
+def eight_rows(n_features: int, seed: int) -> Table:
+    """Draw six inliers, two outliers far from them, and six new inliers."""
+    rng = np.random.default_rng([seed, n_features])
+    X = rng.standard_normal((14, n_features))
+    X[6:8] = rng.choice([-1, 1], (2, n_features)) * rng.uniform(6, 15, (2, n_features))
+    return Table(f"{n_features} features, 8 rows", X, np.repeat([0, 1, 2], [6, 2, 6]))
+
+
 @cache
 def warm_up(method: str) -> None:
     """Fit once, so that imports and compilation are not part of the measured time."""
@@ -431,6 +500,7 @@ TITLES = {
     "contaminated": "contaminated: ROC AUC, outliers among the training rows",
     "novelty": "novelty: ROC AUC, fitted to inliers only, skae with trim=0",
     "threshold": "threshold: share of test rows flagged, contamination='auto'",
+    "generated": "generated: shares of rows flagged, contamination='auto'",
 }
 
 
@@ -466,6 +536,36 @@ def print_section(
         print_ranking(results, methods)
     print_footnote(section, results)
     return results
+
+
+def print_generated(methods: list[str], seeds: list[int], store: ResultStore) -> None:
+    """Print what the detectors flag among generated rows, as means over the seeds."""
+    report(f"{TITLES['generated']}; means over {count(len(seeds), 'seed')}")
+    report(f"{'':28}" + "".join(f"{method:^36}" for method in methods).rstrip())
+    heads = f"{'ROC AUC':>9}{'found':>8}{'false':>8}{'new':>8}   "
+    report(f"{'rows':28}" + (heads * len(methods)).rstrip())
+    cases = [
+        [two_clusters(n_features, n_outliers, seed) for seed in seeds]
+        for n_features in GENERATED_FEATURES
+        for n_outliers in GENERATED_OUTLIERS
+    ]
+    cases += [[eight_rows(n, seed) for seed in seeds] for n in GENERATED_FEATURES]
+    for tables in cases:
+        line = f"{tables[0].name:28}"
+        for method in methods:
+            progress(f"generated, {tables[0].name}, {method}")
+            results = [
+                store.result("generated", method, table, seed)
+                for table, seed in zip(tables, seeds, strict=True)
+            ]
+            for field in ("roc_auc", "recall", "flagged_inliers", "flagged_new"):
+                mean = np.mean([getattr(result, field) for result in results])
+                line += f"{mean:{9 if field == 'roc_auc' else 8}.3f}"
+            line += "   "
+        report(line.rstrip())
+    report()
+    report("found: share of the outliers that is flagged; false: share of the other")
+    report("training rows; new: share of new rows without outliers.")
 
 
 def width(name: str) -> int:
