@@ -46,6 +46,7 @@ def find_warnings(job: Job, trained: Trained) -> tuple[str, ...]:
         Messages, each of which names a parameter to change.
     """
     messages = [_warning_of_epochs(job, trained)]
+    # Rows are scored in training for a detector, which may explain little of them.
     if job.error is None:
         messages += [_warning_of_collapse(job, trained), _warning_of_dead(job, trained)]
     return tuple(message for message in messages if message)
@@ -118,7 +119,14 @@ def compare_with_pca(job: Job, trained: Trained) -> Comparison:
     """Compute the explained variance of a fit, and that of a PCA of the same width.
 
     Both are computed in the scaled space, from a sample of the training rows without
-    those that the training trims.
+    those that the training trims. The axes of the PCA come from one half of the sample,
+    and its explained variance from the other half.
+
+    Returns
+    -------
+    comparison : Comparison
+        `explained_by_pca` is 1 where the fit explains enough for no PCA to be computed,
+        and 0 where all rows are equal.
     """
     rows = job.rows.sample()
     module = trained.net.module_in(rows.X.dtype)

@@ -350,11 +350,9 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     errors above the median. If there are at least ten rows beyond the break, their
     lowest tenth must exceed the median error by at least a quarter of the excess of
     their highest tenth. Of several breaks, the first counts whose log-likelihood ratio
-    is at least half of the largest. A minority
-    among clean training rows can lie behind a break, too, if it differs much from the
-    others: in two of 21 data sets without outliers, 15 to 19 % of new rows were
-    flagged, and at most 5 % in the others. If the training rows are known to be clean,
-    a number such as ``contamination=0.01`` avoids this.
+    is at least half of the largest. A minority among clean training rows can lie behind
+    a break, too, if it differs much from the others. If the training rows are known to
+    be clean, a number such as ``contamination=0.01`` avoids this.
 
     Weighted, repeated and permuted rows, missing entries, and the callbacks of
     scikit-learn are treated as in :class:`AutoencoderTransformer`.
