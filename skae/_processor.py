@@ -263,6 +263,36 @@ def torch_threads(n_threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+# Settings that other code changes
+
+
+@contextmanager
+def settings_restored() -> Iterator[None]:
+    """Context after which PyTorch's settings of this thread and its types are restored.
+
+    A callback of the user can change them within a training.
+    """
+    dtype, device = torch.get_default_dtype(), torch.empty(0).device
+    has_gradients = torch.is_grad_enabled()
+    n_threads = torch.get_num_threads()
+    flushes = _flushes_denormals()
+    autocast = {kind: torch.is_autocast_enabled(kind) for kind in _AUTOCAST_TYPES}
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if torch.empty(0).device != device:
+            torch.set_default_device(device)
+        torch.set_grad_enabled(has_gradients)
+        if torch.get_num_threads() != n_threads:
+            torch.set_num_threads(n_threads)
+        if _flushes_denormals() != flushes:
+            torch.set_flush_denormal(flushes)
+        for kind, is_enabled in autocast.items():
+            if torch.is_autocast_enabled(kind) != is_enabled:
+                torch.set_autocast_enabled(kind, is_enabled)
+
+
 # Numbers
 
 

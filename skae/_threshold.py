@@ -9,14 +9,11 @@ import numpy as np
 # to the inliers that are flagged in the data sets of benchmarks/outliers.py.
 
 # Length of the interval behind a break, in units of the scale of the errors.
-WINDOW = 2.0
-# Factor by which the hazard before a break exceeds the density behind it.
-DROP = 40.0
-# Factor by which the hazard falls at a break, at least. The bound above asks for less
-# in a tail of few rows, where the hazard of heavy tails falls gradually.
-FALL = 4.0
-# Lower bound of the log-likelihood ratio of a break, for a few errors.
-EVIDENCE = 1.5
+WINDOW = 3.0
+# Factor by which the hazard falls at a break, at least.
+FALL = 3.5
+# Number of distinct errors between the median and a break, at least.
+MIN_BEFORE = 2
 # Of several breaks, the first with at least this fraction of the largest log-likelihood
 # ratio is used.
 SUPPORT = 0.5
@@ -26,8 +23,10 @@ CLOSEST = 0.25
 NEAREST_SHARE, FARTHEST_SHARE = 0.1, 0.9
 # Number of distinct errors behind a break from which on this bound applies.
 MIN_SPREAD = 10
-# Largest share that is flagged if there is no break.
-MAX_WITHOUT_BREAK = 0.01
+# Largest share and largest number of distinct errors that are flagged if there is no
+# break. A larger group that is clearly separate has a break before it.
+MAX_WITHOUT_BREAK = 0.015
+MAX_ERRORS_WITHOUT_BREAK = 8
 
 # Larger excesses count as equal, so that sums of them do not overflow.
 MAX_EXCESS = 1e100
@@ -55,25 +54,28 @@ def threshold(
     density of the excesses divided by the share p(t) of the rows beyond it. It is
     constant for exponential tails, rises for lighter ones, and falls where few rows
     separate the bulk from a group beyond it. For each excess t, the hazard over (0, t],
-    with n events and exposure E, is compared with that over (t, t + 2], with n' events
+    with n events and exposure E, is compared with that over (t, t + 3], with n' events
     and exposure E', by the likelihood ratio of a change of the hazard at t [2]_,
 
     .. math:: \Lambda(t) = n \log\frac{n}{E} + n' \log\frac{n'}{E'}
               - (n + n') \log\frac{n + n'}{E + E'}, \quad
-              E = \int_0^t p(u) \, du, \quad E' = \int_t^{t + 2} p(u) \, du.
+              E = \int_0^t p(u) \, du, \quad E' = \int_t^{t + 3} p(u) \, du.
 
     Events are distinct errors; an interval without any is extended to the next error.
-    A break is a t at which the density behind t is at most a fortieth of the hazard
-    before, :math:`p(t) n' / E' \le n / (40 E)`, the hazard behind at most a quarter of
-    that before, and, if there are at least ten errors beyond t, the excess of their
-    lowest tenth at least a quarter of that of their highest tenth. The largest
-    :math:`\Lambda` of a break must be at least 1.5, and at least the logarithm of the
-    number of distinct errors above the median: this is the penalty of a break's two
-    parameters in the Bayesian information criterion, since among more errors, some are
-    more likely to look like a break by chance. The threshold follows the first break
-    whose :math:`\Lambda` is at least half of the largest. If there is no break, it is
-    the widest gap that flags at most 1 % of the weight, but at least one row. So at
-    least one row is flagged, unless all scores are equal.
+    A break is a t with at least two events before, behind which the hazard is at most
+    2/7 of that before. If there are at least ten errors beyond t, the excess of their
+    lowest tenth must be at least a quarter of that of their highest tenth. The largest
+    :math:`\Lambda` of a break must be at least the logarithm of the number of distinct
+    errors above the median: this is the penalty of a break's two parameters in the
+    Bayesian information criterion, since among more errors, some are more likely to
+    look like a break by chance. The threshold follows the first break whose :math:`\Lambda` is at
+    least half of the largest.
+
+    If there is no break, at most 1.5 % of the weight and at most eight distinct errors
+    are flagged, but at least one. Of the gaps that do so, the threshold is the one whose width times the share of the
+    weight beyond it is largest: in an exponential tail, these products have the same
+    distribution for all gaps [3]_. So at least one row is flagged, unless all scores
+    are equal.
 
     Parameters
     ----------
@@ -97,6 +99,8 @@ def threshold(
        deviation. Journal of the American Statistical Association, 88(424), 1273-1283.
     .. [2] Matthews, D. E., & Farewell, V. T. (1982). On testing for a constant hazard
        against a change-point alternative. Biometrics, 38(2), 463-468.
+    .. [3] Rényi, A. (1953). On the theory of order statistics. Acta Mathematica
+       Academiae Scientiarum Hungaricae, 4, 191-231.
     """
     is_finite = np.isfinite(scores)
     if not is_finite.any():
@@ -120,8 +124,21 @@ def threshold(
         k = 0
     inlier = errors[last[k]]
     if k + 1 < len(first):
-        return -float(inlier / 2 + errors[first[k + 1]] / 2)
+        return -_midpoint(float(inlier), float(errors[first[k + 1]]))
     return -float(inlier + max(1e-9, rounding * abs(inlier)))
+
+
+def _midpoint(low: float, high: float) -> float:
+    """Return the midpoint of an interval, to the precision of float32 if that fits.
+
+    The difference of a larger number and this one is then exact in float64, so that
+    ``decision_function + offset_`` gives the scores of outliers to the last bit.
+    """
+    middle = low / 2 + high / 2
+    with np.errstate(over="ignore"):
+        short = float(np.float32(middle))
+    quarter = high / 4 - low / 4
+    return short if abs(short - middle) < quarter else middle
 
 
 def _last_inlier(errors: np.ndarray, reached: np.ndarray) -> int:
@@ -138,8 +155,10 @@ def _last_inlier(errors: np.ndarray, reached: np.ndarray) -> int:
     if k is not None:
         return k
     start = int(np.searchsorted(reached, 1 - MAX_WITHOUT_BREAK - 1e-12))
+    start = max(start, len(errors) - 1 - MAX_ERRORS_WITHOUT_BREAK)
     start = min(start, len(errors) - 2)
-    return int(start + np.argmax(np.diff(errors[start:] / 2)))
+    spacings = np.diff(errors[start:] / 2) * (1 - reached[start:-1])
+    return int(start + np.argmax(spacings))
 
 
 def _find_break(errors: np.ndarray, reached: np.ndarray) -> int | None:
@@ -151,7 +170,7 @@ def _find_break(errors: np.ndarray, reached: np.ndarray) -> int | None:
 
     middle = int(quantile(0.5))
     scale = errors[middle] - errors[quantile(0.25)]
-    candidates = np.arange(middle + 1, len(errors) - 1)
+    candidates = np.arange(middle + MIN_BEFORE, len(errors) - 1)
     if scale <= 0 or len(candidates) == 0:
         return None
     with np.errstate(over="ignore"):
@@ -175,7 +194,6 @@ def _find_break(errors: np.ndarray, reached: np.ndarray) -> int | None:
     is_break = (
         (end <= excess[-1])
         & (FALL * n_behind * before <= n_before * behind)
-        & (DROP * share * n_behind * before <= n_before * behind)
         & ((nearest >= CLOSEST * farthest) | (n_beyond < MIN_SPREAD))
     )
     evidence = (
@@ -186,7 +204,7 @@ def _find_break(errors: np.ndarray, reached: np.ndarray) -> int | None:
     evidence[~is_break] = 0
     # A break adds two parameters, its position and a hazard. The Bayesian information
     # criterion subtracts half the logarithm of the number of events for each.
-    if evidence.max() < max(EVIDENCE, np.log(len(errors) - middle - 1)):
+    if evidence.max() < np.log(len(errors) - middle - 1):
         return None
     first = np.argmax(evidence >= SUPPORT * evidence.max())
     return int(candidates[first])

@@ -201,8 +201,9 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     trim : float, default=0.2
         Fraction of each batch's weight that is left out of the gradient, in [0, 1): the
         rows with the highest objective, so that the network is not fitted to outliers
-        [3]_. The same fraction of the held-out rows is left out of the validation loss.
-        0 is suitable if the training rows are known to be clean.
+        [3]_. It is rounded up to a whole number of rows of equal weight, but one remains.
+        The same fraction of the held-out rows is left out of the validation loss. 0 is
+        suitable if the training rows are known to be clean.
     n_estimators : int or "auto", default="auto"
         Number of members of the ensemble, >= 1: networks that are trained together and
         whose errors are averaged. ``"auto"`` means 16 for a plain ensemble, that is
@@ -228,8 +229,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         Fraction of outliers among the training rows, in (0, 0.5], which determines the
         threshold `offset_`. The fraction that is flagged is the nearest one that equal
         scores allow, which may be 0. ``"auto"`` flags the training rows behind a break
-        in the distribution of their errors, see Notes; without a break it flags at most
-        1 % of them. It flags at least one, unless all have the same score.
+        in the distribution of their errors, see Notes; without a break it flags few of
+        them, at most 1.5 %. It flags at least one, unless all have the same score.
     warm_start : bool, default=False
         Whether `fit` resumes training from the network and the scaling of the previous
         fit instead of starting anew. Each such fit trains for up to `max_epochs`
@@ -342,17 +343,19 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     have the same influence on the score.
 
     With ``contamination="auto"``, a break is an error above the median where the hazard
-    of the errors falls: the density divided by the share of rows beyond it. Let s be
-    the distance from the lower quartile to the median. The density over the next 2 s
-    must be at most a fortieth of the mean hazard between the median and the break, and
-    the hazard there at most a quarter of it. The log-likelihood ratio of the two
-    hazards must be at least 1.5 [5]_, and the logarithm of the number of distinct
-    errors above the median. If there are at least ten rows beyond the break, their
-    lowest tenth must exceed the median error by at least a quarter of the excess of
-    their highest tenth. Of several breaks, the first counts whose log-likelihood ratio
-    is at least half of the largest. A minority among clean training rows can lie behind
-    a break, too, if it differs much from the others. If the training rows are known to
-    be clean, a number such as ``contamination=0.01`` avoids this.
+    of the errors falls [5]_: the density divided by the share of rows beyond it. Let s
+    be the distance from the lower quartile to the median. The hazard over the next 3 s
+    must be at most 2/7 of the mean hazard between the median and the break. The
+    log-likelihood ratio of the two hazards must be at least the logarithm of the number
+    of distinct errors above the median. If there are at least ten rows beyond the
+    break, their lowest tenth must exceed the median error by at least a quarter of the
+    excess of their highest tenth. Of several breaks, the first counts whose
+    log-likelihood ratio is at least half of the largest. Without a break, at most 1.5 %
+    of the weight and eight rows are flagged, those behind the widest gap, where a gap
+    counts in proportion to the share of the rows beyond it. A minority among clean
+    training rows can lie behind a break, too, if it differs much from the others. If
+    the training rows are known to be clean, a number such as ``contamination=0.01``
+    avoids this.
 
     Weighted, repeated and permuted rows, missing entries, and the callbacks of
     scikit-learn are treated as in :class:`AutoencoderTransformer`.

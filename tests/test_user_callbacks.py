@@ -656,3 +656,44 @@ def test_each_training_begins_with_new_copies(X):
         method(X[50 * i :][:50])
         assert ae.net_.callbacks_[0][1].n_begins == 1
     assert ae.callbacks[0].n_begins == 0
+
+
+class SettingsChange(Callback):
+    """Change a setting of PyTorch in the middle of a training."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.change()
+
+
+@pytest.mark.parametrize("n_rows", [N_FEW, N_MANY])
+@pytest.mark.parametrize(
+    "change",
+    [
+        partial(torch.set_default_dtype, torch.float64),
+        partial(torch.set_default_device, "meta"),
+        partial(torch.set_grad_enabled, False),
+        partial(torch.set_flush_denormal, False),
+        partial(torch.set_num_threads, 3),
+        partial(torch.set_autocast_enabled, "cpu", True),
+    ],
+    ids=["dtype", "device", "grad", "denormals", "threads", "autocast"],
+)
+def test_a_callback_cannot_change_the_settings_of_a_training(X, change, n_rows):
+    def settings():
+        return (
+            torch.get_default_dtype(),
+            torch.empty(0).device,
+            torch.is_grad_enabled(),
+            torch.get_num_threads(),
+            torch.is_autocast_enabled("cpu"),
+        )
+
+    before = settings()
+    expected = AutoencoderTransformer(2, **SMALL).fit(X[:n_rows])
+    callbacks = [SettingsChange(change)]
+    model = AutoencoderTransformer(2, callbacks=callbacks, **SMALL).fit(X[:n_rows])
+    assert settings() == before
+    assert_array_equal(model.transform(X), expected.transform(X))

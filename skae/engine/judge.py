@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skae.engine.objective import trimmed_weight
+from skae.engine.objective import trimmed_share, trimmed_weight
 from skae.engine.plan import Plan
 
 # After `n_iter_no_change` epochs without an improvement the learning rate is divided by
@@ -266,7 +266,8 @@ class Judge:
     def _trimmed_weight(self, losses: np.ndarray) -> np.ndarray:
         """Return the weights after the rows with the highest losses are left out."""
         weight = torch.from_numpy(np.array(self._weight))
-        kept = trimmed_weight(torch.from_numpy(losses), weight, self._plan.trim)
+        share = trimmed_share(self._plan.trim, len(weight))
+        kept = trimmed_weight(torch.from_numpy(losses), weight, share)
         return kept.numpy()
 
     def _copy_weights(self) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from skae._casting import DoubleCopy
 from skae._compat import SkorchNet
 from skae._layers import FrozenModule, random_modules
 from skae._module import Autoencoder, Scaler
+from skae._processor import settings_restored
 from skae._rows import BLOCK_ENTRIES, Rows
 from skae.engine.batches import Batches, RowsDataset
 from skae.engine.judge import Judgement
@@ -235,10 +236,14 @@ class AutoencoderNet(SkorchNet):
     def call_back(
         self, method_name: str, callbacks: Sequence[Callback], **kwargs: Any
     ) -> None:
-        """Call a method of the given callbacks; raises as `notify` does."""
+        """Call a method of the given callbacks; raises as `notify` does.
+
+        Changes of PyTorch's settings by a callback have no effect on the training.
+        """
         for callback in callbacks:
             try:
-                getattr(callback, method_name)(self, **kwargs)
+                with settings_restored():
+                    getattr(callback, method_name)(self, **kwargs)
             except KeyboardInterrupt as error:
                 raise StopTraining from error
 

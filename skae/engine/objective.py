@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -97,7 +98,8 @@ class Objective(nn.Module):
                 penalty = penalty * (progress / self.warm_up).clamp(max=1)
             total = total + self.penalty_weight * penalty
         if autoencoder.noise is not None and autoencoder.training:
-            kept = trimmed_weight(total.detach(), batch.weight, self.trim)
+            share = trimmed_share(self.trim, len(batch.weight))
+            kept = trimmed_weight(total.detach(), batch.weight, share)
             autoencoder.noise.update(losses.detach(), propagation.observed, kept)
         return total
 
@@ -129,6 +131,19 @@ def _weighted_units(Z: Tensor, autoencoder: Autoencoder) -> Tensor:
     if norms is None:
         return Z
     return Z * norms[..., None, :]  # (1, k) or (n_members, 1, k)
+
+
+def trimmed_share(trim: float, n_rows: int) -> float:
+    """Return the share of a batch's weight to leave out, for a whole number of rows.
+
+    With a share of 0.2 and eight rows of equal weight, two rows are left out: an
+    outlier that keeps half of its weight is reproduced all the same. At least one row
+    remains.
+    """
+    # The product of a share such as 0.07 and a number of rows can exceed an integer by
+    # a rounding error.
+    n_left_out = min(math.ceil(round(trim * n_rows, 6)), n_rows - 1)
+    return n_left_out / n_rows
 
 
 def trimmed_weight(losses: Tensor, weight: Tensor, trim: float) -> Tensor:

@@ -18,7 +18,7 @@ from skae.engine.batches import RowsDataset, TrainingBatches
 from skae.engine.interrupt import Interruption
 from skae.engine.judge import DIVISOR, Judge
 from skae.engine.net import AutoencoderNet, StopTraining, lacks_float64
-from skae.engine.objective import trimmed_weight
+from skae.engine.objective import trimmed_share, trimmed_weight
 from skae.engine.step import Step
 
 # Largest number of records of batches in the history of an epoch.
@@ -440,8 +440,9 @@ class Trainer:
         uses_bfloat16 = self.plan.precision == "bfloat16"
         with torch.autocast(batch.target.device.type, torch.bfloat16, uses_bfloat16):
             row_losses = self.net.criterion_(self.net.module_, batch, self._progress)
-        kept = trimmed_weight(row_losses.detach(), batch.weight, self.plan.trim)
-        n_rows = (1 - self.plan.trim) * batch.n_rows
+        share = trimmed_share(self.plan.trim, len(batch.weight))
+        kept = trimmed_weight(row_losses.detach(), batch.weight, share)
+        n_rows = (1 - share) * batch.n_rows
         return (row_losses * kept).sum(dim=-1).mean() / n_rows
 
     # Callbacks

@@ -10,7 +10,7 @@ from nets import X, batch_of, history_of, make_module, make_net, make_split, tra
 from torch import nn
 
 from skae.bottlenecks import Squeeze
-from skae.engine.objective import Objective, trimmed_weight
+from skae.engine.objective import Objective, trimmed_share, trimmed_weight
 
 
 class Cost(nn.Module):
@@ -119,6 +119,22 @@ def test_trimming_treats_weights_as_repetitions(drawn):
     )
     mean = (losses * kept).sum()
     assert mean.item() == pytest.approx((repeated * kept_repeated).sum().item())
+
+
+@pytest.mark.parametrize(
+    ("trim", "n_rows", "n_left_out"),
+    [
+        (0.2, 8, 2),
+        (0.2, 100, 20),
+        (0.2, 256, 52),
+        (0.07, 100, 7),
+        (0.2, 1, 0),
+        (0.99, 3, 2),
+        (0.0, 3, 0),
+    ],
+)
+def test_trimmed_share_is_a_whole_number_of_rows(trim, n_rows, n_left_out):
+    assert trimmed_share(trim, n_rows) * n_rows == pytest.approx(n_left_out)
 
 
 def test_without_trimming_the_weight_itself_is_returned():
