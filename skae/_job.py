@@ -40,6 +40,14 @@ class Parts(NamedTuple):
         return self.penalty.code_activation
 
     @property
+    def suits_hidden_layers(self) -> bool:
+        """Whether ``hidden_layer_sizes="auto"`` means hidden layers."""
+        bottleneck, penalty = self.bottleneck, self.penalty
+        if penalty is None or not bottleneck.suits_code_activation:
+            return bottleneck.suits_hidden_layers
+        return bottleneck.suits_hidden_layers and penalty.suits_hidden_layers
+
+    @property
     def members_stack(self) -> bool:
         """Whether several such networks can be trained as one with stacked weights."""
         return (
@@ -195,7 +203,7 @@ class Job:
             self.input_shape,
             self.parts.code_activation,
             self.n_kept + (1 if self.ensemble is None else self.ensemble.n_members),
-            self.parts.bottleneck.suits_hidden_layers,
+            self.parts.suits_hidden_layers,
         )
 
 

@@ -9,9 +9,9 @@ import numpy as np
 # to the inliers that are flagged in the data sets of benchmarks/outliers.py.
 
 # Length of the interval behind a break, in units of the scale of the errors.
-WINDOW = 3.0
+WINDOW = 4.0
 # Factor by which the hazard falls at a break, at least.
-FALL = 3.5
+FALL = 3.0
 # Number of distinct errors between the median and a break, at least.
 MIN_BEFORE = 2
 # Of several breaks, the first with at least this fraction of the largest log-likelihood
@@ -54,16 +54,16 @@ def threshold(
     density of the excesses divided by the share p(t) of the rows beyond it. It is
     constant for exponential tails, rises for lighter ones, and falls where few rows
     separate the bulk from a group beyond it. For each excess t, the hazard over (0, t],
-    with n events and exposure E, is compared with that over (t, t + 3], with n' events
+    with n events and exposure E, is compared with that over (t, t + 4], with n' events
     and exposure E', by the likelihood ratio of a change of the hazard at t [2]_,
 
     .. math:: \Lambda(t) = n \log\frac{n}{E} + n' \log\frac{n'}{E'}
               - (n + n') \log\frac{n + n'}{E + E'}, \quad
-              E = \int_0^t p(u) \, du, \quad E' = \int_t^{t + 3} p(u) \, du.
+              E = \int_0^t p(u) \, du, \quad E' = \int_t^{t + 4} p(u) \, du.
 
     Events are distinct errors; an interval without any is extended to the next error.
     A break is a t with at least two events before, behind which the hazard is at most
-    2/7 of that before. If there are at least ten errors beyond t, the excess of their
+    a third of that before. If there are at least ten errors beyond t, the excess of their
     lowest tenth must be at least a quarter of that of their highest tenth. The largest
     :math:`\Lambda` of a break must be at least the logarithm of the number of distinct
     errors above the median: this is the penalty of a break's two parameters in the
@@ -135,6 +135,8 @@ def _midpoint(low: float, high: float) -> float:
     ``decision_function + offset_`` gives the scores of outliers to the last bit.
     """
     middle = low / 2 + high / 2
+    if not low < middle < high:  # neighbouring numbers
+        return low
     with np.errstate(over="ignore"):
         short = float(np.float32(middle))
     quarter = high / 4 - low / 4

@@ -77,7 +77,7 @@ class Shape(NamedTuple):
         Number of networks that are trained together.
     suits_hidden_layers : bool, default=True
         False if an :class:`MLP` with ``hidden_layer_sizes="auto"`` has no hidden
-        layers, as for :class:`skae.bottlenecks.TopK`.
+        layers, as for :class:`skae.bottlenecks.TopK` and :class:`skae.penalties.L1`.
 
     See Also
     --------

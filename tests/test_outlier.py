@@ -256,8 +256,8 @@ def test_each_member_uses_max_features(max_features, n_visible):
     assert n_used.tolist() == [n_visible] * 4
 
 
-@pytest.mark.parametrize(("n_features", "n_visible"), [(1, 1), (2, 2), (3, 2), (9, 4)])
-def test_each_member_uses_at_least_two_features(n_features, n_visible):
+@pytest.mark.parametrize(("n_features", "n_visible"), [(1, 1), (2, 1), (3, 2), (9, 4)])
+def test_each_member_uses_half_of_the_features(n_features, n_visible):
     X = np.random.default_rng(0).normal(size=(40, n_features))
     detector = AutoencoderOutlierDetector(max_epochs=1, random_state=0).fit(X)
     visible = detector.module_.visible
@@ -388,3 +388,23 @@ def test_partial_fit_updates_the_mean_residuals(table):
         detector.feature_contributions(table).sum(axis=1),
         -detector.score_samples(table),
     )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_outliers_among_eight_rows_are_found(seed):
+    X = [[-2, -1], [-1, -1], [-1, -2], [1, 1], [1, 2], [2, 1], [7, 4], [-5, 9]]
+    detector = AutoencoderOutlierDetector(random_state=seed).fit(X)
+    assert detector.predict(X).tolist() == [1] * 6 + [-1] * 2
+
+
+def test_decision_function_and_offset_give_the_scores_of_outliers_exactly(table):
+    detector = AutoencoderOutlierDetector(**SMALL).fit(table)
+    far = table + 3
+    sums = detector.decision_function(far) + detector.offset_
+    assert_array_equal(sums, detector.score_samples(far))
+
+
+@pytest.mark.parametrize("sparse", [{"penalty": "l1"}, {"bottleneck": "topk"}])
+def test_sparse_code_has_as_many_components_as_features(table, sparse):
+    detector = AutoencoderOutlierDetector(max_epochs=1, **sparse).fit(table)
+    assert detector.n_components_ == table.shape[1]

@@ -383,6 +383,21 @@ def test_zeros_increase_and_explained_variance_decreases_with_the_weight(images)
     assert scores[-1] > 0.4
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_linear"),
+    [
+        ({"penalty": "l1"}, True),
+        ({"penalty": "kl"}, False),
+        # The code of these is not rectified.
+        ({"penalty": "l1", "bottleneck": "gaussian"}, False),
+    ],
+)
+def test_l1_needs_no_hidden_layers(images, settings, is_linear):
+    ae = AutoencoderTransformer(8, max_epochs=1, **settings).fit(images[:50])
+    layers = [m for m in ae.module_.encoder.modules() if isinstance(m, torch.nn.Linear)]
+    assert (len(layers) == 1) == is_linear
+
+
 def test_penalty_does_not_depend_on_how_code_and_decoder_split_the_scale(images):
     ae = AutoencoderTransformer(
         32, hidden_layer_sizes=(8,), penalty="l1", max_epochs=1, random_state=0
