@@ -63,19 +63,19 @@ def threshold(
 
     Events are distinct errors; an interval without any is extended to the next error.
     A break is a t with at least two events before, behind which the hazard is at most
-    a third of that before. If there are at least ten errors beyond t, the excess of their
-    lowest tenth must be at least a quarter of that of their highest tenth. The largest
-    :math:`\Lambda` of a break must be at least the logarithm of the number of distinct
-    errors above the median: this is the penalty of a break's two parameters in the
-    Bayesian information criterion, since among more errors, some are more likely to
-    look like a break by chance. The threshold follows the first break whose :math:`\Lambda` is at
-    least half of the largest.
+    a third of that before. If there are at least ten errors beyond t, the excess of
+    their lowest tenth must be at least a quarter of that of their highest tenth. The
+    largest :math:`\Lambda` of a break must be at least the logarithm of the number of
+    distinct errors above the median: this is the penalty of a break's two parameters in
+    the Bayesian information criterion, since among more errors, some are more likely to
+    look like a break by chance. The threshold follows the first break whose
+    :math:`\Lambda` is at least half of the largest.
 
     If there is no break, at most 1.5 % of the weight and at most eight distinct errors
-    are flagged, but at least one. Of the gaps that do so, the threshold is the one whose width times the share of the
-    weight beyond it is largest: in an exponential tail, these products have the same
-    distribution for all gaps [3]_. So at least one row is flagged, unless all scores
-    are equal.
+    are flagged, but at least one. Of the gaps that do so, the threshold is the one
+    whose width times the share of the weight beyond it is largest: in an exponential
+    tail, these products have the same distribution for all gaps [3]_. So at least one
+    row is flagged, unless all scores are equal.
 
     Parameters
     ----------

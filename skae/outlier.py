@@ -203,9 +203,9 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     trim : float, default=0.2
         Fraction of each batch's weight that is left out of the gradient, in [0, 1): the
         rows with the highest objective, so that the network is not fitted to outliers
-        [3]_. It is rounded up to a whole number of rows of equal weight, but one remains.
-        The same fraction of the held-out rows is left out of the validation loss. 0 is
-        suitable if the training rows are known to be clean.
+        [3]_. It is rounded up to a whole number of rows of equal weight, but one row
+        remains. The same fraction of the held-out rows is left out of the validation
+        loss. 0 is suitable if the training rows are known to be clean.
     n_estimators : int or "auto", default="auto"
         Number of members of the ensemble, >= 1: networks that are trained together and
         whose errors are averaged. ``"auto"`` means 16 for a plain ensemble, that is

@@ -230,9 +230,9 @@ class AutoencoderTransformer(
     trim : float, default=0.0
         Fraction of each batch's weight that is left out of the gradient, in [0, 1): the
         rows with the highest objective, so that the network is not fitted to outliers
-        [3]_. It is rounded up to a whole number of rows of equal weight, but one remains.
-        The same fraction of the held-out rows is left out of the validation loss. 0 is
-        suitable if the training rows are known to be clean.
+        [3]_. It is rounded up to a whole number of rows of equal weight, but one row
+        remains. The same fraction of the held-out rows is left out of the validation
+        loss. 0 is suitable if the training rows are known to be clean.
     warm_start : bool, default=False
         Whether `fit` resumes training from the network and the scaling of the previous
         fit instead of starting anew. Each such fit trains for up to `max_epochs`
