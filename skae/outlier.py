@@ -127,7 +127,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     corruption_level : float, default=0.3
         For ``corruption="gaussian"``, the standard deviation of the noise in the scaled
         space, >= 0; for the other corruptions, the probability that an entry is
-        corrupted, in [0, 1]. Gaussian noise of standard deviation s in the units of X
+        corrupted, in [0, 1]; it varies over the rows, and this is its mean. Gaussian noise of standard deviation s in the units of X
         has the level s if ``scale=None``, and ``s / np.sqrt(X.var(axis=0).mean())`` if
         ``scale="global"``.
     penalty : {"l1", "kl", "contractive"}, Penalty or None, default=None

@@ -23,8 +23,11 @@ from skae.corruptions import (
 )
 
 ADDING = [GaussianNoise(), GaussianNoise(clip=True)]
-CONSTANT = [Masking(vary_level=False), Swap(), SaltAndPepper()]
-REPLACING = [*CONSTANT, Masking(), Masking("low"), Masking("high")]
+VARIED = [Masking(), Masking("low"), Masking("high"), Swap(), SaltAndPepper()]
+CONSTANT = [
+    Masking(vary_level=False), Swap(vary_level=False), SaltAndPepper(vary_level=False)
+]  # fmt: skip
+REPLACING = CONSTANT + VARIED
 SPECS = ADDING + REPLACING
 each_spec = pytest.mark.parametrize("spec", SPECS, ids=repr)
 each_replacing_spec = pytest.mark.parametrize("spec", REPLACING, ids=repr)
@@ -140,12 +143,13 @@ def test_each_entry_is_replaced_with_the_stated_probability(spec, level):
         assert all(is_share(count, n_trials, level) for count in counts)
 
 
+@pytest.mark.parametrize("spec", VARIED, ids=repr)
 @pytest.mark.parametrize(
     ("level", "low", "high"), [(0, 0, 0), (0.3, 0, 0.6), (0.9, 0.8, 1), (1, 1, 1)]
 )
-def test_masked_share_of_a_row_is_uniform_around_the_level(level, low, high):
+def test_share_of_a_row_is_uniform_around_the_level(spec, level, low, high):
     X = distinct(400, 300)
-    replaced = make(Masking(), X, level)(X) != X
+    replaced = make(spec, X, level)(X) != X
     shares = replaced.double().mean(dim=1)
     quantiles = torch.tensor([0.02, 0.25, 0.5, 0.75, 0.98], dtype=torch.float64)
     expected = low + (high - low) * quantiles
@@ -159,14 +163,16 @@ def test_masked_share_of_a_row_is_uniform_around_the_level(level, low, high):
     assert (counts - level).abs().max() < 0.15
 
 
-def test_reconstructions_of_clean_rows_do_not_overshoot():
+@pytest.mark.parametrize("corruption", ["masking", "salt_and_pepper"])
+def test_clean_rows_are_reconstructed_better_if_the_level_varies(corruption):
     X = load_digits().data
     ae = AutoencoderTransformer(
-        16, hidden_layer_sizes=(32,), corruption="masking", corruption_level=0.5,
+        16, hidden_layer_sizes=(32,), corruption=corruption, corruption_level=0.5,
         max_epochs=25, early_stopping=False, transform_max_iter=0, random_state=0,
     ).fit(X[:800])  # fmt: skip
-    constant = clone(ae).set_params(corruption=Masking(vary_level=False)).fit(X[:800])
-    assert ae.score(X[800:]) > constant.score(X[800:]) + 0.03
+    spec = CORRUPTIONS[corruption](vary_level=False)
+    constant = clone(ae).set_params(corruption=spec)
+    assert ae.score(X[800:]) > constant.fit(X[:800]).score(X[800:]) + 0.03
 
 
 @settings(deadline=None, max_examples=60)
@@ -208,7 +214,7 @@ def test_swap_returns_a_copy_of_a_single_row():
 
 def test_salt_and_pepper_are_equally_frequent():
     X = distinct(200, 100)
-    X_tilde = make(SaltAndPepper(), X, 0.4)(X)
+    X_tilde = make(SaltAndPepper(vary_level=False), X, 0.4)(X)
     for end in (spread_of(X).low, spread_of(X).high):
         assert is_share((X_tilde == end).sum(), X.numel(), 0.2)
 
