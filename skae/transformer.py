@@ -152,9 +152,10 @@ class AutoencoderTransformer(
         :mod:`skae.corruptions`. None means no noise.
     corruption_level : float, default=0.3
         For ``corruption="gaussian"``, the standard deviation of the noise in the scaled
-        space, >= 0; for the other corruptions, the probability that an entry is
-        corrupted, in [0, 1]; it varies over the rows, and this is its mean. Gaussian noise of standard deviation s in the units of X
-        has the level s if ``scale=None``, and ``s / np.sqrt(X.var(axis=0).mean())`` if
+        space, >= 0; for the other corruptions, the mean share of the entries that are
+        replaced, in [0, 1], which varies over the rows, see :mod:`skae.corruptions`.
+        Gaussian noise of standard deviation s in the units of X has the level s if
+        ``scale=None``, and ``s / np.sqrt(X.var(axis=0).mean())`` if
         ``scale="global"``.
     penalty : {"l1", "kl", "contractive"}, Penalty or None, default=None
         Term on the code that is added to the objective:
