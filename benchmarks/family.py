@@ -771,7 +771,7 @@ KL_WEIGHTS = (1e-4, 1e-3, 1e-2)
 TARGET = 0.05
 
 # Weights between which the error of l1 is interpolated at the zeros of topk.
-LADDER = (1e-2, 2e-2, 4e-2, 8e-2)
+LADDER = (0.003, 0.01, 0.03)
 
 
 def sparse(run: Run) -> Iterator[Measurement]:

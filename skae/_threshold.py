@@ -15,7 +15,7 @@ FALL = 3.0
 # Number of distinct errors between the median and a break, at least.
 MIN_BEFORE = 2
 # Of several breaks, the first with at least this fraction of the largest log-likelihood
-# ratio is used.
+# ratio is used; and of several gaps, if there is no break, that of the largest spacing.
 SUPPORT = 0.5
 # Lower bound of the nearest outliers' excess over the median error, as a fraction of
 # the excess of the farthest ones; and the shares of outliers that count as such.
@@ -72,10 +72,11 @@ def threshold(
     :math:`\Lambda` is at least half of the largest.
 
     If there is no break, at most 1.5 % of the weight and at most eight distinct errors
-    are flagged, but at least one. Of the gaps that do so, the threshold is the one
-    whose width times the share of the weight beyond it is largest: in an exponential
-    tail, these products have the same distribution for all gaps [3]_. So at least one
-    row is flagged, unless all scores are equal.
+    are flagged, but at least one. The spacing of a gap is its width times the share of
+    the weight beyond it; in an exponential tail, the spacings of all gaps have the same
+    distribution [3]_. The threshold is the first of these gaps whose spacing is at
+    least half of the largest. So at least one row is flagged, unless all scores are
+    equal.
 
     Parameters
     ----------
@@ -160,7 +161,7 @@ def _last_inlier(errors: np.ndarray, reached: np.ndarray) -> int:
     start = max(start, len(errors) - 1 - MAX_ERRORS_WITHOUT_BREAK)
     start = min(start, len(errors) - 2)
     spacings = np.diff(errors[start:] / 2) * (1 - reached[start:-1])
-    return int(start + np.argmax(spacings))
+    return int(start + np.argmax(spacings >= SUPPORT * spacings.max()))
 
 
 def _find_break(errors: np.ndarray, reached: np.ndarray) -> int | None:

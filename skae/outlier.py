@@ -353,10 +353,9 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     break, their lowest tenth must exceed the median error by at least a quarter of the
     excess of their highest tenth. Of several breaks, the first counts whose
     log-likelihood ratio is at least half of the largest. Without a break, at most 1.5 %
-    of the weight and eight rows are flagged, those behind the widest gap, where a gap
-    counts in proportion to the share of the rows beyond it. A minority among clean
-    training rows can lie behind a break, too, if it differs much from the others. If
-    the training rows are known to be clean, a number such as ``contamination=0.01``
+    of the weight and eight rows are flagged, those behind a wide gap. A minority among
+    clean training rows can lie behind a break, too, if it differs much from the others.
+    If the training rows are known to be clean, a number such as ``contamination=0.01``
     avoids this.
 
     Weighted, repeated and permuted rows, missing entries, and the callbacks of
