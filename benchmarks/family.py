@@ -1590,9 +1590,9 @@ README: dict[str, dict] = {
     "swap": {"corruption": "swap"},
     "salt_and_pepper": {"corruption": "salt_and_pepper"},
     "features": {
-        "n_components": 1024,
-        "network": MLP((), code_activation="relu"),
-        "corruption": "masking",
+        "n_components": 512,
+        "network": MLP((256,), activation="relu", code_activation="relu"),
+        "corruption": Masking(vary_level=False),
         "corruption_level": 0.5,
     },
     "l1": {"n_components": 64, "penalty": "l1", "penalty_weight": 1e-2},

@@ -272,7 +272,7 @@ class Masking(_EntryCorruption):
     vary_level : bool, default=True
         Whether the share of masked entries varies over the rows. If False,
         :math:`p_i = p`, as in [1]_. As input of a classifier, codes with the same share
-        were better by .01 of accuracy; reconstructions are worse.
+        were better by .03 of accuracy (MNIST, 100 labels); reconstructions are worse.
 
     See Also
     --------
