@@ -260,8 +260,8 @@ class MLP(Network, BaseEstimator):
         :class:`skae.penalties.L1`. Otherwise ``"auto"`` derives three widths from the
         shape of the data: 4h, 2h and h, where h is the larger of 64 and the smallest
         power of two >= ``4 * n_components``. No layer has more than
-        ``2**21 / n_features`` units, unless that is less than h. Where the encoder would have
-        more weights than X has entries, and more than ``2**20``, h is halved as long as
+        ``2**21 / n_features`` units, unless that is less than h. Where the encoder
+        would have more weights than X has entries, and more than ``2**20``, h is halved as long as
         it is at least `n_components` and 64, and then the wider layers as long as they
         have at least h units. Each of several members of an ensemble has one layer of h
         units, where h is at least 32.
