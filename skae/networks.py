@@ -261,10 +261,10 @@ class MLP(Network, BaseEstimator):
         shape of the data: 4h, 2h and h, where h is the larger of 64 and the smallest
         power of two >= ``4 * n_components``. No layer has more than
         ``2**21 / n_features`` units, unless that is less than h. Where the encoder
-        would have more weights than X has entries, and more than ``2**20``, h is halved as long as
-        it is at least `n_components` and 64, and then the wider layers as long as they
-        have at least h units. Each of several members of an ensemble has one layer of h
-        units, where h is at least 32.
+        would have more weights than X has entries, and more than ``2**20``, h is halved
+        as long as it is at least `n_components` and 64, and then the wider layers as
+        long as they have at least h units. Each of several members of an ensemble has
+        one layer of h units, where h is at least 32.
     activation : str or callable, default="gelu"
         Activation after each hidden layer: a name of :data:`ACTIVATIONS` or a
         callable that returns a module.
