@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from skae._pca import principal_axes
 from skae._prediction import evaluate, evaluate_blocks
 from skae._rows import Rows
 from skae._summary import summarize
+from skae.engine.objective import trimmed_share
 
 # A fit has failed if it explains less than this share of what PCA explains, or if more
 # than this share of its components are constant.
@@ -73,7 +73,7 @@ def _warning_of_collapse(job: Job, trained: Trained) -> str:
     if not explained < MIN_SHARE_OF_PCA * explained_by_pca or explained_by_pca == 0:
         return ""
     return (
-        f"The fit explains {max(0, explained):.3f} of the variance of the training "
+        f"The fit explains {explained:.3f} of the variance of the training "
         f"rows, where {job.n_components} principal components explain "
         f"{explained_by_pca:.3f}. "
         f"{_advice(job)}"
@@ -86,11 +86,11 @@ def _warning_of_dead(job: Job, trained: Trained) -> str:
         return ""
     return (
         f"{n_dead} of {job.n_components} components are constant over the training "
-        f"rows. {_advice(job)}"
+        f"rows. {_advice(job, job.parts.bottleneck.remedy)}"
     )
 
 
-def _advice(job: Job) -> str:
+def _advice(job: Job, remedy: str = "") -> str:
     """Return which parameters to change, the most likely causes first."""
     settings, parts = job.settings, job.parts
     causes = [
@@ -105,6 +105,8 @@ def _advice(job: Job) -> str:
         f"{name}={getattr(settings, name)!r}" for name, is_likely in causes if is_likely
     ]
     changes = [f"decrease {', or '.join(found)}"] if found else []
+    if remedy:
+        changes.append(remedy)
     if settings.max_epochs != "auto":
         changes.append(f"increase max_epochs={settings.max_epochs}")
     if not found:
@@ -133,7 +135,8 @@ def compare_with_pca(job: Job, trained: Trained) -> Comparison:
     with np.errstate(all="ignore"):  # an overflow gives NaN, and then no warning
         squares = evaluate(module, "residuals", rows).astype(np.float64) ** 2
         if job.settings.trim > 0:
-            n_kept = max(1, math.ceil((1 - job.settings.trim) * len(rows)))
+            share = trimmed_share(job.settings.trim, len(rows))
+            n_kept = round((1 - share) * len(rows))
             kept = np.argsort(np.nanmean(squares, axis=1))[:n_kept]
             rows, squares = rows.subset(kept), squares[kept]
         scaler = module.scaler

@@ -268,21 +268,24 @@ def torch_threads(n_threads: int) -> Iterator[None]:
 
 @contextmanager
 def settings_restored() -> Iterator[None]:
-    """Context after which PyTorch's settings of this thread and its types are restored.
+    """Context that undoes changes of PyTorch's settings, as by a callback.
 
-    A callback of the user can change them within a training.
+    These are the default type and device, the gradient mode, autocast, the number of
+    threads, the precision of float32 on the CPU, and flushing of subnormal numbers. The
+    default device is the CPU within `own_settings`.
     """
-    dtype, device = torch.get_default_dtype(), torch.empty(0).device
+    dtype = torch.get_default_dtype()
     has_gradients = torch.is_grad_enabled()
     n_threads = torch.get_num_threads()
     flushes = _flushes_denormals()
     autocast = {kind: torch.is_autocast_enabled(kind) for kind in _AUTOCAST_TYPES}
+    precisions = {key: get_precision(*key) for key in _CPU_PRECISIONS}
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
-        if torch.empty(0).device != device:
-            torch.set_default_device(device)
+        if torch.empty(0).device.type != "cpu":
+            torch.set_default_device(None)
         torch.set_grad_enabled(has_gradients)
         if torch.get_num_threads() != n_threads:
             torch.set_num_threads(n_threads)
@@ -291,6 +294,9 @@ def settings_restored() -> Iterator[None]:
         for kind, is_enabled in autocast.items():
             if torch.is_autocast_enabled(kind) != is_enabled:
                 torch.set_autocast_enabled(kind, is_enabled)
+        for key, precision in precisions.items():
+            if get_precision(*key) != precision:
+                set_precision(*key, precision)
 
 
 # Numbers

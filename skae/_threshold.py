@@ -61,15 +61,15 @@ def threshold(
               - (n + n') \log\frac{n + n'}{E + E'}, \quad
               E = \int_0^t p(u) \, du, \quad E' = \int_t^{t + 4} p(u) \, du.
 
-    Events are distinct errors; an interval without any is extended to the next error.
-    A break is a t with at least two events before, behind which the hazard is at most
-    a third of that before. If there are at least ten errors beyond t, the excess of
-    their lowest tenth must be at least a quarter of that of their highest tenth. The
-    largest :math:`\Lambda` of a break must be at least the logarithm of the number of
-    distinct errors above the median: this is the penalty of a break's two parameters in
-    the Bayesian information criterion, since among more errors, some are more likely to
-    look like a break by chance. The threshold follows the first break whose
-    :math:`\Lambda` is at least half of the largest.
+    Events are distinct errors; an interval without any is extended to the next error. A
+    break is a t with at least two events before, and with an error beyond t + 4, behind
+    which the hazard is at most a third of that before. If there are at least ten errors
+    beyond t, the excess of their lowest tenth must be at least a quarter of that of
+    their highest tenth. The largest :math:`\Lambda` of a break must be at least the
+    logarithm of the number of distinct errors above the median: this is the penalty of
+    a break's two parameters in the Bayesian information criterion, since among more
+    errors, some are more likely to look like a break by chance. The threshold follows
+    the first break whose :math:`\Lambda` is at least half of the largest.
 
     If there is no break, at most 1.5 % of the weight and at most eight distinct errors
     are flagged, but at least one. The spacing of a gap is its width times the share of
@@ -115,12 +115,14 @@ def threshold(
     last = np.append(np.flatnonzero(is_gap), len(errors) - 1)
     first = np.append(0, last[:-1] + 1)
     reached = np.cumsum(weight)[last]
+    # Not the total minus `reached`, which is inexact where little weight is beyond.
+    beyond = np.append(np.cumsum(weight[::-1])[::-1], 0)[last + 1]
     if contamination != "auto":
         flagged = 1 - reached / (reached[-1] + infinite)
         # Of two gaps at the same distance, take the one that flags more rows.
         k = int(np.argmin(np.round(np.abs(flagged - contamination), 12)))
     elif len(last) > 1:
-        k = _last_inlier(errors[last], reached / reached[-1])
+        k = _last_inlier(errors[last], reached / reached[-1], beyond / reached[-1])
     else:
         k = 0
     inlier = errors[last[k]]
@@ -133,7 +135,8 @@ def _midpoint(low: float, high: float) -> float:
     """Return the midpoint of an interval, to the precision of float32 if that fits.
 
     The difference of a larger number and this one is then exact in float64, so that
-    ``decision_function + offset_`` gives the scores of outliers to the last bit.
+    ``decision_function + offset_`` gives the scores of outliers to the last bit, if
+    errors are not negative.
     """
     middle = low / 2 + high / 2
     if not low < middle < high:  # neighbouring numbers
@@ -144,27 +147,29 @@ def _midpoint(low: float, high: float) -> float:
     return short if abs(short - middle) < quarter else middle
 
 
-def _last_inlier(errors: np.ndarray, reached: np.ndarray) -> int:
+def _last_inlier(errors: np.ndarray, reached: np.ndarray, beyond: np.ndarray) -> int:
     """Return the position of the last error before the outliers.
 
     Parameters
     ----------
     errors : ndarray of shape (n_errors,)
         Distinct errors, at least two, in increasing order.
-    reached : ndarray of shape (n_errors,)
-        Share of the weight up to each.
+    reached, beyond : ndarray of shape (n_errors,)
+        Share of the weight up to each, and beyond it.
     """
-    k = _find_break(errors, reached)
+    k = _find_break(errors, reached, beyond)
     if k is not None:
         return k
     start = int(np.searchsorted(reached, 1 - MAX_WITHOUT_BREAK - 1e-12))
     start = max(start, len(errors) - 1 - MAX_ERRORS_WITHOUT_BREAK)
     start = min(start, len(errors) - 2)
-    spacings = np.diff(errors[start:] / 2) * (1 - reached[start:-1])
+    spacings = np.diff(errors[start:] / 2) * (beyond[start:-1] / beyond[start])
     return int(start + np.argmax(spacings >= SUPPORT * spacings.max()))
 
 
-def _find_break(errors: np.ndarray, reached: np.ndarray) -> int | None:
+def _find_break(
+    errors: np.ndarray, reached: np.ndarray, beyond: np.ndarray
+) -> int | None:
     """Return the position of the last error before the clearest break, if any."""
 
     def quantile(share: np.ndarray | float) -> np.ndarray:
@@ -178,7 +183,6 @@ def _find_break(errors: np.ndarray, reached: np.ndarray) -> int | None:
         return None
     with np.errstate(over="ignore"):
         excess = np.minimum((errors - errors[middle]) / scale, MAX_EXCESS)
-    beyond = 1 - reached
     exposure = np.append(0, np.cumsum(beyond[:-1] * np.diff(excess)))
     n_before = candidates - middle
     before = exposure[candidates] - exposure[middle]

@@ -159,6 +159,8 @@ class Bottleneck(StoredParametersMixin, BaseEstimator, ABC):
         `start_at_pca`.
     suits_hidden_layers : bool
         Whether ``hidden_layer_sizes="auto"`` means hidden layers.
+    remedy : str
+        What to change if components are constant over the rows, for a warning of `fit`.
     starts_near_pca : bool
         Whether a network with this bottleneck starts near a PCA for ``init="auto"``
         if only the output activation of the loss keeps it from being one.
@@ -202,6 +204,7 @@ class Bottleneck(StoredParametersMixin, BaseEstimator, ABC):
 
     allows_pca: ClassVar[bool] = False
     suits_hidden_layers: ClassVar[bool] = True
+    remedy: ClassVar[str] = ""
     starts_near_pca: ClassVar[bool] = False
     suits_code_activation: ClassVar[bool] = True
     has_plain_score: bool = True
@@ -692,6 +695,7 @@ class TopK(Bottleneck):
 
     has_term: ClassVar[bool] = False
     suits_hidden_layers: ClassVar[bool] = False
+    remedy: ClassVar[str] = "increase n_active of TopK"
 
     _parameter_constraints: ClassVar[dict] = {
         "n_active": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],

@@ -229,17 +229,10 @@ class GaussianNoise(Corruption):
 
 
 class _EntryCorruption(Corruption):
-    """Corruption that replaces a share of the entries, with the parameter `vary_level`.
+    """Base class of the corruptions that replace a share of the entries of a row."""
 
-    See Also
-    --------
-    Masking : The simplest one; its documentation describes the parameter.
-    """
-
+    vary_level: bool = True
     _parameter_constraints: ClassVar[dict] = {"vary_level": ["boolean"]}
-
-    def __init__(self, *, vary_level: bool = True):
-        self.vary_level = vary_level
 
 
 class Masking(_EntryCorruption):
@@ -305,8 +298,8 @@ class Masking(_EntryCorruption):
     }
 
     def __init__(self, fill_value: str = "mean", *, vary_level: bool = True):
-        super().__init__(vary_level=vary_level)
         self.fill_value = fill_value
+        self.vary_level = vary_level
 
     @property
     def needs_range(self) -> bool:  # type: ignore[override]
@@ -362,6 +355,9 @@ class Swap(_EntryCorruption):
 
     needs_batch: ClassVar[bool] = True
 
+    def __init__(self, *, vary_level: bool = True):
+        self.vary_level = vary_level
+
     def build(self, level: float, spread: Spread) -> nn.Module:
         return _SwapRows(level, self.vary_level)
 
@@ -410,6 +406,9 @@ class SaltAndPepper(_EntryCorruption):
     """
 
     needs_range: bool = True
+
+    def __init__(self, *, vary_level: bool = True):
+        self.vary_level = vary_level
 
     def build(self, level: float, spread: Spread) -> nn.Module:
         return _SaltPepper(level, self.vary_level, low=spread.low, high=spread.high)

@@ -116,7 +116,8 @@ class L1(Penalty):
     code small but never exactly zero, while a rectified one is zero wherever its
     pre-activation is negative. Codes are then non-negative. A unit that is zero in a
     whole batch still receives the gradient in those rows in which its activation
-    decreases the loss. Units therefore do not die.
+    decreases the loss. Units therefore do not die. The code of a Gaussian bottleneck is
+    not rectified: its means become small, but not zero.
 
     ``hidden_layer_sizes="auto"`` means no hidden layers: a row is then reconstructed as
     a sum of few of the decoder's columns [2]_. With the hidden layers of other codes,

@@ -153,7 +153,8 @@ class AutoencoderTransformer(
     corruption_level : float, default=0.3
         For ``corruption="gaussian"``, the standard deviation of the noise in the scaled
         space, >= 0; for the other corruptions, the mean share of the entries that are
-        replaced, in [0, 1], which varies over the rows, see :mod:`skae.corruptions`.
+        replaced, in [0, 1]. By default the share varies over the rows, see
+        :class:`~skae.corruptions.Masking`.
         Gaussian noise of standard deviation s in the units of X has the level s if
         ``scale=None``, and ``s / np.sqrt(X.var(axis=0).mean())`` if
         ``scale="global"``.

@@ -194,6 +194,15 @@ def test_replaced_entries_have_valid_values(spec, shape, level, seed):
     assert (is_valid | (X_tilde == X)).all()
 
 
+def test_a_derived_corruption_need_not_set_vary_level():
+    class Exchange(Swap):
+        def __init__(self, strength=1.0):
+            self.strength = strength
+
+    X = distinct(20, 5)
+    assert not torch.equal(make(Exchange(), X, 0.5)(X), X)
+
+
 def test_swap_draws_other_rows_uniformly_and_independently():
     X = torch.arange(4.0)[:, None].expand(4, 6000)
     X_tilde = make(Swap(), X, 1.0)(X)

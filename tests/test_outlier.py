@@ -405,6 +405,8 @@ def test_decision_function_and_offset_give_the_scores_of_outliers_exactly(table)
 
 
 @pytest.mark.parametrize("sparse", [{"penalty": "l1"}, {"bottleneck": "topk"}])
-def test_sparse_code_has_as_many_components_as_features(table, sparse):
-    detector = AutoencoderOutlierDetector(max_epochs=1, **sparse).fit(table)
-    assert detector.n_components_ == table.shape[1]
+@pytest.mark.parametrize(("n_features", "n_components"), [(3, 3), (40, 16)])
+def test_sparse_code_has_several_components(sparse, n_features, n_components):
+    X = np.random.default_rng(0).normal(size=(30, n_features))
+    detector = AutoencoderOutlierDetector(max_epochs=1, **sparse).fit(X)
+    assert detector.n_components_ == n_components

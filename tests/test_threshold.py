@@ -178,3 +178,9 @@ def test_a_condensed_record_keeps_the_quantiles():
         share = weight[values < offset].sum() / weight.sum()
         assert abs(share - contamination) < 0.003
     assert scores.condensed(5000) is scores
+
+
+def test_rows_of_little_weight_are_flagged_by_the_widest_gap():
+    errors = np.concatenate([[1, 1.1, 1.2], np.linspace(1.3, 2, 12), [50]])
+    weight = np.concatenate([[1e20] * 3, np.ones(13)])
+    assert flag(-errors, "auto", weight).sum() == 1

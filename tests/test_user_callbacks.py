@@ -661,13 +661,21 @@ def test_each_training_begins_with_new_copies(X):
 class SettingsChange(Callback):
     """Change a setting of PyTorch in the middle of a training."""
 
-    def __init__(self, change):
+    def __init__(self, change, when):
         self.change = change
+        self.when = when
+
+    def initialize(self):
+        if self.when == "initialize":
+            self.change()
+        return self
 
     def on_epoch_begin(self, net, **kwargs):
-        self.change()
+        if self.when == "epoch":
+            self.change()
 
 
+@pytest.mark.parametrize("when", ["initialize", "epoch"])
 @pytest.mark.parametrize("n_rows", [N_FEW, N_MANY])
 @pytest.mark.parametrize(
     "change",
@@ -678,10 +686,11 @@ class SettingsChange(Callback):
         partial(torch.set_flush_denormal, False),
         partial(torch.set_num_threads, 3),
         partial(torch.set_autocast_enabled, "cpu", True),
+        partial(torch.set_float32_matmul_precision, "medium"),
     ],
-    ids=["dtype", "device", "grad", "denormals", "threads", "autocast"],
+    ids=["dtype", "device", "grad", "denormals", "threads", "autocast", "precision"],
 )
-def test_a_callback_cannot_change_the_settings_of_a_training(X, change, n_rows):
+def test_a_callback_cannot_change_the_settings_of_a_training(X, change, n_rows, when):
     def settings():
         return (
             torch.get_default_dtype(),
@@ -689,11 +698,12 @@ def test_a_callback_cannot_change_the_settings_of_a_training(X, change, n_rows):
             torch.is_grad_enabled(),
             torch.get_num_threads(),
             torch.is_autocast_enabled("cpu"),
+            torch.overrides._get_current_function_mode_stack(),
         )
 
     before = settings()
     expected = AutoencoderTransformer(2, **SMALL).fit(X[:n_rows])
-    callbacks = [SettingsChange(change)]
+    callbacks = [SettingsChange(change, when)]
     model = AutoencoderTransformer(2, callbacks=callbacks, **SMALL).fit(X[:n_rows])
     assert settings() == before
     assert_array_equal(model.transform(X), expected.transform(X))

@@ -238,7 +238,8 @@ class AutoencoderNet(SkorchNet):
     ) -> None:
         """Call a method of the given callbacks; raises as `notify` does.
 
-        Changes of PyTorch's settings by a callback have no effect on the training.
+        The settings of PyTorch that a callback changes are restored after each call,
+        see :func:`~skae._processor.settings_restored`.
         """
         for callback in callbacks:
             try:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from skae._layers import using_generator
+from skae._processor import settings_restored
 from skae._rows import Batch, Rows, sample_size
 from skae.engine.batches import RowsDataset, TrainingBatches
 from skae.engine.interrupt import Interruption
@@ -101,7 +102,8 @@ class Trainer:
         earlier: OptimizerState | None = None,
         expected: Sequence[dict[str, Any]] = (),
     ):
-        net.initialize()
+        with settings_restored():  # it initializes the callbacks, too
+            net.initialize()
         self.net = net
         self.plan = net.plan
         self.split = split
