@@ -259,12 +259,12 @@ class MLP(Network, BaseEstimator):
         ``"auto"`` means for the sparse codes of :class:`skae.bottlenecks.TopK` and
         :class:`skae.penalties.L1`. Otherwise ``"auto"`` derives three widths from the
         shape of the data: 4h, 2h and h, where h is the larger of 64 and the smallest
-        power of two >= ``4 * n_components``. No layer has more than
-        ``2**21 / n_features`` units, unless that is less than h. Where the encoder
-        would have more weights than X has entries, and more than ``2**20``, h is halved
-        as long as it is at least `n_components` and 64, and then the wider layers as
-        long as they have at least h units. Each of several members of an ensemble has
-        one layer of h units, where h is at least 32.
+        power of two >= ``4 * k``, and k the smaller of `n_components` and `n_features`.
+        No layer has more than ``2**21 / n_features`` units, unless that is less than h.
+        Where the encoder would have more weights than X has entries, and more than
+        ``2**20``, h is halved as long as it is at least k and 64, and then the wider
+        layers as long as they have at least h units. Each of several members of an
+        ensemble has one layer of h units, where h is at least 32.
     activation : str or callable, default="gelu"
         Activation after each hidden layer: a name of :data:`ACTIVATIONS` or a
         callable that returns a module.

@@ -112,15 +112,14 @@ class AutoencoderTransformer(
         own PyTorch modules.
     hidden_layer_sizes : tuple of int or "auto", default="auto"
         Numbers of units of the encoder's hidden layers, each >= 1; the decoder has the
-        same layers in reverse order. ``()`` gives a linear encoder and decoder,
-        which ``"auto"`` means for a sparse code (``penalty="l1"`` or
-        ``bottleneck="topk"``). Otherwise ``"auto"`` means
-        ``(4 * h, 2 * h, h)``, where h is 64 or the first power of two >=
-        ``4 * n_components``, whichever is larger, and no layer has more than
+        same layers in reverse order. ``()`` gives a linear encoder and decoder, which
+        ``"auto"`` means for a sparse code (``penalty="l1"`` or ``bottleneck="topk"``).
+        Otherwise ``"auto"`` means ``(4 * h, 2 * h, h)``, where h is 64 or the first
+        power of two >= ``4 * k``, whichever is larger, and k is the smaller of
+        `n_components` and the number of features; no layer has more than
         ``max(h, 2**21 // n_features)`` units. Where the encoder would have more weights
         than X has entries, and more than ``2**20``, h is halved as long as it is at
-        least `n_components` and 64, and then the wider layers as long as they have at
-        least h units.
+        least k and 64, and then the wider layers as long as they have at least h units.
         With ``network="conv"`` these are layers between the convolutions and the code,
         see :class:`~skae.networks.Conv`. With a network object, the value must be
         ``"auto"``.

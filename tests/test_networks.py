@@ -142,7 +142,8 @@ def n_weights(network):
         ((1000, 500, 50), (512, 256, 128)),
         ((1000, 500, 100), (512, 256, 128)),
         ((1000, 500, 200), (512, 512, 256)),
-        ((1000, 64, 300), (512, 512, 512)),
+        ((1000, 64, 300), (1024, 512, 256)),  # no wider than for 64 components
+        ((398, 30, 64), (512, 256, 128)),
         ((1, 500, 100), (512, 256, 128)),
         # All members of an ensemble count.
         ((1000, 500, 10, 16), (64,)),
@@ -165,7 +166,7 @@ def test_the_ceiling_leaves_room_for_the_code(
     sizes = auto_hidden_layer_sizes(n_samples, n_features, n_components, n_members)
     assert all(one <= other for one, other in zip(sizes, wide, strict=True))
     assert list(sizes) == sorted(sizes, reverse=True)
-    assert sizes[-1] >= n_components
+    assert sizes[-1] >= min(n_components, n_features)
     ceiling = max(2**20, n_samples * n_features)
     layers = pairwise((n_features, *sizes, n_components))
     is_narrowest = sizes[0] < 2 * max(64, n_components)
