@@ -8,15 +8,25 @@
 - quality: seconds until the defaults reach the held-out error of PyOD's AutoEncoder
   after a fit with its defaults;
 - predict: throughput and memory of `transform` and `score_samples` on a million
-  rows, and the time of one row;
+  rows, and the same and the time of one row with the defaults, beside scikit-learn's
+  PCA and IsolationForest;
 - growth: time per row and epoch from 10,000 to 2,000,000 rows, peak memory relative to
   the size of the data, and a memory map larger than the memory limit;
-- search: `GridSearchCV` over six candidates with one and with two processes;
+- sparse: processor time of an epoch, of `transform` and of `score_samples`, and peak
+  memory, on sparse tables of 20,000 and 50,000 features, compared with scikit-learn's
+  TruncatedSVD and PCA;
+- search: `GridSearchCV` over six widths of the code on the digits, five folds, two
+  processes, beside the same with PCA and with a hand-written loop;
+- profile: the functions that a recorded step of the first two networks calls, and the
+  time that each takes;
+- products: times of matrix products by each library, and which one is chosen;
 - variants: every variant of the autoencoder, compared with a hand-written loop;
-- device: the same steps on a GPU (with `--device cuda`).
+- defaults_large: default fits of wide codes, of few wide rows and of a million rows,
+  compared with PCA and a hand-written loop, in processor time;
+- device: training steps, predictions and matrix products on a GPU (`--device cuda`).
 
-Times are wall times of `fit`, medians over `--repeats`, alternating between the models,
-and are also given relative to skae. From the repository root, with the package
+Other times are wall times of `fit`, medians over `--repeats`, alternating between the
+models, and are also given relative to skae. From the repository root, with the package
 installed::
 
     python benchmarks/speed.py --data DIR
@@ -52,18 +62,26 @@ import numpy as np
 import sklearn
 import skorch
 import torch
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetRegressor
 from skorch.callbacks import Callback
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae._defaults import auto_hidden_layer_sizes
 from skae.bottlenecks import Quantized
+from skae.engine import products
+from skae.engine.step import Step
+from skae.engine.tape import Tape
 from skae.networks import MLP, Conv
 
 try:
@@ -137,6 +155,7 @@ def main() -> None:
         arguments.quick,
     )
     report(versions())
+    report(processor())
     if options.quick:
         report("--quick: a smoke test on few rows; ignore its results.")
     if AutoEncoder is None:
@@ -165,14 +184,22 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def report(line: str = "") -> None:
-    print(line, flush=True)
+def report(line: str = "", end: str = "\n") -> None:
+    print(line, end=end, flush=True)
 
 
 def versions() -> str:
     modules = (np, sklearn, skorch, torch)
     names = ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
     return f"Python {platform.python_version()}, {names}"
+
+
+def processor() -> str:
+    has = torch.cpu.get_capabilities()
+    return (
+        f"{has.get('cpu_name', platform.machine())}, {torch.get_num_threads()} "
+        f"thread(s) of PyTorch, rules of products for {products.processor()!r}"
+    )
 
 
 def median_seconds(
@@ -599,18 +626,65 @@ def print_predict(options: Options) -> None:
 
 
 def print_row(options: Options) -> None:
-    report("predict: decision_function of one row, default network, microseconds")
-    X = small_table(1000)
-    detector = AutoencoderOutlierDetector(max_epochs=2, random_state=0).fit(X)
-    for dtype in (np.float32, np.float64):
-        row = X[:1].astype(dtype)
-        times = []
-        for _ in range(1000):
-            began = time.perf_counter()
-            detector.decision_function(row)
-            times.append((time.perf_counter() - began) * 1e6)
-        minimum, median = np.min(times), np.median(times)
-        report(f"  {dtype.__name__:14}median {median:.0f}, minimum {minimum:.0f}")
+    """Compare predictions of default models with scikit-learn's, in processor time."""
+    n_rows = 50_000 if options.quick else 1_000_000
+    n_calls = 20 if options.quick else 1000
+    settings = {"max_epochs": 2} if options.quick else {}
+    X = small_table(n_rows).astype(np.float64)
+    ae = AutoencoderTransformer(random_state=0, **settings).fit(X[:4000])
+    detector = AutoencoderOutlierDetector(random_state=0, **settings).fit(X[:4000])
+    pca, forest = PCA(2).fit(X[:4000]), IsolationForest(random_state=0).fit(X[:4000])
+    row, code = X[:1], ae.transform(X[:1])
+    report(f"predict: defaults, 20 columns in float64, {n_rows} rows and one row")
+    report("  processor time of all rows (one call) and of one row (median of calls)")
+    groups: list[tuple[str, dict[str, tuple[Callable, np.ndarray]]]] = [
+        (
+            "PCA.transform",
+            {
+                "PCA.transform": (pca.transform, row),
+                "transform": (ae.transform, row),
+                "inverse_transform": (ae.inverse_transform, code),
+                "reconstruct": (ae.reconstruct, row),
+            },
+        ),
+        (
+            "IsolationForest.score_samples",
+            {
+                "IsolationForest.score_samples": (forest.score_samples, row),
+                "score_samples": (detector.score_samples, row),
+                "decision_function": (detector.decision_function, row),
+                "predict": (detector.predict, row),
+                "feature_contributions": (detector.feature_contributions, row),
+            },
+        ),
+    ]
+    for peer, methods in groups:
+        ones = processor_times(methods, n_calls)
+        for name, (method, example) in methods.items():
+            rows = np.resize(X, (n_rows, example.shape[1]))
+            began = time.process_time()
+            method(rows)
+            seconds = time.process_time() - began
+            if name == peer:
+                peer_seconds = seconds
+            report(
+                f"  {name:32}{seconds:8.2f} s{seconds / peer_seconds:9.1f}"
+                f"{ones[name] * 1e6:9.0f} us{ones[name] / ones[peer]:8.1f}"
+            )
+        report(f"  (second and fourth column: relative to {peer})")
+
+
+def processor_times(
+    methods: dict[str, tuple[Callable, np.ndarray]], n_calls: int
+) -> dict[str, float]:
+    """Return the median processor time of each method for a row, in alternation."""
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(n_calls):
+        for name, (method, row) in methods.items():
+            began = time.process_time()
+            method(row)
+            times[name].append(time.process_time() - began)
+    return {name: float(np.median(values)) for name, values in times.items()}
 
 
 # 6. Growth
@@ -764,32 +838,264 @@ except MemoryError:
 )
 
 
-# 7. Search
+# 7. Sparse rows
+
+
+SPARSE = """
+import resource
+import sys
+import time
+import warnings
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfTransformer
+from skorch.callbacks import Callback
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+
+torch.set_num_threads(1)
+warnings.simplefilter("ignore", ConvergenceWarning)
+model, n_rows, n_features, n_words = sys.argv[1], *map(int, sys.argv[2:])
+
+class Clock(Callback):
+    def on_epoch_begin(self, net, **kwargs):
+        self.start = time.process_time()
+
+    def on_epoch_end(self, net, **kwargs):
+        seconds["epoch"] = time.process_time() - self.start
+
+def timed(name, action):
+    start = time.process_time()
+    action()
+    seconds[name] = time.process_time() - start
+
+# Documents of 20 topics, each with its own distribution of words.
+rng = np.random.default_rng(0)
+topics = rng.dirichlet(np.full(n_features, 0.02), size=20).cumsum(axis=1)
+topic = np.repeat(rng.integers(20, size=n_rows), n_words)
+words = np.empty(n_rows * n_words, dtype=int)
+for i, cumulative in enumerate(topics):
+    u = rng.random(np.sum(topic == i))
+    words[topic == i] = np.searchsorted(cumulative, u).clip(max=n_features - 1)
+counts = np.ones(len(words)), (np.arange(n_rows).repeat(n_words), words)
+X = TfidfTransformer().fit_transform(
+    sparse.coo_array(counts, shape=(n_rows, n_features)).tocsr()
+)
+X_new = sparse.vstack([X] * 5).tocsr()
+seconds = {}
+common = dict(random_state=0, max_epochs=1, callbacks=[Clock()])
+estimator = {
+    "transformer": lambda: AutoencoderTransformer(2, **common),
+    "detector": lambda: AutoencoderOutlierDetector(**common),
+    "detector, squared error": lambda: AutoencoderOutlierDetector(
+        loss="squared_error", error="loss", **common
+    ),
+    "TruncatedSVD": lambda: TruncatedSVD(2, random_state=0),
+    "PCA": lambda: PCA(2, svd_solver="arpack", random_state=0),
+}[model]()
+timed("fit", lambda: estimator.fit(X))
+if hasattr(estimator, "transform"):
+    timed("transform", lambda: estimator.transform(X_new))
+else:
+    timed("score_samples", lambda: estimator.score_samples(X_new))
+times = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(f"{times}, peak memory {peak:.2f} GiB")
+"""
+
+
+def print_sparse(options: Options) -> None:
+    for n_rows, n_features, n_words, models in (
+        (20_000, 20_000, 22, ("transformer", "TruncatedSVD", "PCA")),
+        (2_000, 50_000, 52, ("detector", "detector, squared error")),
+    ):
+        if options.quick:
+            n_rows //= 10
+        report(
+            f"sparse: {n_rows} x {n_features}, at most {n_words} entries per row; "
+            f"predictions of {5 * n_rows} rows; processor time"
+        )
+        for model in models:
+            result = run_script(SPARSE, model, n_rows, n_features, n_words)
+            report(f"  {model:24}{result}")
+
+
+# 8. Search
+
+
+class LoopAutoencoder(TransformerMixin, BaseEstimator):
+    """The network of the transformer's defaults, trained by a hand-written loop."""
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        hidden: tuple[int, ...] = (256, 128, 64),
+        batch_size: int = 64,
+        n_epochs: int = 100,
+    ):
+        self.n_components = n_components
+        self.hidden = hidden
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+
+    def fit(self, X, y=None):
+        torch.set_num_threads(1)
+        self.mean_, self.scale_ = X.mean(axis=0), np.sqrt(X.var(axis=0).mean())
+        widths = (X.shape[1], *self.hidden, self.n_components)
+        scaled = ((X - self.mean_) / self.scale_).astype(np.float32)
+        task = Task(scaled, widths[1:], self.batch_size, self.n_epochs)
+        self.network_ = nn.Sequential(
+            *(
+                nn.GELU() if isinstance(layer, nn.ReLU) else layer
+                for half in task.network()
+                for layer in half
+            )
+        )
+        best_eager(task, self.network_)
+        return self
+
+    def score(self, X, y=None):
+        scaled = ((X - self.mean_) / self.scale_).astype(np.float32)
+        with torch.inference_mode():
+            X_hat = self.network_(torch.from_numpy(scaled)).numpy()
+        return 1 - np.square(scaled - X_hat).sum() / np.square(scaled).sum()
 
 
 def print_search(options: Options) -> None:
     X = load_digits().data
-    grid = {"n_components": [2, 4, 8], "learning_rate": [1e-3, 3e-3]}
-    n_epochs = 3 if options.quick else 60
-    model = AutoencoderTransformer(max_epochs=n_epochs, random_state=0)
-    report(f"search: six candidates, three folds of the digits, {n_epochs} epochs")
-    results, seconds = {}, {}
-    for n_jobs in (1, 2, 2):
-        search = GridSearchCV(model, grid, cv=3, n_jobs=n_jobs)
-        torch.set_num_threads(2)
-        began = time.perf_counter()
-        search.fit(X)
-        seconds.setdefault(n_jobs, []).append(time.perf_counter() - began)
-        results[n_jobs] = search.cv_results_["mean_test_score"]
-    (single,), (cold, warm) = seconds[1], seconds[2]
-    is_equal = bool(np.array_equal(results[1], results[2]))
-    report(f"  n_jobs=1: {single:.1f} s")
-    report(f"  n_jobs=2: {cold:.1f} s, speed-up {single / cold:.2f}")
-    report(f"  n_jobs=2, workers running: {warm:.1f} s, speed-up {single / warm:.2f}")
-    report(f"  equal scores: {is_equal}")
+    grid = {"n_components": [2, 3, 4, 6, 8, 12]}
+    settings = {"max_epochs": 3} if options.quick else {}
+    model = AutoencoderTransformer(random_state=0, **settings)
+    # The loop has the network and the number of steps of one of the fits.
+    fitted = clone(model).set_params(n_components=8).fit(X[: len(X) * 4 // 5])
+    linear = [m for m in fitted.module_.encoder.modules() if isinstance(m, nn.Linear)]
+    hidden = tuple(layer.out_features for layer in linear if layer.out_features > 8)
+    loop = LoopAutoencoder(
+        hidden=hidden, batch_size=fitted.net_.batch_size, n_epochs=fitted.n_iter_
+    )
+    report("search: six widths on the digits, five folds, two processes, seconds")
+    report(f"  (skae at eight components: {fitted.n_iter_} epochs, hidden {hidden})")
+    searches = {"skae": model, "hand-written loop": loop, "PCA": PCA()}
+    seconds: dict[str, list[float]] = {name: [] for name in searches}
+    for _ in range(2):  # the first starts the processes
+        for name, estimator in searches.items():
+            search = GridSearchCV(estimator, grid, cv=5, n_jobs=2)
+            began = time.perf_counter()
+            search.fit(X)
+            seconds[name].append(time.perf_counter() - began)
+    for name, (cold, warm) in seconds.items():
+        report(
+            f"  {name:20}{cold:8.1f}, once the processes run {warm:8.1f}, relative to "
+            f"skae {warm / seconds['skae'][1]:.2f}"
+        )
+    few = AutoencoderTransformer(max_epochs=3, random_state=0)
+    scores = [
+        GridSearchCV(few, grid, cv=5, n_jobs=n_jobs).fit(X).cv_results_
+        for n_jobs in (1, 2)
+    ]
+    is_equal = bool(
+        np.array_equal(scores[0]["mean_test_score"], scores[1]["mean_test_score"])
+    )
+    report(f"  equal scores with one and with two processes: {is_equal}")
 
 
-# 8. Variants
+# What a recorded step consists of
+
+
+def print_profile(options: Options) -> None:
+    torch.set_num_threads(1)
+    for name, task in (
+        ("small", Task(small_table(2_000), (64, 32, 8), 64, 4)),
+        ("mnist", Task(images(options)[:2_000], (128, 64, 12), 128, 8)),
+    ):
+        for library in ("torch", "auto"):
+            with products.use(library):
+                tape = recorded_step(task)
+            report(f"profile, {name}: functions and microseconds, products: {library}")
+            total = 0.0
+            for call in tape.calls:
+                microseconds = 1e6 * least_seconds(call, options)
+                total += microseconds
+                report(f"  {describe(call):60}{microseconds:9.2f}")
+            report(f"  {f'all {len(tape)}, one after the other':60}{total:9.2f}")
+            whole = 1e6 * least_seconds(tape.run, options)
+            report(f"  {'a replay':60}{whole:9.2f}")
+
+
+def recorded_step(task: Task) -> Tape:
+    """Return the tape of the first batch size that a training records."""
+    tapes = []
+    close = Step.close
+
+    def keep(step: Step) -> None:
+        tapes.extend(record._tape for record in step._records.values())
+        close(step)
+
+    Step.close = keep
+    try:
+        AutoencoderTransformer(**task.settings(), n_threads=1).fit(task.X)
+    finally:
+        Step.close = close
+    return tapes[0]
+
+
+def least_seconds(call: Callable[[], object], options: Options) -> float:
+    """Measure the least time of a call: others interrupt it on a machine with load."""
+    times = []
+    with torch.inference_mode(), np.errstate(all="ignore"):
+        for _ in range(20 if options.quick else 500):
+            began = time.perf_counter()
+            for _ in range(4):
+                call()
+            times.append((time.perf_counter() - began) / 4)
+    return min(times)
+
+
+def describe(call: Callable) -> str:
+    """Return the name of a function and the shapes of its arguments."""
+    function, args = getattr(call, "func", call), getattr(call, "args", ())
+    name = getattr(function, "__name__", "") or "an operator of PyTorch"
+    shapes = [str(tuple(a.shape)) for a in args if hasattr(a, "shape")]
+    lists = [f"{len(a)} tensor(s)" for a in args if isinstance(a, list)]
+    return f"{name} {', '.join([*shapes, *lists])}"
+
+
+def print_products(options: Options) -> None:
+    torch.set_num_threads(1)
+    names = list(products.LIBRARIES)
+    report("products: microseconds by each library, and the choice")
+    report(f"  {'':34}{''.join(f'{name:>10}' for name in names)}{'choice':>10}")
+    for dtype in (torch.float32, torch.float64):
+        for *stack, m, k, n in (
+            (64, 20, 64),
+            (64, 64, 32),
+            (64, 32, 8),
+            (128, 784, 128),
+            (128, 128, 784),
+            (1024, 256, 128),
+            (16, 64, 20, 32),
+        ):
+            for form in ("X @ W.T", "X @ W", "X.T @ Y"):
+                A = torch.randn(*stack, m, k, dtype=dtype)
+                B = torch.randn(*stack, k, n, dtype=dtype)
+                if form == "X.T @ Y":
+                    A = A.mT.contiguous().mT
+                elif form == "X @ W.T":
+                    B = B.mT.contiguous().mT
+                out = torch.empty(*stack, m, n, dtype=dtype)
+                line = f"  {str(dtype)[6:]} {(*stack, m, k, n)!s:18}{form:8}"
+                for name in names:
+                    with products.use(name):
+                        is_used = products.choose(A, B) == name
+                        (call,) = products.bind(out, A, B)
+                    seconds = least_seconds(call, options) if is_used else math.nan
+                    line += f"{1e6 * seconds:10.2f}"
+                report(f"{line}{products.choose(A, B):>10}")
+
+
+# 9. Variants
 
 
 def print_variants(options: Options) -> None:
@@ -937,94 +1243,255 @@ VARIANTS: dict[str, tuple[dict, Loss]] = {
 }
 
 
-# 9. Device
+# 10. Large and wide tables with default parameters
+
+
+class LargeTable(NamedTuple):
+    """A table whose fit takes long for its size or its width.
+
+    Attributes
+    ----------
+    name : str
+    n_rows, n_test, n_features, n_components : int
+    n_latent : int
+        Dimension of the nonlinear surface near which the rows are.
+    """
+
+    name: str
+    n_rows: int
+    n_test: int
+    n_features: int
+    n_components: int
+    n_latent: int
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Generate training and test rows in float64."""
+        rng = np.random.default_rng(0)
+        n_rows = self.n_rows + self.n_test
+        Z = rng.standard_normal((n_rows, self.n_latent))
+        W = rng.standard_normal((self.n_latent, self.n_features))
+        X = np.tanh(Z @ W * 1.5 / math.sqrt(self.n_latent))
+        X += 0.1 * rng.standard_normal(X.shape)
+        return X[: self.n_rows], X[self.n_rows :]
+
+
+LARGE_TABLES = (
+    LargeTable("wide code", 1_000, 1_000, 500, 100, 30),
+    LargeTable("wide code", 1_000, 1_000, 500, 200, 30),
+    LargeTable("wide rows", 150, 500, 20_000, 2, 4),
+    LargeTable("many rows", 1_000_000, 10_000, 10, 2, 4),
+)
+
+
+def print_defaults_large(options: Options) -> None:
+    torch.set_num_threads(1)
+    report(
+        "defaults_large: fits with default parameters, one thread, seconds of "
+        "processor time;\n  explained variance of test rows; the loop trains the same "
+        "network from random\n  weights, with Adam, for 2500 steps of the same size or "
+        "at least two epochs"
+    )
+    report(f"  {'':10}{'rows':>9}{'columns':>9}{'codes':>7}", end="")
+    report("".join(f"{name:>9}{'':9}" for name in ("skae", "PCA", "loop")))
+    for table in LARGE_TABLES:
+        if options.quick:
+            table = table._replace(
+                n_rows=min(table.n_rows, 2_000),
+                n_features=min(table.n_features, 200),
+                n_components=min(table.n_components, 20),
+            )
+        X, X_test = table.rows()
+        k = table.n_components
+        ae = AutoencoderTransformer(k, random_state=0, n_threads=1)
+        pca = PCA(k, svd_solver="full" if min(X.shape) <= 1000 else "covariance_eigh")
+        models: dict[str, Callable[[], Callable]] = {
+            "skae": lambda m=ae, X=X: m.fit(X).reconstruct,
+            "PCA": lambda m=pca, X=X: reconstruction_by_pca(m.fit(X)),
+            "loop": lambda k=k, X=X: large_by_hand(X, k),
+        }
+        with threadpool_limits(1):
+            results = [timed_explained(fit, X, X_test) for fit in models.values()]
+        line = "".join(f"{seconds:9.2f}{value:9.4f}" for seconds, value in results)
+        report(f"  {table.name:10}{len(X):9d}{X.shape[1]:9d}{k:7d}{line}")
+
+
+def reconstruction_by_pca(pca: PCA) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda X: pca.inverse_transform(pca.transform(X))
+
+
+def timed_explained(
+    fit: Callable[[], Callable], X: np.ndarray, X_test: np.ndarray
+) -> tuple[float, float]:
+    """Return the processor time of a fit, and the explained variance of test rows."""
+    began = time.process_time()
+    reconstruct = fit()
+    seconds = time.process_time() - began
+    residual = np.square(X_test - reconstruct(X_test)).sum()
+    return seconds, 1 - residual / np.square(X_test - X.mean(axis=0)).sum()
+
+
+def large_by_hand(X: np.ndarray, n_components: int) -> Callable:
+    """Train the default network by a hand-written loop."""
+    n_samples, n_features = X.shape
+    sizes = auto_hidden_layer_sizes(n_samples, n_features, n_components)
+    batch_size = min(max(n_samples // 16, 8), 128)
+    n_epochs = max(2, math.ceil(2500 / math.ceil(n_samples / batch_size)))
+    mean, scale = X.mean(axis=0), math.sqrt(X.var(axis=0).mean())
+    rows = ((X - mean) / scale).astype(np.float32)
+    task = Task(rows, (*sizes, n_components), batch_size, n_epochs)
+    network = task.network()
+    best_eager(task, network)
+
+    def reconstruct(X: np.ndarray) -> np.ndarray:
+        rows = torch.from_numpy(((X - mean) / scale).astype(np.float32))
+        with torch.inference_mode():
+            return network(rows).numpy() * scale + mean
+
+    return reconstruct
+
+
+# 11. Device
+
+
+class Rates(NamedTuple):
+    """Rates of large matrix products in TFLOP/s: what the device can reach."""
+
+    float32: float
+    tf32: float
+    bfloat16: float
 
 
 def print_device(options: Options) -> None:
-    if options.device == "cpu":
-        report("device: skipped, requires --device cuda.")
+    if options.device == "cpu" and not options.quick:
+        report("device: skipped, requires --device cuda (or --quick, a smoke test).")
         return
-    report(f"device: {torch.cuda.get_device_name(options.device)}")
+    torch.set_num_threads(1)
+    rates = measure_rates(options)
+    X = images(options)
+    report(f"device: {device_name(options.device)}; large products: ", end="")
+    report(", ".join(f"{k} {v:.3g} TFLOP/s" for k, v in rates._asdict().items()))
     report(
-        f"  {'':14}{'':10}{'seconds':>9}{'us/step':>9}{'TFLOP/s':>9}  ratios to skae"
+        "  the ratio is that to a hand-written loop in float32 (sliced batches, fused "
+        "Adam),\n  the share that of the rate of large products"
+    )
+    report(
+        f"  {'training':14}{'batch':>7}{'precision':>11}{'us/step':>9}"
+        f"{'loop':>9}{'ratio':>7}{'TFLOP/s':>9}{'share':>7}"
     )
     # The shortest first: a time limit may end the run.
-    X = images(options)
-    large = Task(X, (1000, 500, 250, 30), 8192, 40)
-    print_device_trainings("large batches", large, options)
+    widths = (1000, 500, 250, 30)
+    tasks = {
+        "small": Task(small_table(10_000), (64, 32, 8), 64, 20),
+        "large batches": Task(X, widths, 8192, 40),
+        "mnist": Task(X, widths, 128, 4),
+    }
+    for name, task in tasks.items():
+        if options.quick:
+            task = task._replace(X=task.X[:2000], n_epochs=2)
+        print_device_training(name, task, options, rates)
     print_device_predictions(options)
-    print_matrix_rates(options)
-    mnist = Task(X, (1000, 500, 250, 30), 128, 4)
-    print_device_trainings("mnist", mnist, options)
-    small = Task(small_table(10_000), (64, 32, 8), 64, 20)
-    print_device_trainings("small", small, options)
 
 
-def print_device_trainings(name: str, task: Task, options: Options) -> None:
-    if options.quick:
-        task = task._replace(n_epochs=2)
+def device_name(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device}, {platform.machine()}"
+
+
+def synchronize(options: Options) -> None:
+    if torch.device(options.device).type == "cuda":
+        torch.cuda.synchronize(options.device)
+
+
+def print_device_training(
+    name: str, task: Task, options: Options, rates: Rates
+) -> None:
     settings = {**task.settings(), "device": options.device}
-    for precision in ("float32", "tf32", "bfloat16"):
-        models: dict[str, Callable[[], object]] = {
-            label: lambda m=mode, p=precision: AutoencoderTransformer(
-                **settings, compile=m, precision=p
-            ).fit(task.X)
-            for label, mode in (("skae", "auto"), ("compile=False", False))
-        }
-        if precision == "float32":
-            models["eager loop"] = lambda: best_eager(task, device=options.device)
-        elif name != "large batches":
-            # The overhead of a step, most of its time, does not depend on precision.
-            del models["compile=False"]
-        seconds = median_seconds(models, options.repeats)
-        n_weights = sum(a * b for a, b in pairwise((task.X.shape[1], *task.widths)))
-        # 2 operations x 3 products (forward, gradients of weights and of inputs)
-        # x 2 for encoder and decoder.
-        n_operations = 12 * n_weights * len(task.X) * task.n_epochs
-        ours = seconds.pop("skae")
-        ratios = ", ".join(
-            f"{label} {value / ours:.1f}" for label, value in seconds.items()
-        )
+    n_weights = sum(a * b for a, b in pairwise((task.X.shape[1], *task.widths)))
+    # 2 operations x 3 products (forward, gradients of weights and of inputs) x 2 for
+    # encoder and decoder.
+    n_operations = 12 * n_weights * len(task.X) * task.n_epochs
+    # The overhead of small steps, most of their time, does not depend on the precision.
+    is_large = task.batch_size > 1000
+    precisions = [name for name in rates._fields if is_large or name == "float32"]
+    if torch.device(options.device).type == "cpu" and "tf32" in precisions:
+        precisions.remove("tf32")
+    models: dict[str, Callable[[], object]] = {
+        precision: lambda p=precision: AutoencoderTransformer(
+            **settings, precision=p
+        ).fit(task.X)
+        for precision in precisions
+    }
+    models["loop"] = lambda: best_eager(task, device=options.device)
+    seconds = median_seconds(models, options.repeats)
+    loop = seconds.pop("loop")
+    for precision, value in seconds.items():
+        rate = n_operations / value / 1e12
         report(
-            f"  {name:14}{precision:10}{ours:9.3f}{ours / task.n_steps * 1e6:9.0f}"
-            f"{n_operations / ours / 1e12:9.2f}  {ratios}"
+            f"  {name:14}{task.batch_size:7d}{precision:>11}"
+            f"{value / task.n_steps * 1e6:9.0f}{loop / task.n_steps * 1e6:9.0f}"
+            f"{loop / value:7.2f}{rate:9.3g}{rate / getattr(rates, precision):7.2f}"
         )
 
 
 def print_device_predictions(options: Options) -> None:
-    X = small_table(200_000 if options.quick else 1_000_000)
+    """Measure predictions of an array, and of a tensor that is on the device."""
+    X = small_table(20_000 if options.quick else 1_000_000)
     settings = {"max_epochs": 1, "batch_size": 8192, "device": options.device}
-    transformer = AutoencoderTransformer(8, **settings).fit(X)
-    detector = AutoencoderOutlierDetector(8, **settings).fit(X)
-    calls = {
+    transformer = AutoencoderTransformer(8, **settings).fit(X[:100_000])
+    detector = AutoencoderOutlierDetector(8, **settings).fit(X[:100_000])
+    resident = torch.from_numpy(X).to(options.device)
+
+    def on_device(function: Callable[[Tensor], Tensor], size: int) -> Callable:
+        def run() -> None:
+            with torch.inference_mode():
+                for rows in resident.split(size):
+                    function(rows)
+            synchronize(options)
+
+        return run
+
+    encoder = transformer.module_.encoder
+    calls: dict[str, Callable[[], object]] = {
         "transform": lambda: transformer.transform(X),
+        "transform, resident": on_device(transformer.module_.encode, 50_000),
+        "the encoder alone, resident": on_device(encoder, 50_000),
         "score_samples": lambda: detector.score_samples(X),
+        "scores, resident": on_device(detector.module_.row_error, 10_000),
+    }
+    report(f"  {'prediction':28}{'seconds':>9}{'million rows/s':>16}")
+    for name, value in median_seconds(calls, options.repeats).items():
+        report(f"  {name:28}{value:9.3f}{len(X) / value / 1e6:16.2f}")
+    rows = {
         "transform, one row": lambda: transformer.transform(X[:1]),
         "score_samples, one row": lambda: detector.score_samples(X[:1]),
     }
-    for name, seconds in median_seconds(calls, options.repeats).items():
-        report(f"  {name:24}{seconds * 1e3:10.2f} ms")
+    for name, value in median_seconds(rows, 10 * options.repeats).items():
+        report(f"  {name:28}{value * 1e6:9.0f} us")
 
 
-def print_matrix_rates(options: Options) -> None:
-    """Print the rates of large matrix products: what the card can reach."""
-    for name, dtype, tf32 in (
-        ("float32", torch.float32, False),
-        ("tf32", torch.float32, True),
-        ("bfloat16", torch.bfloat16, False),
+def measure_rates(options: Options) -> Rates:
+    """Measure the rates of large matrix products on the device."""
+    size = 256 if options.quick else 8192
+    rates = []
+    for name, dtype in (
+        ("float32", torch.float32),
+        ("tf32", torch.float32),
+        ("bfloat16", torch.bfloat16),
     ):
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-        A = torch.randn(8192, 8192, device=options.device, dtype=dtype)
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+        A = torch.randn(size, size, device=options.device, dtype=dtype)
 
         def multiply(A: Tensor = A) -> None:
             for _ in range(5):
                 A @ A
-            torch.cuda.synchronize()
+            synchronize(options)
 
         multiply()
         seconds = median_seconds({name: multiply}, options.repeats)[name]
-        report(f"  product {name:10}{5 * 2 * 8192**3 / seconds / 1e12:9.1f} TFLOP/s")
+        rates.append(5 * 2 * size**3 / seconds / 1e12)
     torch.backends.cuda.matmul.allow_tf32 = False
+    return Rates(*rates)
 
 
 SECTIONS: dict[str, Callable[[Options], None]] = {
@@ -1033,8 +1500,12 @@ SECTIONS: dict[str, Callable[[Options], None]] = {
     "quality": print_quality,
     "predict": print_predict,
     "growth": print_growth,
+    "sparse": print_sparse,
     "search": print_search,
+    "profile": print_profile,
+    "products": print_products,
     "variants": print_variants,
+    "defaults_large": print_defaults_large,
     "device": print_device,
 }
 

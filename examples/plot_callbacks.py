@@ -43,8 +43,7 @@ out.mkdir(parents=True, exist_ok=True)
 # --------------
 # The callback is set on the outermost estimator and propagates to its steps. For a
 # search use `ProgressBar(max_propagation_depth=2)`, since the epochs of a pipeline in a
-# search are two levels below it. With up to 500 distinct rows, early stopping is
-# cross-validated: the network is trained on five folds, then on all rows.
+# search are two levels below it.
 
 X, y = load_digits(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(

@@ -86,9 +86,6 @@ class BaseAutoencoder(
         "loss",
     )
 
-    # Values of the training parameters that are "auto".
-    _TRAINING_DEFAULTS: ClassVar[_defaults.TrainingDefaults]
-
     _parameter_constraints: ClassVar[dict] = {
         "n_components": [
             Interval(Integral, 1, None, closed="left"),
@@ -367,6 +364,12 @@ class BaseAutoencoder(
     def _ensemble(self, parts: Parts, n_features: int) -> Ensemble | None:
         """Return the ensemble to train, or None for one network with all features."""
         return None
+
+    @abstractmethod
+    def _training_defaults(
+        self, parts: Parts, ensemble: Ensemble | None
+    ) -> _defaults.TrainingDefaults:
+        """Return rules for the parameters of the training that are ``"auto"``."""
 
     def _max_refinements(self, parts: Parts, n_components: int) -> int:
         """Return the number of steps by which `transform` refines the code."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from skae import _defaults
+from skae._defaults import FEW_ROWS, Recipe
 from skae._generator import isolated_generator
 from skae._job import Ensemble, Job, Parts, Settings
 from skae._layers import (
@@ -34,7 +34,7 @@ from skae.engine.step import is_trusted
 
 
 class Start(NamedTuple):
-    """Initial module and objective of a fit, copied for each training.
+    """Initial module and objective of a fit.
 
     Attributes
     ----------
@@ -44,10 +44,6 @@ class Start(NamedTuple):
 
     module: Autoencoder
     objective: Objective
-
-    def copy(self) -> Start:
-        """Return copies that can be trained in place."""
-        return copy.deepcopy(self)
 
 
 def build_start(job: Job) -> Start:
@@ -63,26 +59,39 @@ def build_start(job: Job) -> Start:
     return Start(module, _build_objective(job, module))
 
 
+def choose_recipe(job: Job) -> Recipe:
+    """Return the recipe of the training, which depends on network and start."""
+    defaults = job.defaults
+    if not starts_at_pca(job.parts, job.settings.init):
+        return defaults.from_random
+    if not job.parts.is_plain:
+        return defaults.from_pca
+    is_small = job.shape.n_samples <= FEW_ROWS
+    return defaults.plain_few if is_small else defaults.plain
+
+
 def build_plan(job: Job, n_rows: int, *, early_stopping: bool) -> Plan:
     """Return the settings of a training on `n_rows` rows, without ``"auto"``."""
     settings, defaults = job.settings, job.defaults
     at_pca = starts_at_pca(job.parts, settings.init)
+    recipe = choose_recipe(job)
     batch_size = settings.batch_size
     if isinstance(batch_size, str):
-        batch_size = defaults.auto_batch_size(n_rows)
+        batch_size = recipe.auto_batch_size(n_rows)
     max_epochs = 1 if job.is_partial else settings.max_epochs
     if isinstance(max_epochs, str):
         n_batches = count_batches(n_rows, batch_size)
-        max_epochs = defaults.auto_max_epochs(n_batches, at_pca)
+        max_epochs = defaults.auto_max_epochs(n_batches, recipe.n_steps)
     learning_rate = settings.learning_rate
     if isinstance(learning_rate, str):
-        learning_rate = job.parts.network.auto_learning_rate(batch_size)
+        rate = job.parts.network.auto_learning_rate(batch_size)
+        learning_rate = recipe.rate_factor * rate
     return Plan(
         max_epochs=int(max_epochs),
         batch_size=int(batch_size),
         learning_rate=float(learning_rate),
         weight_decay=float(settings.weight_decay),
-        schedule=None if job.is_partial else _defaults.schedule,
+        schedule=None if job.is_partial else recipe.schedule,
         early_stopping=early_stopping,
         keep_start=job.is_resumed or at_pca,
         n_iter_no_change=settings.n_iter_no_change,
@@ -90,6 +99,9 @@ def build_plan(job: Job, n_rows: int, *, early_stopping: bool) -> Plan:
         trim=float(settings.trim),
         compile=settings.compile,
         precision=settings.precision,
+        beta2=recipe.beta2,
+        averaged_steps=recipe.averaged_steps if early_stopping else 0.0,
+        settling_steps=recipe.settling_steps,
         is_exact=job.earlier is None and not job.is_partial and at_pca,
     )
 
@@ -146,7 +158,7 @@ def _build_module(job: Job) -> Autoencoder:
     may_scale = unbounded_columns(output, n_features)
     may_scale &= ~parts.loss.bounded_columns(n_features)
     if job.earlier is None:
-        shift, factor = _scaling(job.settings, summary, may_scale, at_pca)
+        shift, factor = scaling(job.settings, summary, may_scale, at_pca)
         scaler = Scaler(summary.mean, shift, factor)
     else:  # additional members work in the scaled space of those before
         scaler = copy.deepcopy(job.earlier.net.module_.scaler).cpu()
@@ -308,7 +320,7 @@ def _draw_visible(
     return u.argsort(dim=-1).argsort(dim=-1) < ensemble.n_visible
 
 
-def _scaling(
+def scaling(
     settings: Settings, summary: Summary, may_scale: np.ndarray, at_pca: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return shift and factor of `Scaler`, each of shape (n_features,)."""
@@ -342,6 +354,8 @@ def _start_at_pca(
     rows, mean, factor = job.rows, scaler.mean.numpy(), scaler.factor.numpy()
     with threads_for(len(rows) * rows.n_features**2, job.settings.n_threads):
         axes, variances = principal_axes(rows, job.n_components, mean, factor, job.seed)
+    if job.reduction is not None:
+        axes = job.reduction.oriented(axes)
     total = np.sum(job.summary.variance / factor**2)
     rest = residual_variance(total, variances, rows.n_features)
     start = job.parts.bottleneck.start_at_pca(
@@ -392,6 +406,7 @@ def _build_objective(job: Job, module: Autoencoder) -> Objective:
         float(warm_up),
         float(parts.bottleneck.warm_up),
         settings.trim,
+        parts.penalty is not None and parts.penalty.needs_rows,
     )
 
 

@@ -18,9 +18,7 @@ class Task:
     """A fit or a subtask of it, of which scikit-learn's callbacks are notified.
 
     Without callbacks, all methods do nothing. The subtasks of a fit are its epochs,
-    named ``"epoch"``. If early stopping is cross-validated, they are the folds, named
-    ``"fold"``, and the training on all rows, named ``"all-rows"``, unless the initial
-    network is returned; the epochs are subtasks of these.
+    named ``"epoch"``.
 
     Parameters
     ----------

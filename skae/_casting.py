@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from operator import is_
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,11 @@ class DoubleCopy:
     def __init__(self, module: nn.Module):
         self._original = module
         self._copy: nn.Module | None = None
-        self._modules: list[nn.Module] = []
+        # Dictionaries of the original's attributes, what they referred to when it was
+        # copied, and the identities of these objects.
+        self._attributes: list[dict[str, Any]] = []
         self._references: list[Any] = []
+        self._identities: list[int] = []
         self._shapes: list[torch.Size] = []
         self._is_mutable = False
         self._sources: list[Tensor] = []
@@ -50,30 +53,29 @@ class DoubleCopy:
 
     def _make_copy(self) -> None:
         self._copy = copy.deepcopy(self._original).double()
-        self._modules = list(self._original.modules())
-        self._references = self._present_references()
+        modules = list(self._original.modules())
+        self._attributes = [
+            values for module in modules for values in (vars(module), *contents(module))
+        ]
+        # The references keep these objects alive, so that their identities are unique.
+        self._references = list(self._present_references())
+        self._identities = list(map(id, self._references))
         self._sources = [*self._original.parameters(), *self._original.buffers()]
         self._targets = [*self._copy.parameters(), *self._copy.buffers()]
         self._shapes = [tensor.shape for tensor in self._sources]
-        self._is_mutable = any(map(_has_mutable_attributes, self._modules))
+        self._is_mutable = any(map(_has_mutable_attributes, modules))
 
     def _has_other_parts(self) -> bool:
         """Whether the original refers to other objects than when it was copied."""
-        present = self._present_references()
+        # Compared as a whole: this is a considerable share of a prediction for one row.
         return (
-            len(present) != len(self._references)
-            or not all(map(is_, present, self._references))
+            list(map(id, self._present_references())) != self._identities
             or [tensor.shape for tensor in self._sources] != self._shapes
         )
 
-    def _present_references(self) -> list[Any]:
+    def _present_references(self) -> chain[Any]:
         """All attributes, parameters, buffers, submodules and hooks of all modules."""
-        return [
-            value
-            for module in self._modules
-            for values in (vars(module), *contents(module))
-            for value in values.values()
-        ]
+        return chain.from_iterable(map(dict.values, self._attributes))
 
 
 # Attributes of every module.

@@ -141,7 +141,7 @@ def check_fit(
         ensemble=ensemble,
         n_kept=n_kept,
         max_refinements=estimator._max_refinements(parts, n_components),
-        defaults=estimator._TRAINING_DEFAULTS,
+        defaults=estimator._training_defaults(parts, ensemble),
         device=device,
         error=estimator._resolve_error(parts),
         seed=seed,

@@ -55,7 +55,9 @@ __all__ = [
     "CDIST_FORWARD",
     "FOREACH_ADD_SCALAR",
     "FUNCTIONS",
+    "FUSED_ADAM",
     "IN_PLACE_FUNCTIONS",
+    "LINEAR_POINTWISE",
     "METADATA_REQUESTS",
     "METADATA_REQUESTS_MODULE",
     "TO_COPY",
@@ -78,6 +80,8 @@ __all__ = [
     "has_callbacks",
     "has_hooks",
     "has_kernel",
+    "in_place_variant",
+    "inference_mode",
     "is_any_autocast_enabled",
     "num_samples",
     "own_tensors",
@@ -258,6 +262,14 @@ TO_COPY: OpOverload = torch.ops.aten._to_copy.default
 CDIST_FORWARD: OpOverload = torch.ops.aten._cdist_forward.default
 FOREACH_ADD_SCALAR: OpOverload = torch.ops.aten._foreach_add_.Scalar
 
+# Operators of the fused optimizers, with the learning rate as a number or as a tensor.
+FUSED_ADAM: set[OpOverload] = {
+    torch.ops.aten._fused_adam_.default,
+    torch.ops.aten._fused_adam_.tensor_lr,
+    torch.ops.aten._fused_adamw_.default,
+    torch.ops.aten._fused_adamw_.tensor_lr,
+}
+
 # Functions by the name of their operator, which they run with less overhead. The public
 # `torch.nn.functional.gelu` and `mse_loss` do not accept `out`.
 FUNCTIONS: dict[str, Callable] = {
@@ -273,6 +285,15 @@ IN_PLACE_FUNCTIONS: dict[str, Callable] = {
 }
 
 
+# A linear layer as oneDNN computes it, with the arguments (X, weight, bias, activation,
+# its numbers, its algorithm). The public functions leave it to PyTorch whether oneDNN
+# or MKL multiplies. None if PyTorch was built without oneDNN.
+LINEAR_POINTWISE: Callable | None = (
+    torch.ops.mkldnn._linear_pointwise.default._op
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    else None
+)
+
 # Whether an autocast is enabled for any type of device. The public function has to be
 # called for each type.
 is_any_autocast_enabled: Callable[[], bool] = torch._C._is_any_autocast_enabled
@@ -283,6 +304,11 @@ is_any_autocast_enabled: Callable[[], bool] = torch._C._is_any_autocast_enabled
 # counts in the prediction for one row.
 get_precision: Callable[[str, str], str] = torch._C._get_fp32_precision_getter
 set_precision: Callable[[str, str, str], Any] = torch._C._set_fp32_precision_setter
+
+
+def inference_mode() -> Any:
+    """Return the context that `torch.inference_mode` enters, with less overhead."""
+    return torch._C._InferenceMode(True)
 
 
 def schema(operator: OpOverload) -> Any:
@@ -332,6 +358,30 @@ def has_kernel(operator: OpOverload, device: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), device)
 
 
+def in_place_variant(operator: OpOverload) -> OpOverload | None:
+    """Return the operator that writes the same result into its first argument.
+
+    PyTorch documents that it has the same name with an underscore, but has no public
+    name for its overload.
+
+    Parameters
+    ----------
+    operator : torch._ops.OpOverload
+
+    Returns
+    -------
+    in_place : torch._ops.OpOverload or None
+        None if there is none with the same further arguments.
+    """
+    packet = getattr(torch.ops.aten, f"{operator.overloadpacket.__name__}_", None)
+    in_place = getattr(packet, operator._overloadname, None)
+    if in_place is None:
+        return None
+    arguments, others = schema(operator).arguments, schema(in_place).arguments
+    is_same = [a.name for a in arguments] == [a.name for a in others]
+    return in_place if is_same and others[0].alias_info is not None else None
+
+
 def copy_tensors(destination: list[Tensor], source: list[Tensor]) -> None:
     """Copy values between tensors of equal shapes in one call.
 
@@ -343,6 +393,17 @@ def copy_tensors(destination: list[Tensor], source: list[Tensor]) -> None:
     destination, source : list of Tensor
     """
     torch._foreach_copy_(destination, source)
+
+
+def mix_tensors(destination: list[Tensor], source: list[Tensor], share: float) -> None:
+    """Move the values of tensors by a share of their distance to others, in one call.
+
+    Parameters
+    ----------
+    destination, source : list of Tensor
+    share : float
+    """
+    torch._foreach_lerp_(destination, source, share)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 
 from skae._build import pca_obstacle
 from skae._job import Job, Trained
+from skae._module import Autoencoder, without_refinement
 from skae._pca import principal_axes
 from skae._prediction import evaluate, evaluate_blocks
 from skae._rows import Rows
@@ -57,8 +58,7 @@ def _warning_of_epochs(job: Job, trained: Trained) -> str:
     judgement = trained.judgement
     if judgement is None or max_epochs == "auto":
         return ""
-    # With several folds, `n_epochs` is the mean of their best epochs.
-    if round(judgement.n_epochs) < int(max_epochs):
+    if judgement.n_epochs < int(max_epochs):
         return ""
     return (
         f"The held-out error was lowest in the last epoch: max_epochs={max_epochs} "
@@ -130,22 +130,18 @@ def compare_with_pca(job: Job, trained: Trained) -> Comparison:
         `explained_by_pca` is 1 where the fit explains enough for no PCA to be computed,
         and 0 where all rows are equal.
     """
-    rows = job.rows.sample()
-    module = trained.net.module_in(rows.X.dtype)
-    with np.errstate(all="ignore"):  # an overflow gives NaN, and then no warning
-        squares = evaluate(module, "residuals", rows).astype(np.float64) ** 2
-        if job.settings.trim > 0:
-            share = trimmed_share(job.settings.trim, len(rows))
-            n_kept = round((1 - share) * len(rows))
-            kept = np.argsort(np.nanmean(squares, axis=1))[:n_kept]
-            rows, squares = rows.subset(kept), squares[kept]
-        scaler = module.scaler
-        mean, factor = scaler.mean.cpu().numpy(), scaler.factor.cpu().numpy()
-        deviations = [((block - mean) / factor) ** 2 for _, block in rows.blocks()]
-        total = _weighted_sum(np.concatenate(deviations), rows)
-        explained = 1 - float(np.sum(_weighted_sum(squares, rows) / total.sum()))
+    module = trained.net.module_in(job.rows.X.dtype)
+    # Refined codes explain more, but take several times as long.
+    with without_refinement(module):
+        explained, rows = _explained_share(job, module)
+    if not explained < MIN_SHARE_OF_PCA:
+        return Comparison(explained, 1.0)  # a PCA explains no more than 1
+    if module.max_refinements:
+        explained, rows = _explained_share(job, module)
         if not explained < MIN_SHARE_OF_PCA:
-            return Comparison(explained, 1.0)  # a PCA explains no more than 1
+            return Comparison(explained, 1.0)
+    scaler = module.scaler
+    mean, factor = scaler.mean.cpu().numpy(), scaler.factor.cpu().numpy()
     # The axes come from every other row, since those of few rows fit these rows alone.
     even, odd = (rows.subset(np.arange(start, len(rows), 2)) for start in (0, 1))
     if not len(odd) or not np.nansum(summarize(even).variance) > 0:
@@ -158,12 +154,36 @@ def compare_with_pca(job: Job, trained: Trained) -> Comparison:
     return Comparison(explained, float(found / total) if total > 0 else 0.0)
 
 
+def _explained_share(job: Job, module: Autoencoder) -> tuple[float, Rows]:
+    """Return the explained variance of a sample of rows, and its rows.
+
+    The rows are those without a share that the training trims.
+    """
+    rows = job.rows.sample()
+    with np.errstate(all="ignore"):  # an overflow gives NaN, and then no warning
+        squares = evaluate(module, "residuals", rows).astype(np.float64) ** 2
+        if job.settings.trim > 0:
+            share = trimmed_share(job.settings.trim, len(rows))
+            n_kept = round((1 - share) * len(rows))
+            kept = np.argsort(np.nanmean(squares, axis=1))[:n_kept]
+            rows, squares = rows.subset(kept), squares[kept]
+        scaler = module.scaler
+        mean, factor = scaler.mean.cpu().numpy(), scaler.factor.cpu().numpy()
+        deviations = [((block - mean) / factor) ** 2 for _, block in rows.blocks()]
+        total = _weighted_sum(np.concatenate(deviations), rows)
+        return 1 - float(np.sum(_weighted_sum(squares, rows) / total.sum())), rows
+
+
 def count_dead_units(job: Job, trained: Trained) -> int:
     """Count the components that are constant over the training rows.
 
     A component beyond the rank of the rows does not count.
     """
     sample = job.rows.sample()
+    # Refinement changes no component that varies to a constant.
+    with without_refinement(trained.net.module_in(sample.X.dtype)):
+        if not _are_constant(sample, trained).any():
+            return 0
     n_dead = int(_are_constant(sample, trained).sum())
     if n_dead and len(sample) < len(job.rows):
         n_dead = int(_are_constant(job.rows, trained).sum())

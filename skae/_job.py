@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self
 
@@ -46,6 +47,11 @@ class Parts(NamedTuple):
         if penalty is None or not bottleneck.suits_code_activation:
             return bottleneck.suits_hidden_layers
         return bottleneck.suits_hidden_layers and penalty.suits_hidden_layers
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a dense network learns a deterministic code from clean rows."""
+        return self.members_stack and self.corruption is None
 
     @property
     def members_stack(self) -> bool:
@@ -163,6 +169,8 @@ class Job:
         Whether this is a `partial_fit`, one epoch without held-out rows.
     earlier : Trained or None
         The fitted model from which training continues, or whose members are kept.
+    reduction : Reduction or None
+        How this job was derived from one on rows of more features, if it was.
     """
 
     settings: Settings
@@ -184,6 +192,7 @@ class Job:
     split_seed: int
     is_partial: bool
     earlier: Trained | None
+    reduction: Reduction | None = None
 
     @property
     def is_resumed(self) -> bool:
@@ -205,6 +214,25 @@ class Job:
             self.n_kept + (1 if self.ensemble is None else self.ensemble.n_members),
             self.parts.suits_hidden_layers,
         )
+
+
+class Reduction(NamedTuple):
+    """What a job on few coordinates of the rows was derived from.
+
+    Attributes
+    ----------
+    job : Job
+        The job on the rows.
+    expand : callable
+        Returns a module for the rows from one that was trained on the coordinates.
+    oriented : callable
+        Returns axes, of shape (n_components, n_coordinates), with the signs that they
+        have as axes of the rows.
+    """
+
+    job: Job
+    expand: Callable[[Autoencoder], Autoencoder]
+    oriented: Callable[[np.ndarray], np.ndarray]
 
 
 class TrainingScores(NamedTuple):
@@ -298,9 +326,7 @@ class LossCurves(NamedTuple):
         Mean objective of the held-out rows after each epoch; empty without them.
     best_epoch : int
         Number of the epoch, in `train` and from 1, whose weights the model has; 0
-        for the initial weights. Where early stopping is cross-validated, the curves
-        are means over the folds, and this is the number of epochs of the training on
-        all rows.
+        for the initial weights.
     """
 
     train: tuple[float, ...] = ()

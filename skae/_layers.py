@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear as linear_function
 
-from skae._compat import own_tensors
+from skae._compat import has_hooks, own_tensors
 from skae._generator import isolated_generator
 from skae._processor import own_settings
+from skae.engine import products
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
@@ -283,18 +285,95 @@ class StackedLinear(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear]):
         super().__init__()
         with torch.no_grad():
-            # (n_members, n_inputs, n_outputs) and (n_members, 1, n_outputs)
-            weight = torch.stack([layer.weight.mT for layer in layers]).contiguous()
-            bias = torch.stack([layer.bias for layer in layers])[:, None]
+            # (n_members, n_outputs, n_inputs) and (n_members, n_outputs, 1)
+            weight = torch.stack([layer.weight for layer in layers])
+            bias = torch.stack([layer.bias for layer in layers])[:, :, None]
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(bias)
 
-    def forward(self, X: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, X, self.weight)
+    def forward(
+        self, X: Tensor, visible: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        """Compute the layers of all members.
+
+        In memory, the rows are the last axis of the result: the products of narrow
+        layers then take half of the time, because rows are more numerous than units.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_members, n_rows, n_inputs) or (n_rows, n_inputs)
+            Inputs of each member, or with `visible` the inputs that all have in common.
+        visible : Tensor of bool of shape (n_members, 1, n_inputs), default=None
+            The inputs that each member receives; for the others it receives `hidden`.
+            Instead of the inputs, the weights are masked, so that a single product
+            computes all members.
+        hidden : Tensor of shape (n_inputs,), default=None
+            None means zeros.
+
+        Returns
+        -------
+        Tensor of shape (n_members, n_rows, n_outputs)
+        """
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if visible is None:
+            # For few rows, the choice of a library would take longer than the product.
+            is_dense = isinstance(X, Tensor)  # else columns of sparse rows
+            if torch.is_inference_mode_enabled() and is_dense and X.shape[1] >= 16:
+                return products.multiply(weight, X.mT, bias).mT
+            return torch.baddbmm(bias, weight, X.mT).mT
+        masked = weight * visible
+        if hidden is not None:
+            bias = bias + (weight - masked) @ hidden[:, None]
+        # (n_members * n_outputs, n_inputs)
+        flat = masked.flatten(end_dim=1)
+        H = torch.addmm(bias.flatten(end_dim=1), flat, X.mT)
+        return H.unflatten(0, weight.shape[:2]).mT
 
     def extra_repr(self) -> str:
-        n_members, n_inputs, n_outputs = self.weight.shape
+        n_members, n_outputs, n_inputs = self.weight.shape
         return f"{n_members} x ({n_inputs}, {n_outputs})"
+
+
+def as_function(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return a function that computes the output of a network in less time.
+
+    A call of a module takes longer than its operation for a single row. The function
+    calls only modules of other kinds than those of this package, and those with hooks.
+    It is for immediate use: it does not follow changes of the network.
+    """
+    functions: list[Callable[[Tensor], Tensor]] = []
+    _append_functions(network, functions)
+
+    def run(X: Tensor) -> Tensor:
+        for function in functions:
+            X = function(X)
+        return X
+
+    return run
+
+
+def _append_functions(
+    network: nn.Module, functions: list[Callable[[Tensor], Tensor]]
+) -> None:
+    """Append functions to a list whose composition computes a network's output."""
+    kind = type(network)
+    if has_hooks(network):
+        functions.append(network)
+    elif kind is nn.Sequential:
+        for layer in network:  # type: ignore[attr-defined]
+            _append_functions(layer, functions)
+    elif kind is Residual:
+        linear = as_function(network.linear)  # type: ignore[arg-type]
+        remainder = as_function(network.remainder)  # type: ignore[arg-type]
+        functions.append(lambda X: linear(X) + remainder(X))
+    elif kind is nn.Linear:
+        weight: Any = network.weight
+        bias: Any = network.bias
+        functions.append(lambda X: linear_function(X, weight, bias))
+    else:
+        is_known = kind in (*ELEMENTWISE, StackedLinear)
+        functions.append(network.forward if is_known else network)
 
 
 class CodeActivation(nn.Module):
@@ -386,8 +465,8 @@ def input_norms(network: nn.Module, n_inputs: int) -> Tensor | None:
         return torch.stack(parts).square().sum(dim=0).sqrt()  # type: ignore[arg-type]
     if isinstance(network, nn.Linear) and network.in_features == n_inputs:
         return _norm(network.weight, 0)
-    if isinstance(network, StackedLinear) and network.weight.shape[1] == n_inputs:
-        return _norm(network.weight, 2)
+    if isinstance(network, StackedLinear) and network.weight.shape[2] == n_inputs:
+        return _norm(network.weight, 1)
     if isinstance(network, nn.ConvTranspose1d | nn.ConvTranspose2d):
         # Maps come from `ChannelsFirst`: the channels of a position are consecutive.
         return _norm(network.weight.flatten(1), 1).repeat(
@@ -399,7 +478,7 @@ def input_norms(network: nn.Module, n_inputs: int) -> Tensor | None:
     return None
 
 
-def first_layers(network: nn.Module) -> list[nn.Module]:
+def first_layers(network: nn.Module) -> list[Any]:
     """Return the layers of a network whose weights `input_norms` takes."""
     if isinstance(network, Residual):
         return [layer for part in network.children() for layer in first_layers(part)]
@@ -409,6 +488,15 @@ def first_layers(network: nn.Module) -> list[nn.Module]:
         if isinstance(part, Residual) or any(True for _ in part.parameters()):
             return first_layers(part)
     return []
+
+
+def last_layers(network: nn.Module) -> list[Any]:
+    """Return the dense layers whose sum is the output of a network; see `Residual`."""
+    if isinstance(network, Residual):
+        return [layer for part in network.children() for layer in last_layers(part)]
+    if isinstance(network, nn.Linear):
+        return [network]
+    return last_layers(network[-1]) if isinstance(network, nn.Sequential) else []
 
 
 @torch.no_grad()
@@ -496,8 +584,16 @@ def unbounded_columns(output: nn.Module, n_features: int) -> np.ndarray:
 
 def linear(n_inputs: int, n_outputs: int, generator: torch.Generator) -> nn.Linear:
     """Return an ``nn.Linear`` with PyTorch's usual initial weights from `generator`."""
-    layer = nn.utils.skip_init(nn.Linear, n_inputs, n_outputs)
+    layer: nn.Linear = _UninitializedLinear(n_inputs, n_outputs)
+    layer.__class__ = nn.Linear
     return initialize(layer, n_inputs, generator)
+
+
+class _UninitializedLinear(nn.Linear):
+    """A layer with arbitrary weights, as `nn.utils.skip_init` makes in more time."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing from PyTorch's global generator."""
 
 
 def initialize(layer: Any, fan_in: int, generator: torch.Generator) -> Any:

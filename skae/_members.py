@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from skae._compat import has_hooks
 from skae._layers import ELEMENTWISE, Residual, StackedLinear
+from skae._sparse import LinearOutput
 from skae.bottlenecks import Squeeze
 
 
@@ -38,6 +40,42 @@ def stack_squeezes(squeezes: Sequence[Squeeze]) -> Squeeze:
     """Combine the modules of several bottlenecks in one."""
     is_identity = type(squeezes[0]) is Squeeze  # for inputs of any shape
     return squeezes[0] if is_identity else MemberSqueezes(squeezes)
+
+
+def encode_visible(
+    encoder: nn.Module, X: Tensor, visible: Tensor, hidden: Tensor | None
+) -> Tensor:
+    """Return the output of the encoders of all members for the same rows.
+
+    Parameters
+    ----------
+    encoder : torch.nn.Module
+        Encoders of all members, a result of `stack`.
+    X : Tensor of shape (n_rows, n_features)
+    visible : Tensor of bool of shape (n_members, 1, n_features)
+        The features that each member receives.
+    hidden : Tensor of shape (n_features,) or None
+        What it receives instead of the others; None means zeros.
+
+    Returns
+    -------
+    Tensor of shape (n_members, n_rows, n_outputs)
+    """
+    if isinstance(encoder, StackedLinear):
+        return encoder(X, visible, hidden)
+    if isinstance(encoder, Residual):
+        linear, remainder = (
+            encode_visible(part, X, visible, hidden)
+            for part in (encoder.linear, encoder.remainder)
+        )
+        return linear + remainder
+    if type(encoder) is nn.Sequential and len(encoder) > 0:
+        first, *others = encoder
+        H = encode_visible(first, X, visible, hidden)
+        for layer in others:
+            H = layer(H)
+        return H
+    return encoder(torch.where(visible, X, 0.0 if hidden is None else hidden))
 
 
 def join(one: Any, other: Any) -> Any:
@@ -74,6 +112,37 @@ def join(one: Any, other: Any) -> Any:
         pairs = zip(one, other, strict=True)
         return nn.Sequential(*(join(a, b) for a, b in pairs))
     return copy.deepcopy(one)  # has no weights
+
+
+def stack_if_fused(networks: Sequence[nn.Module]) -> nn.Module | None:
+    """Combine several networks in one module of stacked weights, or return None.
+
+    See `stack`; None if their layers cannot be stacked, or have weights in common.
+    """
+    stacked = _fuse(networks)
+    if stacked is None:
+        return None
+    n_parameters, n_stacked = (
+        len(list(module.parameters())) for module in (networks[0], stacked)
+    )
+    return stacked if n_parameters == n_stacked else None
+
+
+def set_to_slices(networks: Sequence[nn.Module], stacked: nn.Module) -> None:
+    """Let networks use the memory of the stacked weights.
+
+    Parameters
+    ----------
+    networks : sequence of torch.nn.Module
+    stacked : torch.nn.Module
+        Result of `stack_if_fused` for networks of the same structure.
+    """
+    stacked_layers = [p for p in stacked.modules() if isinstance(p, StackedLinear)]
+    for i, network in enumerate(networks):
+        layers = [part for part in network.modules() if type(part) is nn.Linear]
+        for layer, whole in zip(layers, stacked_layers, strict=True):
+            layer.weight.data = whole.weight.data[i]
+            layer.bias.data = whole.bias.data[i, :, 0]
 
 
 class Members(nn.Module):
@@ -189,3 +258,64 @@ def _fuse(networks: Sequence[Any]) -> Any:
         remainder = _fuse([network.remainder for network in networks])
         return None if None in (linear, remainder) else Residual(linear, remainder)
     return first if type(first) in ELEMENTWISE else None
+
+
+# Networks of sparse rows
+
+
+def starts_linear(network: Any) -> bool:
+    """Whether a network passes its input to linear layers only, so it may be sparse."""
+    if has_hooks(network):
+        return False
+    if type(network) in (nn.Linear, StackedLinear):
+        return True
+    if type(network) is nn.Sequential:
+        return len(network) > 0 and starts_linear(network[0])
+    if type(network) is Residual:
+        return starts_linear(network.linear) and starts_linear(network.remainder)
+    return type(network) is Members and all(map(starts_linear, network.members))
+
+
+def linear_end(network: nn.Module) -> Callable[[Tensor], LinearOutput] | None:
+    """Return a network without the product of its last linear layer.
+
+    None if its output is not that of a linear layer, or a sum of several.
+    """
+    branches = _branches(network)
+    if branches is None:
+        return None
+
+    def compute(Z: Tensor) -> LinearOutput:
+        units, weights, biases = [], [], []
+        for body, layer in branches:
+            F = Z
+            for part in body:
+                F = part(F)
+            is_stacked = isinstance(layer, StackedLinear)
+            units.append(F)
+            weights.append(layer.weight)
+            biases.append(layer.bias[..., 0] if is_stacked else layer.bias)
+        if len(units) == 1:
+            return LinearOutput(units[0], weights[0], biases[0])
+        bias = torch.stack(biases).sum(dim=0)
+        return LinearOutput(torch.cat(units, dim=-1), torch.cat(weights, dim=-1), bias)
+
+    return compute
+
+
+def _branches(network: Any) -> list[tuple[list[nn.Module], Any]] | None:
+    """Return the linear layers of which the output is a sum, each with those before."""
+    if has_hooks(network):
+        return None
+    if type(network) is StackedLinear:
+        return [([], network)]
+    if type(network) is nn.Linear:
+        return None if network.bias is None else [([], network)]
+    if type(network) is nn.Sequential and len(network) > 0:
+        *before, end = network
+        last = _branches(end)
+        return last and [([*before, *body], layer) for body, layer in last]
+    if type(network) is Residual:
+        one, other = _branches(network.linear), _branches(network.remainder)
+        return None if one is None or other is None else one + other
+    return None

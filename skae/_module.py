@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skae._layers import StackedLinear, forward_hooks
+from skae._layers import StackedLinear, as_function, forward_hooks
+from skae._members import encode_visible, linear_end, starts_linear
 from skae._noise import Noise
 from skae._refine import refine
-from skae._rows import Batch
+from skae._rows import BLOCK_ENTRIES, Batch, Rows
+from skae._sparse import (
+    FeatureBlock,
+    LinearOutput,
+    Projection,
+    SparseRows,
+    compared_squares,
+    feature_blocks,
+    squared_distances,
+    summed_losses,
+)
 from skae.bottlenecks import Squeeze
 from skae.losses import Loss, count_observed, observed_mean, observed_share
 
@@ -30,36 +43,55 @@ EXCESS_WEIGHT = 1e6
 
 # Methods in which an error of float32 could be as large as the result: a residual is
 # the difference of two nearly equal numbers.
-EXACT_METHODS = frozenset({"contributions", "residuals", "row_error"})
+EXACT_METHODS = frozenset(
+    {"contributions", "residual_sums", "residuals", "row_error", "row_squares"}
+)
+
+# Methods that use reconstructions, but do not return them.
+SPARSE_METHODS = frozenset(
+    {"encode", "residual_sums", "row_error", "row_squares", "training"}
+)
+
+# Largest offset c of sparse rows S - 1 c' in the scaled space, in one feature and as
+# the mean square over all: rounding errors of float32 are that many times larger.
+MAX_OFFSET, MAX_MEAN_SQUARE = 1e3, 1e2
+
+# Largest number of units of the last hidden layer, per row, for products of its weights
+# in prediction. Fewer rows take less time as dense rows.
+MAX_UNITS_PER_ROW = 4
+
+# Share of the squares of a row below which its squared distance to its reconstruction,
+# a difference of such squares in float64, has lost too many digits.
+MIN_DISTANCE = 1e-7
 
 
 class Propagation(NamedTuple):
     """Result of one forward pass, in the scaled space.
 
-    With several members, `encoder_input`, `H`, `raw` and `term` have a first axis of
-    length n_members.
+    With several members, `H`, `raw` and `term` have a first axis of length n_members.
+    Rows that are sparse remain so where the network allows it.
 
     Attributes
     ----------
-    target : Tensor of shape (n_samples, n_features)
+    target : Tensor or SparseRows of shape (n_samples, n_features)
         Scaled rows, missing entries replaced by the mean.
     observed : Tensor of bool of shape (n_samples, n_features) or None
-        False where an entry is missing; None if none is.
-    encoder_input : Tensor of shape (n_samples, n_features)
-        The target, or a corrupted version of it.
+        False where an entry is missing; None if none is, and for `SparseRows`.
+    encoder_input : Tensor or SparseRows of shape (n_samples, n_features)
+        The target, or a corrupted version of it. Each encoder receives a part of it.
     H : Tensor of shape (n_samples, encoder_width)
         Encoder output.
-    raw : Tensor of shape (n_samples, n_features)
+    raw : Tensor of shape (n_samples, n_features), or LinearOutput
         Decoder output before the output activation.
     term : Tensor of shape (n_samples,) or None
         Term that the bottleneck adds to the objective; None if there is none.
     """
 
-    target: Tensor
+    target: Any
     observed: Tensor | None
-    encoder_input: Tensor
+    encoder_input: Any
     H: Tensor
-    raw: Tensor
+    raw: Any
     term: Tensor | None
 
 
@@ -111,6 +143,8 @@ class Autoencoder(nn.Module):
         outside training.
     max_validation_refinements : int
         Largest number of such steps for held-out rows during training.
+    has_zero_mean : bool
+        Whether the scaled mean is zero in all features.
     widest_layer : int
         Largest number of values that a layer outputs for one row.
     work : int
@@ -153,6 +187,7 @@ class Autoencoder(nn.Module):
         self.noise = noise
         self.max_refinements = 0
         self.max_validation_refinements = MAX_VALIDATION_REFINEMENTS
+        self.has_zero_mean = not self.scaler.scaled_mean.any()
         self.widest_layer, self.work = self._measure()
 
     def _measure(self) -> tuple[int, int]:
@@ -207,6 +242,90 @@ class Autoencoder(nn.Module):
             return self.work
         return self.work * (1 + self.n_components)  # with the Jacobian
 
+    # Sparse rows
+
+    def keeps_sparse(self, method: str, rows: Rows) -> bool:
+        """Whether a method, or a training, takes these rows as `SparseRows`.
+
+        Dense blocks of rows are needed for reconstructions of all entries, by a network
+        that does not begin or end in a linear layer, on other devices than the CPU, and
+        for rows with large offsets or values, of which products would lose digits. They
+        take less time for a few rows.
+
+        Parameters
+        ----------
+        method : str
+            Name of a method, or ``"training"``.
+        rows : Rows
+        """
+        if not (rows.are_sparse and self._sparse_method(method)):
+            return False
+        if method != "training" and (
+            rows.n_entries <= BLOCK_ENTRIES
+            or len(rows) * MAX_UNITS_PER_ROW < self._widest_inner_layer
+        ):
+            return False
+        scaler = self.scaler
+        offset = scaler.shift / scaler.factor
+        return (
+            scaler.mean.device.type == "cpu"
+            and float(offset.abs().max()) <= MAX_OFFSET
+            and float(offset.square().mean()) <= MAX_MEAN_SQUARE
+            and bool(np.nanmax(np.abs(rows.X.data), initial=0) < self._largest_sparse)
+        )
+
+    def _sparse_method(self, method: str) -> bool:
+        """Whether a method can be computed from sparse rows, whatever their values."""
+        if self.loss.bounds is not None or not starts_linear(self.encoder):
+            return False
+        if method == "quantize" or (method == "encode" and not self.max_refinements):
+            return True
+        if method not in SPARSE_METHODS or self.noise is not None:
+            return False
+        if not isinstance(self.output, nn.Identity) or linear_end(self.decoder) is None:
+            return False
+        return (
+            method in ("encode", "row_squares", "residual_sums")
+            or not self.loss.depends_on_column
+            or (method == "row_error" and self.residual_scale is not None)
+        )
+
+    @property
+    def _largest_sparse(self) -> float:
+        """Bound of absolute values that are not cut off at `LIMIT` when scaled."""
+        return float(LIMIT / 2 * self.scaler.factor.min())
+
+    @property
+    def sparse_block_size(self) -> int:
+        """Number of sparse rows that are evaluated at once, outside of training steps.
+
+        Products of the weights are computed once per block, which is large therefore.
+        """
+        return max(1, 4 * BLOCK_ENTRIES // self._widest_inner_layer)
+
+    @property
+    def _widest_inner_layer(self) -> int:
+        """Largest number of values of a layer for one row, apart from input and output.
+
+        It is determined from the shapes of the weights.
+        """
+        n_features = len(self.scaler.mean)
+        widths = [
+            width
+            for parameter in self.parameters()
+            for width in parameter.shape
+            if width != n_features
+        ]
+        return max([self.bottleneck.n_values, *widths]) * self.n_members
+
+    def _densified(
+        self, target: Any, observed: Tensor | None
+    ) -> tuple[Any, Tensor | None]:
+        """Make sparse rows dense if a hook has been added to the network since."""
+        if isinstance(target, SparseRows) and not self._sparse_method("training"):
+            return target.dense()
+        return target, observed
+
     def forward(self, X: Tensor) -> Tensor:
         """Reconstruct rows of shape (n_samples, n_features)."""
         return self.scaler.unscale(self._mean(self.output(self.propagate(X).raw)))
@@ -217,7 +336,7 @@ class Autoencoder(nn.Module):
         With several members, codes here and in the methods below have the shape
         (n_samples, n_members, n_components).
         """
-        target, observed, _, H = self._encode(X)
+        target, observed, H = self._encode(X)
         Z = self.bottleneck(H)
         Z = self._refined(Z, target, observed, self.max_refinements)
         return self._rows_first(_to_finite(Z * self.code_factor, Z.dtype))
@@ -237,12 +356,13 @@ class Autoencoder(nn.Module):
         codes = self._members_first(codes.long())
         return self.decode(self._rows_first(self.bottleneck.look_up(codes)))
 
-    def propagate(self, X: Tensor) -> Propagation:
+    def propagate(self, X: Any) -> Propagation:
         """Run a forward pass without noise."""
-        target, observed, encoder_input, H = self._encode(X)
+        target, observed, H = self._encode(X)
         Z = self.bottleneck(H)
         Z = self._refined(Z, target, observed, self.max_refinements)
-        return Propagation(target, observed, encoder_input, H, self.decoder(Z), None)
+        raw = self._decoded(Z, target)
+        return Propagation(target, observed, target, H, raw, None)
 
     def propagate_in_training(
         self, batch: Batch, done: Tensor, corruption: nn.Module | None
@@ -265,19 +385,28 @@ class Autoencoder(nn.Module):
         -------
         Propagation
         """
-        target, observed, weight = batch
-        encoder_input = target
+        target, observed = self._densified(batch.target, batch.observed)
+        weight = batch.weight
+        target = encoder_input = self._in_memory_order(target)
         if corruption is not None:
             encoder_input = corruption(target)
             if observed is not None:  # missing entries remain the mean
                 encoder_input = torch.where(observed, encoder_input, target)
-        encoder_input = self._visible_part(encoder_input)
-        H = self.encoder(encoder_input)
+        H = self._run_encoder(encoder_input)
         Z, term = self.bottleneck.training_code(H, weight, done)
         if not self.training:
             max_iter = min(self.max_refinements, self.max_validation_refinements)
             Z = self._refined(Z, target, observed, max_iter)
-        return Propagation(target, observed, encoder_input, H, self.decoder(Z), term)
+        raw = self._decoded(Z, target)
+        return Propagation(target, observed, encoder_input, H, raw, term)
+
+    def _decoded(self, Z: Tensor, target: Any) -> Any:
+        """Decode codes; for sparse rows without the product of the last layer."""
+        if not isinstance(target, SparseRows):
+            return self.decoder(Z)
+        decoder = linear_end(self.decoder)
+        assert decoder is not None  # see `keeps_sparse`
+        return decoder(Z)
 
     def contributions(self, X: Tensor) -> Tensor:
         """Compute each entry's share of its row's error, (n_samples, n_features)."""
@@ -285,12 +414,14 @@ class Autoencoder(nn.Module):
         errors = self._errors(propagation) + EXCESS_WEIGHT * self.excess(X)
         return self._mean(observed_share(errors, propagation.observed))
 
-    def row_error(self, X: Tensor) -> Tensor:
+    def row_error(self, X: Any) -> Tensor:
         """Compute each row's mean error over its observed entries, (n_samples,).
 
         Some bottlenecks add a term of their own. It is in nats, and multiplied by the
         scale of the noise, as the log-likelihood is.
         """
+        if isinstance(X, SparseRows):
+            return self._sparse_row_error(X)
         propagation = self.propagate(X)
         errors = self._errors(propagation)
         term = self.bottleneck.score_term(propagation.H)
@@ -302,6 +433,89 @@ class Autoencoder(nn.Module):
         if term is not None:
             error = error + self.per_feature(term, propagation)
         return self._mean(error)
+
+    def _sparse_row_error(self, X: SparseRows) -> Tensor:
+        """Compute `row_error` of rows that remain sparse."""
+        propagation = self.propagate(X)
+        output, target = propagation.raw, propagation.target
+        is_distance = (
+            self.residual_scale is None
+            and self.loss.is_squared_distance
+            and output.suits_products
+        )
+        if is_distance:
+            total = squared_distances(output, target)
+        else:
+            total = summed_losses(self._block_errors, output, target)
+        error = total / target.n_observed
+        term = self.bottleneck.score_term(propagation.H)
+        if term is not None:
+            error = error + self.per_feature(term, propagation)
+        error = self._mean(error)
+        if not is_distance:
+            return error
+        # Of rows that are close to their reconstructions, products have too few digits.
+        is_near = total <= MIN_DISTANCE * compared_squares(output, target)
+        for near in _split(is_near.reshape(-1, len(X)).any(dim=0), self.widest_layer):
+            error[near] = self.row_error(X.take(near).dense()[0])
+        return error
+
+    def _block_errors(self, block: FeatureBlock) -> Tensor:
+        """Return what `_errors` returns, for some features."""
+        if self.residual_scale is None:
+            return self._block_losses(block)
+        scale = self.residual_scale[..., block.where]
+        return ((block.target - block.raw).abs() / scale).log1p()
+
+    def _block_losses(self, block: FeatureBlock) -> Tensor:
+        """Return the losses of the entries of some features."""
+        return self.loss.elementwise(block.target.expand_as(block.raw), block.raw)
+
+    def residual_sums(self, X: SparseRows, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum the absolute residuals of each feature over its observed entries.
+
+        Parameters
+        ----------
+        X : SparseRows of shape (n_samples, n_features)
+        weight : Tensor of shape (n_samples,)
+            Weights of the rows.
+
+        Returns
+        -------
+        total, count : Tensor of shape (n_features,) or (n_members, n_features)
+            Weighted sums of the residuals in the scaled space, and of ones.
+        """
+        propagation = self.propagate(X)
+        output, target = propagation.raw, propagation.target
+        total, count = torch.zeros_like(output.bias), torch.zeros_like(output.bias)
+        for where, entries, observed, raw in feature_blocks(output, target):
+            residuals = (entries - raw).abs()
+            if observed is None:
+                count[..., where] = weight.sum()
+            else:
+                residuals = torch.where(observed, residuals, 0)
+                count[..., where] = weight @ observed.to(weight)
+            total[..., where] = weight @ residuals
+        return total, count
+
+    def row_squares(self, X: SparseRows) -> Tensor:
+        """Compute what the explained variance of sparse rows compares, (n_samples, 3).
+
+        The squared distances of each row to its reconstruction and to the mean, in the
+        units of the data, and the squares of which the first is a difference.
+        """
+        propagation = self.propagate(X)
+        output, target = propagation.raw, propagation.target
+        metric = self.scaler.factor.to(target.dtype)
+        mean = LinearOutput(
+            output.F.new_zeros(len(target), 1),
+            output.weight.new_zeros(len(metric), 1),
+            self.scaler.scaled_mean,
+        )
+        distances = squared_distances(output, target, metric)
+        total = squared_distances(mean, target, metric)
+        compared = compared_squares(output, target, metric)
+        return torch.stack([distances, total, compared], dim=1)
 
     def excess(self, X: Tensor) -> Tensor:
         """Compute the distance of each entry to the range of values that are possible.
@@ -325,41 +539,58 @@ class Autoencoder(nn.Module):
             residuals = torch.where(propagation.observed, residuals, torch.nan)
         return self._rows_first(residuals)
 
-    def losses(self, propagation: Propagation) -> Tensor:
-        """Return the loss of each entry, of shape (n_samples, n_features)."""
+    def losses(self, propagation: Propagation) -> Tensor | None:
+        """Return the loss of each entry, of shape (n_samples, n_features).
+
+        None for sparse rows, of which only the mean over a row is computed.
+        """
+        if isinstance(propagation.target, SparseRows):
+            return None
         target, raw = propagation.target, propagation.raw
         return self.loss.elementwise_from_raw(target.expand_as(raw), raw, self.output)
 
-    def mean_training_loss(self, losses: Tensor, propagation: Propagation) -> Tensor:
+    def mean_training_loss(
+        self, losses: Tensor | None, propagation: Propagation
+    ) -> Tensor:
         """Compute what training minimises, a mean over observed entries, (n_samples,).
 
         This is the loss, or with `noise`, the negative log-likelihood in nats.
         """
+        if losses is None:
+            target, output = propagation.target, propagation.raw
+            if self.loss.is_squared_distance and output.suits_products:
+                total = squared_distances(output, target)
+            else:
+                total = summed_losses(self._block_losses, output, target)
+            return total / target.n_observed
         if self.noise is not None:
             losses = self.noise.negative_log_likelihood(losses)
         return observed_mean(losses, propagation.observed)
 
     def per_feature(self, term: Tensor, propagation: Propagation) -> Tensor:
         """Divide each row's term by its number of observed entries, as in its loss."""
+        if isinstance(propagation.target, SparseRows):
+            return term / propagation.target.n_observed
         if propagation.observed is None:
             return term / propagation.target.shape[1]
-        return term / count_observed(propagation.observed).squeeze(1)
+        return term / count_observed(propagation.observed).squeeze(-1)
 
     def _errors(self, propagation: Propagation) -> Tensor:
         """Return log(1 + |x - x_hat| / residual_scale) of each entry, or its loss."""
         if self.residual_scale is None:
-            return self.losses(propagation)
+            losses = self.losses(propagation)
+            assert losses is not None  # the rows are dense
+            return losses
         return (self._absolute_residuals(propagation) / self.residual_scale).log1p()
 
     def _absolute_residuals(self, propagation: Propagation) -> Tensor:
         return (propagation.target - self.output(propagation.raw)).abs()
 
-    def _encode(self, X: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Return target, observed, encoder_input and H, as in `Propagation`."""
+    def _encode(self, X: Any) -> tuple[Any, Tensor | None, Tensor]:
+        """Return target, observed and H, as in `Propagation`."""
         target, observed = self.scaler(X)
-        target = self._within_range(target)
-        encoder_input = self._visible_part(target)
-        return target, observed, encoder_input, self.encoder(encoder_input)
+        target = self._in_memory_order(self._within_range(target))
+        return target, observed, self._run_encoder(target)
 
     def _within_range(self, scaled: Tensor) -> Tensor:
         """Replace values beyond the range of the loss by the nearest one in it."""
@@ -370,24 +601,78 @@ class Autoencoder(nn.Module):
         return torch.where(bounded.to(scaled.device), clipped, scaled)
 
     def _refined(
-        self, Z: Tensor, target: Tensor, observed: Tensor | None, max_iter: int
+        self, Z: Tensor, target: Any, observed: Tensor | None, max_iter: int
     ) -> Tensor:
-        """Return codes whose reconstructions are closer to the target."""
+        """Return codes whose reconstructions are closer to the target.
+
+        The codes and the rows of several networks have a first axis of the same length.
+        """
         if not max_iter:
             return Z
+        if isinstance(target, SparseRows):
+            return self._refined_sparse(Z, target, max_iter)
+        shape = Z.shape
+        decode, output = as_function(self.decoder), as_function(self.output)
 
         def generate(Z: Tensor) -> Tensor:
-            return self.output(self.decoder(Z))
+            codes = Z.reshape(shape) if len(shape) > 2 else Z
+            return output(decode(codes)).flatten(0, -2)
 
-        return refine(generate, Z, target, observed, max_iter)
+        Z, target = Z.flatten(0, -2), target.flatten(0, -2)
+        if observed is not None:
+            observed = observed.flatten(0, -2)
+        is_stack = len(shape) > 2
+        refined = refine(generate, Z, target, observed, max_iter, all_at_once=is_stack)
+        return refined.reshape(shape)
+
+    def _refined_sparse(self, Z: Tensor, target: SparseRows, max_iter: int) -> Tensor:
+        """Refine codes in the space of the inputs of the last layer.
+
+        Rows with missing entries, each of which has a space of its own, are refined as
+        dense rows.
+        """
+        decoder = linear_end(self.decoder)
+        assert decoder is not None  # see `keeps_sparse`
+        _, weight, bias = decoder(Z[:1])
+        projection = Projection.of(weight, bias, target)
+
+        def generate(Z: Tensor) -> Tensor:
+            return projection.generate(decoder(Z).F)
+
+        Z = Z.clone()
+        n_values = 1 + self.n_components  # a value and its derivatives
+        for part in _split(~target.has_missing, self._widest_inner_layer * n_values):
+            projected = projection.target[part].to(Z.dtype)
+            Z[part] = refine(generate, Z[part], projected, None, max_iter)
+        for part in _split(target.has_missing, self.widest_layer * n_values):
+            Z[part] = self._refined(Z[part], *target.take(part).dense(), max_iter)
+        return Z
 
     def encoder_input(self, X: Tensor) -> Tensor:
         """Return the input of the encoder for rows in the units of the data."""
-        return self._visible_part(self.scaler(X)[0])
+        return self.visible_part(self.scaler(X)[0])
 
     # Members
 
-    def _visible_part(self, X: Tensor) -> Tensor:
+    def _run_encoder(self, X: Any) -> Tensor:
+        """Return the encoder's output for scaled rows, with the members first."""
+        if self.visible is None:
+            return self.encoder(X)
+        if isinstance(X, SparseRows):
+            return self.encoder(self.visible_part(X))
+        hidden = None if self.has_zero_mean else self.scaler.scaled_mean
+        return encode_visible(self.encoder, X, self.visible, hidden)
+
+    def _in_memory_order(self, X: Any) -> Any:
+        """Return scaled rows in the memory order of the reconstructions of members.
+
+        Elementwise operations of tensors of different orders are slow.
+        """
+        if self.visible is None or isinstance(X, SparseRows):
+            return X
+        return X.mT.contiguous().mT
+
+    def visible_part(self, X: Any) -> Any:
         """Replace the features hidden from each member by their mean.
 
         Scaled rows of shape (n_samples, n_features) become (n_members, n_samples,
@@ -395,6 +680,8 @@ class Autoencoder(nn.Module):
         """
         if self.visible is None:
             return X
+        if isinstance(X, SparseRows):
+            return X.visible_to(self.visible, self.scaler.scaled_mean)
         return torch.where(self.visible, X, self.scaler.scaled_mean)
 
     def _mean(self, values: Tensor) -> Tensor:
@@ -406,6 +693,17 @@ class Autoencoder(nn.Module):
 
     def _members_first(self, values: Tensor) -> Tensor:
         return values if self.visible is None else values.movedim(1, 0)
+
+
+@contextmanager
+def without_refinement(module: Autoencoder) -> Iterator[None]:
+    """Context in which a module does not refine codes."""
+    n_steps = module.max_refinements
+    module.max_refinements = 0
+    try:
+        yield
+    finally:
+        module.max_refinements = n_steps
 
 
 class Scaler(nn.Module):
@@ -434,9 +732,7 @@ class Scaler(nn.Module):
         # Has the type of the network's weights, also after a cast.
         self.register_buffer("unit", torch.ones(()))
 
-    def forward(
-        self, X: Tensor, *, overwrite: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, X: Any, *, overwrite: bool = False) -> tuple[Any, Tensor | None]:
         """Scale rows and replace their missing entries.
 
         Parameters
@@ -451,8 +747,11 @@ class Scaler(nn.Module):
         scaled : Tensor of shape (n_samples, n_features)
             Scaled rows.
         observed : Tensor of bool of shape (n_samples, n_features) or None
-            False where an entry is missing; None if none is.
+            False where an entry is missing; None if none is, and for `SparseRows`,
+            which remain sparse.
         """
+        if isinstance(X, SparseRows):
+            return X.scaled(self.shift, self.factor, self.scaled_mean), None
         scaled = self.scale(X, out=X if overwrite else None).clamp_(-LIMIT, LIMIT)
         if not scaled.sum().isnan():  # one pass, enough for most tables
             return scaled, None
@@ -493,6 +792,21 @@ class Scaler(nn.Module):
     def unscale(self, X: Tensor) -> Tensor:
         """Map from the scaled space to the units of the data."""
         return _to_finite(X * self.factor + self.shift, X.dtype)
+
+
+def _split(is_selected: Tensor, n_values: int) -> tuple[Tensor, ...]:
+    """Return the positions of rows, in blocks that may be dense.
+
+    Parameters
+    ----------
+    is_selected : Tensor of bool of shape (n_rows,)
+    n_values : int
+        Number of values held at a time for one row.
+    """
+    positions = is_selected.nonzero()[:, 0]
+    if not len(positions):
+        return ()
+    return positions.split(max(1, BLOCK_ENTRIES // n_values))
 
 
 def _to_finite(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from skae._generator import isolated_generator
 from skae._module import Autoencoder
 from skae._processor import torch_threads_for
 from skae._rows import BLOCK_ENTRIES, Rows
+from skae._sparse import SparseRows
 
 # Entries of a layer's output in prediction on a GPU, which needs larger blocks than a
 # CPU to be fully used.
@@ -55,18 +57,71 @@ def evaluate_blocks(
     values : ndarray of shape (n_block, ...)
     """
     device = module.scaler.mean.device
+    for where, X in _blocks(module, method, rows):
+        # The contexts end before `yield`, so that they do not affect the caller's code.
+        with (
+            torch.inference_mode(),
+            torch_threads_for(len(X) * module.work_per_row),
+            isolated_generator(module.draws_globally, 0, device),
+        ):
+            values = getattr(module, method)(X).cpu().numpy()
+        yield where, values
+
+
+def sum_residuals(module: Autoencoder, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Sum the absolute residuals of each feature over its observed entries.
+
+    Parameters
+    ----------
+    module : Autoencoder
+        In float64.
+    rows : Rows
+        Rows in the units of the data.
+
+    Returns
+    -------
+    total, weight : ndarray of shape (n_features,) or (n_members, n_features)
+        Weighted sums of the residuals, in the scaled space, and of ones.
+    """
+    total: Any = 0.0
+    weight: Any = 0.0
+    if module.keeps_sparse("residual_sums", rows):
+        for where, X in _sparse_blocks(module, rows):
+            given = torch.from_numpy(np.array(rows.weight[where]))
+            with torch.inference_mode(), torch_threads_for(len(X) * module.work):
+                added, counted = module.residual_sums(X, given.to(module.scaler.unit))
+            total = total + added.numpy()
+            weight = weight + counted.numpy()
+        return total, weight
+    for where, residuals in evaluate_blocks(module, "residuals", rows):
+        w = rows.weight[where].reshape(-1, *[1] * (residuals.ndim - 1))
+        total = total + np.nansum(w * residuals, axis=0)
+        weight = weight + np.sum(w * ~np.isnan(residuals), axis=0)
+    return total, weight
+
+
+def _blocks(
+    module: Autoencoder, method: str, rows: Rows
+) -> Iterator[tuple[slice, torch.Tensor | SparseRows]]:
+    """Iterate over blocks of rows, which remain sparse if the method takes them."""
+    if module.keeps_sparse(method, rows):
+        yield from _sparse_blocks(module, rows)
+        return
+    device = module.scaler.mean.device
     entries = BLOCK_ENTRIES if device.type == "cpu" else DEVICE_ENTRIES
     for where, block in rows.blocks(max(1, entries // module.values_per_row)):
         # `from_numpy` needs memory that is writable and has no negative strides.
         X = torch.from_numpy(np.require(block, requirements=["C", "W"]))
-        # The contexts end before `yield`, so that they do not affect the caller's code.
-        with (
-            torch.inference_mode(),
-            torch_threads_for(len(block) * module.work_per_row),
-            isolated_generator(module.draws_globally, 0, device),
-        ):
-            values = getattr(module, method)(X.to(device)).cpu().numpy()
-        yield where, values
+        yield where, X.to(device)
+
+
+def _sparse_blocks(
+    module: Autoencoder, rows: Rows
+) -> Iterator[tuple[slice, SparseRows]]:
+    size = module.sparse_block_size
+    for start in range(0, len(rows), size):
+        where = slice(start, min(start + size, len(rows)))
+        yield where, SparseRows.from_csr(rows.stored(where))
 
 
 def score_rows(module: Autoencoder, rows: Rows) -> np.ndarray:

@@ -10,12 +10,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from skae._compat import get_precision, is_any_autocast_enabled, set_precision
 
@@ -228,11 +228,14 @@ def threads_for(work: float, n_threads: int | str = "auto") -> Iterator[None]:
         n_threads = 1
     elif n_threads == "auto":
         n_threads = before if work > SMALL_WORK else 1
-    if n_threads == before and not _PROCESS.is_forked:
+    with _pools().limit(limits=n_threads), torch_threads(int(n_threads)):
         yield
-        return
-    with threadpool_limits(n_threads), torch_threads(int(n_threads)):
-        yield
+
+
+@cache
+def _pools() -> ThreadpoolController:
+    """Return the thread pools of BLAS and OpenMP; to find them takes milliseconds."""
+    return ThreadpoolController()
 
 
 @contextmanager
@@ -256,6 +259,9 @@ def torch_threads_for(work: float) -> Iterator[None]:
 def torch_threads(n_threads: int) -> Iterator[None]:
     """Context in which PyTorch uses a number of threads in the present thread."""
     before = torch.get_num_threads()
+    if n_threads == before:
+        yield
+        return
     torch.set_num_threads(n_threads)
     try:
         yield

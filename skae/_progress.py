@@ -24,20 +24,12 @@ class Progress(Callback):
     verbose : int
         1 shows a bar if standard error is a terminal, otherwise about
         `MAX_LINES` lines on standard output; above 1, a line for each epoch.
-    name : str, default=""
-        Name of the training, if there are several.
     interruption : Interruption, default=None
         Records whether the user has pressed Ctrl-C.
     """
 
-    def __init__(
-        self,
-        verbose: int,
-        name: str = "",
-        interruption: Interruption | None = None,
-    ):
+    def __init__(self, verbose: int, interruption: Interruption | None = None):
         self.verbose = verbose
-        self.name = name
         self.interruption = interruption
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
@@ -45,9 +37,7 @@ class Progress(Callback):
         self.start_ = time.perf_counter()
         self.first_epoch_ = len(net.history)
         if self.verbose == 1 and sys.stderr.isatty():
-            self.bar_ = tqdm(
-                total=net.max_epochs, unit="epoch", desc=self.name or "Training"
-            )
+            self.bar_ = tqdm(total=net.max_epochs, unit="epoch", desc="Training")
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         losses = {"loss": net.history[-1, "train_loss"]}
@@ -80,5 +70,4 @@ class Progress(Callback):
         remaining = elapsed / done * (total - done)
         values = "  ".join(f"{name} {value:.5g}" for name, value in losses.items())
         left = f"remaining {remaining:.1f} s"
-        name = f"{self.name}, " if self.name else ""
-        print(f"{name}epoch {done}/{total}  {values}  {left}", flush=True)
+        print(f"epoch {done}/{total}  {values}  {left}", flush=True)

@@ -31,6 +31,12 @@ BLOCK_ENTRIES = 2**19
 MAX_SAMPLE, MIN_SAMPLE = 1000, 50
 MAX_SAMPLE_ENTRIES = 2**20
 
+# Smallest number of columns, and largest share of stored entries, of a sparse table
+# whose rows are not made dense in training and prediction. In other tables the dense
+# products of a block take less time, and give the same numbers as for a dense table.
+MIN_SPARSE_WIDTH = 2048
+MAX_SPARSE_DENSITY = 0.05
+
 
 def sample_size(n_features: int) -> int:
     """Return the number of rows from which a property of all rows is estimated."""
@@ -74,10 +80,24 @@ class Rows:
         """Number of entries, those included that a sparse table does not store."""
         return len(self) * self.n_features
 
+    @property
+    def are_sparse(self) -> bool:
+        """Whether dense blocks of the rows would take more time than the entries."""
+        X = self.X
+        return (
+            sparse.issparse(X)
+            and self.n_features >= MIN_SPARSE_WIDTH
+            and X.nnz <= MAX_SPARSE_DENSITY * X.shape[0] * self.n_features
+        )
+
     def dense(self, where: slice | np.ndarray) -> np.ndarray:
         """Return the rows at these positions, as a dense array in the type of `X`."""
         block = self.X[where if self.index is None else self.index[where]]
         return block.toarray() if sparse.issparse(block) else np.asarray(block)
+
+    def stored(self, where: slice | np.ndarray) -> Any:
+        """Return the rows of a sparse table at these positions, as a CSR matrix."""
+        return self.X[where if self.index is None else self.index[where]]
 
     def take(self, where: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Return the rows at these positions, as `dense` does, in `out` if possible.
@@ -217,11 +237,15 @@ class Batch(NamedTuple):
         True where an entry is not missing; None if none is.
     weight : Tensor of shape (n_rows,)
         A single number, expanded, if all rows of the table have the same weight.
+    fold_weight : Tensor of shape (n_rows, n_folds) or None
+        Weights in the training of the network of each fold, 0 for its held-out rows;
+        None unless early stopping is cross-validated.
     """
 
     target: Tensor
     observed: Tensor | None
     weight: Tensor
+    fold_weight: Tensor | None = None
 
     def split(self, sizes: list[int]) -> Iterator[Batch]:
         """Return an iterator over consecutive batches of these sizes."""
@@ -230,23 +254,29 @@ class Batch(NamedTuple):
 
     @property
     def n_rows(self) -> int:
-        return self.weight.shape[0]
+        return self.weight.shape[-1]
 
     def select(self, order: Tensor) -> Batch:
         """Return the rows at these positions."""
-        observed = None if self.observed is None else _select(self.observed, order)
-        return Batch(_select(self.target, order), observed, _select(self.weight, order))
+        parts = (None if t is None else _select(t, order) for t in self)
+        return Batch(*parts)  # type: ignore[arg-type]
 
     def clone(self) -> Batch:
         """Return a copy with its own memory."""
-        observed = None if self.observed is None else self.observed.clone()
-        return Batch(self.target.clone(), observed, self.weight.clone())
+        parts = (None if t is None else _clone(t) for t in self)
+        return Batch(*parts)  # type: ignore[arg-type]
 
 
 def _select(tensor: Tensor, order: Tensor) -> Tensor:
     if is_expanded(tensor):
         return tensor[:1].expand(len(order))
     return tensor.index_select(0, order)
+
+
+def _clone(tensor: Tensor) -> Tensor:
+    if is_expanded(tensor):
+        return tensor[:1].clone().expand(len(tensor))
+    return tensor.clone()
 
 
 def is_expanded(tensor: Tensor) -> bool:

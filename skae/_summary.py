@@ -9,7 +9,7 @@ from scipy import sparse
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.sparsefuncs import min_max_axis
 
-from skae._rows import Rows
+from skae._rows import MAX_CANONICAL_ROWS, Rows
 
 # Largest number of rows for which the rounding error of a variance is estimated. With a
 # total weight of 1e16, every feature would otherwise count as constant.
@@ -90,16 +90,29 @@ class Summary(NamedTuple):
             merged[only_own] = own[only_own]
             merged[only_other] = others[only_other]
         low, high = np.fmin(self.low, other.low), np.fmax(self.high, other.high)
-        # As in StandardScaler: a variance within the rounding error is zero.
-        eps = np.finfo(np.float64).eps
-        n_rows = np.minimum(weight, MAX_ROUNDED)
-        rounding = n_rows * eps * variance + (n_rows * mean * eps) ** 2
-        is_finite = np.isfinite(variance)
-        is_constant = (low == high) | (is_finite & (variance <= rounding))
-        variance[is_constant] = 0
-        has_no_scale = is_constant | np.isposinf(variance)
-        deviation = np.where(has_no_scale, 1, np.sqrt(variance))
-        return Summary(weight, mean, variance, deviation, low, high)
+        return _without_rounding(weight, mean, variance, low, high)
+
+
+def _without_rounding(
+    weight: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> Summary:
+    """Return statistics in which a variance within the rounding error is zero.
+
+    The rule is that of StandardScaler. `variance` is changed.
+    """
+    eps = np.finfo(np.float64).eps
+    n_rows = np.minimum(weight, MAX_ROUNDED)
+    rounding = n_rows * eps * variance + (n_rows * mean * eps) ** 2
+    is_finite = np.isfinite(variance)
+    is_constant = (low == high) | (is_finite & (variance <= rounding))
+    variance[is_constant] = 0
+    has_no_scale = is_constant | np.isposinf(variance)
+    deviation = np.where(has_no_scale, 1, np.sqrt(variance))
+    return Summary(weight, mean, variance, deviation, low, high)
 
 
 def summarize(rows: Rows, *, find_binary: bool = False) -> Summary:
@@ -112,6 +125,10 @@ def summarize(rows: Rows, *, find_binary: bool = False) -> Summary:
     find_binary : bool, default=False
         Whether to compute `is_binary`.
     """
+    if rows.is_uniform and not find_binary and len(rows) > MAX_CANONICAL_ROWS:
+        summary = _summarize_complete(rows)
+        if summary is not None:
+            return summary
     low = np.full(rows.n_features, np.nan)
     high = low.copy()
     is_binary = np.ones(rows.n_features, dtype=bool) if find_binary else None
@@ -151,6 +168,39 @@ def summarize(rows: Rows, *, find_binary: bool = False) -> Summary:
         high,
         is_binary,
     )
+
+
+def _summarize_complete(rows: Rows) -> Summary | None:
+    """Compute the statistics of many rows without weights or missing entries.
+
+    It reads a block half as often as `StandardScaler`, which allows for both.
+
+    Returns
+    -------
+    summary : Summary or None
+        None if an entry is missing or a statistic is not finite.
+    """
+    if sparse.issparse(rows.X):
+        return None
+    # Differences from a row: the mean of a constant feature is then exact.
+    origin = rows.dense(slice(0, 1)).astype(np.float64)
+    summary: Summary | None = None
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _, block in rows.blocks(max(1, CACHED_ENTRIES // rows.n_features)):
+            low, high = block.min(axis=0), block.max(axis=0)
+            centered = block - origin
+            mean = centered.mean(axis=0)
+            centered -= mean
+            variance = np.square(centered, out=centered).mean(axis=0)
+            if not np.isfinite(variance).all():
+                return None
+            weight = np.full(len(mean), float(len(block)))
+            low, high = low.astype(np.float64), high.astype(np.float64)
+            added = _without_rounding(weight, mean + origin[0], variance, low, high)
+            summary = added if summary is None else summary.merged(added)
+    assert summary is not None  # there are many rows
+    mean = np.where(summary.variance == 0, summary.low, summary.mean)
+    return summary._replace(mean=mean)
 
 
 def weighted_median(values: np.ndarray, weight: np.ndarray) -> float:

@@ -182,7 +182,7 @@ def _find_break(
     if scale <= 0 or len(candidates) == 0:
         return None
     with np.errstate(over="ignore"):
-        excess = np.minimum((errors - errors[middle]) / scale, MAX_EXCESS)
+        excess = ((errors - errors[middle]) / scale).clip(-MAX_EXCESS, MAX_EXCESS)
     exposure = np.append(0, np.cumsum(beyond[:-1] * np.diff(excess)))
     n_before = candidates - middle
     before = exposure[candidates] - exposure[middle]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -16,23 +14,25 @@ from skae._build import (
     Start,
     build_plan,
     build_start,
+    choose_recipe,
     join_members,
-    starts_at_pca,
 )
 from skae._callbacks import Task
 from skae._convergence import find_warnings
 from skae._generator import isolated_generator
 from skae._job import Job, LossCurves, ResidualSums, Trained, TrainingScores
-from skae._prediction import evaluate, evaluate_blocks, score_rows
+from skae._prediction import evaluate, score_rows, sum_residuals
 from skae._processor import flushed_denormals, matmul_precision, threads_for
 from skae._progress import Progress
+from skae._span import reduced
 from skae._summary import Summary, weighted_median
-from skae._user_callbacks import check_trainings, copies, prints_history
+from skae._user_callbacks import check_training, copies, prints_history
 from skae.engine.interrupt import Interruption
 from skae.engine.judge import Judgement
 from skae.engine.net import INTERNAL, AutoencoderNet, without_batches
+from skae.engine.networks import Split
 from skae.engine.plan import Plan
-from skae.engine.trainer import OptimizerState, Split, Trainer
+from skae.engine.trainer import OptimizerState, Trainer
 
 # Up to this number of distinct rows, early stopping is cross-validated: on seven small
 # tables (80 to 442 rows, one to five components) five folds removed about .05 more of
@@ -45,6 +45,10 @@ N_FOLDS = 5
 # deviations of the feature: the mean is 0 if a feature is reproduced exactly, such as a
 # constant.
 MIN_RESIDUAL = 1e-3
+
+# Number of rows from which the mean residuals are computed. The relative standard error
+# of the mean of so many residuals is about half a percent.
+MAX_RESIDUAL_ROWS = 2**15
 
 # Upper bound of the weight, in the mean residuals and in the scores for the threshold,
 # of all rows before the last `partial_fit`: their residuals and scores were those of a
@@ -61,7 +65,7 @@ MAX_RECORDED = 8192
 
 # Number of training rows whose scores give the median score of a transformer, in `fit`
 # and in each `partial_fit`.
-MAX_MEDIAN_ROWS = 1000
+MAX_MEDIAN_ROWS = 256
 MAX_PARTIAL_MEDIAN_ROWS = 32
 
 
@@ -116,60 +120,72 @@ def train(job: Job, task: Task, interruption: Interruption) -> Trained:
     draws_globally = job.parts.network.draws_globally
     with isolated_generator(draws_globally, job.seed, job.device):
         with interruption.allowed():
-            splits = split_rows(job)
-            check_trainings(
-                job.settings.callbacks,
-                n_folds=len(splits),
-                has_held_out_rows=splits[0].held_out is not None,
-            )
-            start = build_start(job)
-        if len(splits) > 1:
-            training = _train_by_folds(job, start, splits, task, interruption)
-        else:
-            training = _train_once(job, start, splits[0], task, interruption)
+            is_judged = split_rows(job).is_judged
+            check_training(job.settings.callbacks, has_held_out_rows=is_judged)
+            trained_job = reduced(job)
+            split = split_rows(trained_job)
+            start = build_start(trained_job)
+        training = _train_network(trained_job, start, split, task, interruption)
     is_addition = job.is_partial or job.n_kept > 0
     if is_addition and interruption.requested and not training.epochs:
         raise KeyboardInterrupt  # the estimator remains as it was
-    trained = _finish(job, training)
+    trained = _finish(trained_job, training)
     if not (job.is_partial or interruption.requested):
         trained = replace(trained, warnings=find_warnings(job, trained))
     return trained
 
 
 def max_subtasks(job: Job) -> int:
-    """Upper bound on the number of subtasks of a fit: trainings or epochs."""
-    splits = split_rows(job)
-    if len(splits) > 1:
-        return len(splits) + 1
-    return _plan(job, splits[0]).max_epochs
+    """Upper bound on the number of subtasks of a fit, its epochs."""
+    return _plan(job, split_rows(job)).max_epochs
 
 
 # Held-out rows
 
 
-def split_rows(job: Job) -> list[Split]:
-    """Split rows into training and held-out rows, once or once for each fold."""
+def split_rows(job: Job) -> Split:
+    """Split rows into training and held-out rows, or into folds."""
     rows, settings = job.rows, job.settings
     n_rows = len(rows)
     early_stopping = settings.early_stopping
     if early_stopping == "auto":
         early_stopping = n_rows >= 2
     if job.is_partial or not early_stopping:
-        return [Split(rows.normalised(), None)]
+        return Split(rows.normalised(_drawn(job, _max_rows(job))), None)
     order = np.arange(n_rows, dtype=np.int32)
     np.random.default_rng([job.split_seed, 0]).shuffle(order)
-    n_held_out = min(math.ceil(settings.validation_fraction * n_rows), n_rows - 1)
-    held_out = [order[:n_held_out]]
     is_automatic = settings.early_stopping == "auto" and not job.is_resumed
     if is_automatic and n_rows <= MAX_CROSS_VALIDATED:
-        held_out = np.array_split(order, min(N_FOLDS, n_rows))
-    return [
-        Split(
-            rows.normalised(np.setdiff1d(order, part)),
-            rows.normalised(np.sort(part)),
-        )
-        for part in held_out
-    ]
+        fold = np.empty(n_rows, dtype=np.intp)
+        for i, part in enumerate(np.array_split(order, min(N_FOLDS, n_rows))):
+            fold[part] = i
+        return Split(rows.normalised(), None, fold)
+    n_held_out = min(math.ceil(settings.validation_fraction * n_rows), n_rows - 1)
+    is_held_out = np.zeros(n_rows, dtype=bool)
+    is_held_out[order[:n_held_out]] = True
+    parts = (np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))
+    train, held_out = (rows.normalised(part.astype(order.dtype)) for part in parts)
+    return Split(train, held_out)
+
+
+def _max_rows(job: Job) -> float:
+    """Return the number of rows that a training without held-out rows reads."""
+    settings, defaults = job.settings, job.defaults
+    if job.is_partial or settings.max_epochs != "auto" or not defaults.samples_rows:
+        return math.inf
+    recipe = choose_recipe(job)
+    batch_size = settings.batch_size
+    if isinstance(batch_size, str):
+        batch_size = recipe.auto_batch_size(len(job.rows))
+    return recipe.n_steps * batch_size
+
+
+def _drawn(job: Job, n_rows: float) -> np.ndarray | None:
+    """Return the positions of rows drawn at random; None if there are no more rows."""
+    if len(job.rows) <= n_rows:
+        return None
+    rng = np.random.default_rng([job.split_seed, 1])
+    return np.sort(rng.choice(len(job.rows), int(n_rows), replace=False))
 
 
 def _plan(job: Job, split: Split) -> Plan:
@@ -177,40 +193,18 @@ def _plan(job: Job, split: Split) -> Plan:
     if job.is_partial and job.earlier is not None:
         # The batch size and the learning rate are the same for all pieces.
         n_rows = job.earlier.n_rows
-    return build_plan(job, n_rows, early_stopping=split.held_out is not None)
+    return build_plan(job, n_rows, early_stopping=split.is_judged)
 
 
-# Trainings
+# The training
 
 
-def _train_once(
-    job: Job,
-    start: Start,
-    split: Split,
-    task: Task,
-    interruption: Interruption,
-    *,
-    max_epochs: int | None = None,
-    name: str = "",
-    expected: Sequence[dict[str, Any]] = (),
+def _train_network(
+    job: Job, start: Start, split: Split, task: Task, interruption: Interruption
 ) -> TrainingRun:
-    """Train a network on one split of the rows.
-
-    Parameters
-    ----------
-    start : Start
-        Trained in place.
-    max_epochs : int, default=None
-        Number of epochs; None means that of the plan.
-    name : str, default=""
-        Name of this training in the progress output, if there are several.
-    expected : sequence of dict, default=()
-        See `Trainer`.
-    """
+    """Train a network, the module of `start`, in place."""
     earlier, settings = job.earlier, job.settings
     plan = _plan(job, split)
-    if max_epochs is not None:
-        plan = plan._replace(max_epochs=max_epochs)
     history, best_epoch = _earlier_epochs(job)
     with interruption.allowed():
         module, objective = start
@@ -219,14 +213,14 @@ def _train_once(
             module,
             objective=objective,
             plan=plan,
-            callbacks=_callbacks(job, task, interruption, current_model, name),
+            callbacks=_callbacks(job, task, interruption, current_model),
             device=str(job.device),
             history=history,
             best_epoch=best_epoch,
             verbose=max(int(settings.verbose), prints_history(settings.callbacks)),
         )
         state = earlier.optimizer if earlier and job.is_partial else None
-        trainer = Trainer(net, split, job.seed, interruption, state, expected)
+        trainer = Trainer(net, split, job.seed, interruption, state)
     with (
         threads_for(plan.batch_size * module.work, settings.n_threads),
         flushed_denormals(),
@@ -253,9 +247,8 @@ def _callbacks(
     task: Task,
     interruption: Interruption,
     current_model: Any,
-    name: str,
 ) -> list:
-    """Return the callbacks of one training, in the order in which they are called.
+    """Return the callbacks of the training, in the order in which they are called.
 
     The first notifies scikit-learn's callbacks, the last shows the progress.
     """
@@ -265,138 +258,9 @@ def _callbacks(
         callbacks.append((INTERNAL + "observer", observer))
     callbacks.extend(copies(job.settings.callbacks))
     if job.settings.verbose:
-        progress = Progress(int(job.settings.verbose), name, interruption)
+        progress = Progress(int(job.settings.verbose), interruption)
         callbacks.append((INTERNAL + "progress", progress))
     return callbacks
-
-
-def _train_by_folds(
-    job: Job,
-    start: Start,
-    splits: Sequence[Split],
-    task: Task,
-    interruption: Interruption,
-) -> TrainingRun:
-    """Cross-validate early stopping, then train the returned network on all rows.
-
-    The number of epochs is the mean of the best numbers of epochs of the folds. If the
-    initial network is a PCA, it is returned if the mean gain over the held-out rows of
-    all folds is not significant, or if the last network does not reconstruct the
-    training rows better. After Ctrl-C, the network of the fold with the largest mean
-    gain is returned.
-    """
-    folds: list[TrainingRun] = []
-    try:
-        for i, split in enumerate(splits, start=1):
-            fold = task.subtask("fold", _plan(job, split).max_epochs)
-            name = f"fold {i} of {len(splits)}"
-            training = _train_once(
-                job, start.copy(), split, fold, interruption, name=name
-            )
-            folds.append(training)
-            stop_requested = False
-            if not interruption.requested:
-                stop_requested = fold.end(partial(_finish, job, training))
-            if interruption.requested:  # in the training, or in a callback
-                return _best_fold(folds)
-            if stop_requested:
-                break
-    except KeyboardInterrupt:  # between two trainings
-        if not folds:
-            raise
-        interruption.requested = True
-        return _best_fold(folds)
-    judgement = _combined([fold.judgement for fold in folds if fold.judgement])
-    epochs = _mean_epochs([fold.epochs for fold in folds])
-    if starts_at_pca(job.parts, job.settings.init) and not judgement.is_significant:
-        settings = folds[-1].net.state["settings"]
-        net = AutoencoderNet.restored(start.module, *_earlier_epochs(job), settings)
-        net.callbacks_ = folds[-1].net.callbacks_
-        return TrainingRun(net, epochs, judgement)
-    all_rows = Split(job.rows.normalised(), None)
-    n_epochs = max(1, round(judgement.n_epochs))
-    last = task.subtask("all-rows", n_epochs)
-    try:
-        training = _train_once(
-            job,
-            start,
-            all_rows,
-            last,
-            interruption,
-            max_epochs=n_epochs,
-            name="all rows",
-            expected=epochs,
-        )
-    except KeyboardInterrupt:
-        interruption.requested = True
-    if interruption.requested:
-        return _best_fold(folds)
-    # Nothing is held out from this training. From a PCA it is compared with the PCA.
-    if not starts_at_pca(job.parts, job.settings.init) and _has_failed(training, folds):
-        return _best_fold(folds)
-    net = training.net
-    if net.best_epoch_ == 0:  # the weights are those of the start
-        net = AutoencoderNet.restored(net.module_, [], 0, net.state["settings"])
-    training = TrainingRun(net, epochs, judgement)
-    last.end(partial(_finish, job, training))
-    return training
-
-
-def _has_failed(training: TrainingRun, folds: list[TrainingRun]) -> bool:
-    """Whether a training has reduced the loss by less than half as much as any fold.
-
-    It may diverge although no fold did.
-    """
-
-    def losses(epoch: int) -> list[float]:
-        return [fold.epochs[epoch]["train_loss"] for fold in folds]
-
-    runs = (training, *folds)
-    n_epochs = min(len(run.epochs) for run in runs)
-    if not n_epochs:
-        return False
-    start, end = max(losses(0)), max(losses(n_epochs - 1))
-    return end < start and training.epochs[-1]["train_loss"] > (start + end) / 2
-
-
-def _best_fold(folds: list[TrainingRun]) -> TrainingRun:
-    """Return the fold with the largest mean gain on its held-out rows."""
-
-    def mean_gain(fold: TrainingRun) -> float:
-        return 0.0 if fold.judgement is None else fold.judgement.mean_gain
-
-    return max(folds, key=mean_gain)
-
-
-def _combined(judgements: list[Judgement]) -> Judgement:
-    """Return the judgement over the held-out rows of all folds."""
-    gains, weights, n_epochs = zip(*judgements, strict=True)
-    return Judgement(
-        np.concatenate(gains), np.concatenate(weights), float(np.mean(n_epochs))
-    )
-
-
-def _mean_epochs(histories: list[list[dict]]) -> list[dict[str, Any]]:
-    """Return the mean of all values of each epoch, over the folds that recorded them.
-
-    Integers, such as counts of batches, are left out. A flag is set if it is set in
-    more than half of these folds.
-    """
-    means: list[dict[str, Any]] = []
-    for epochs in zip_longest(*histories, fillvalue={}):
-        values: dict[str, list] = {}
-        for epoch in epochs:
-            for name, value in epoch.items():
-                if isinstance(value, float | np.floating | bool | np.bool_):
-                    values.setdefault(name, []).append(value)
-        means.append({name: _mean(numbers) for name, numbers in values.items()})
-    return means
-
-
-def _mean(values: list) -> float | bool:
-    are_flags = all(isinstance(value, bool | np.bool_) for value in values)
-    mean = float(np.mean(values))
-    return mean > 0.5 if are_flags else mean
 
 
 # The fitted model
@@ -414,7 +278,11 @@ def _finish(job: Job, training: TrainingRun) -> Trained:
 
     If only additional members were trained, the net becomes that of all members.
     """
-    net, earlier = training.net, job.earlier
+    net = training.net
+    if job.reduction is not None:
+        net = net.with_module(job.reduction.expand(net.module_))
+        training, job = replace(training, net=net), job.reduction.job
+    earlier = job.earlier
     if earlier is not None and job.n_kept:
         net = net.with_module(join_members(earlier.net.module_, net.module_))
     summary, n_rows = job.summary, len(job.rows)
@@ -486,15 +354,17 @@ def _bottleneck_attributes(job: Job, net: AutoencoderNet) -> dict[str, Any]:
 
 
 def _sum_residuals(job: Job, net: AutoencoderNet) -> ResidualSums:
-    """Sum the absolute residuals of the training rows and of earlier calls."""
-    rows = job.rows
-    total: np.ndarray = np.zeros(())
-    weight: np.ndarray = np.zeros(())
-    module = net.module_for("residuals", rows.X.dtype)
-    for where, residuals in evaluate_blocks(module, "residuals", rows):
-        w = rows.weight[where].reshape(-1, *[1] * (residuals.ndim - 1))
-        total = total + np.nansum(w * residuals, axis=0)
-        weight = weight + np.sum(w * ~np.isnan(residuals), axis=0)
+    """Sum the absolute residuals of the training rows and of earlier calls.
+
+    Of more than `MAX_RESIDUAL_ROWS` rows without a missing entry, a sample represents
+    the others.
+    """
+    is_complete = job.summary.weight.min() >= (1 - 1e-9) * job.rows.weight.sum()
+    drawn = _drawn(job, MAX_RESIDUAL_ROWS if is_complete else math.inf)
+    rows = job.rows if drawn is None else job.rows.subset(drawn)
+    total, weight = sum_residuals(net.module_for("residuals", rows.X.dtype), rows)
+    represented = job.rows.weight.sum() / rows.weight.sum()
+    total, weight = represented * total, represented * weight
     earlier = None if job.earlier is None else job.earlier.residuals
     if job.is_partial and earlier is not None:
         share = np.minimum(1, MAX_EARLIER_WEIGHT / np.maximum(earlier.weight, 1))

@@ -12,17 +12,11 @@ import numpy as np
 from skorch.callbacks import (
     BatchScoring,
     Callback,
-    Checkpoint,
     EpochScoring,
     InputShapeSetter,
     LoadInitState,
-    MlflowLogger,
-    NeptuneLogger,
     PassthroughScoring,
     PrintLog,
-    SacredLogger,
-    TensorBoard,
-    TrainEndCheckpoint,
     WandbLogger,
 )
 from torch import Tensor
@@ -44,17 +38,6 @@ REFUSED: dict[type[Callback], str] = {
         "skae.load to restore a saved estimator."
     ),
 }
-
-# Callbacks that write to files or to a run, which several trainings would share.
-WRITERS = (
-    Checkpoint,
-    MlflowLogger,
-    NeptuneLogger,
-    SacredLogger,
-    TensorBoard,
-    TrainEndCheckpoint,
-    WandbLogger,
-)
 
 # Callbacks that score held-out rows, or the training rows if `on_train` is true.
 _SCORERS = (EpochScoring, PassthroughScoring)
@@ -112,38 +95,22 @@ def check_callbacks(callbacks: Iterable[Any] | None) -> None:
             )
 
 
-def check_trainings(
-    callbacks: Iterable[Any] | None, *, n_folds: int, has_held_out_rows: bool
-) -> None:
-    """Check that the callbacks suit the trainings of a fit.
+def check_training(callbacks: Iterable[Any] | None, *, has_held_out_rows: bool) -> None:
+    """Check that the callbacks suit the training of a fit.
 
     Parameters
     ----------
     callbacks : list or None
         Entries that `check_callbacks` accepts.
-    n_folds : int
-        Number of folds if early stopping is cross-validated, else 1.
     has_held_out_rows : bool
-        Whether there are held-out rows, in the folds or in the only training.
+        Whether there are held-out rows.
 
     Raises
     ------
     ValueError
-        If a callback writes to one place but several networks are trained, or needs
-        held-out rows but there are none.
+        If a callback needs held-out rows but there are none.
     """
     instances = [_instance(_callback(entry)) for entry in callbacks or []]
-    if n_folds > 1:
-        for callback in instances:
-            if isinstance(callback, WRITERS):
-                raise ValueError(
-                    f"callbacks: {_name(callback)} keeps the record of one training, "
-                    "but with early_stopping='auto' and few rows early stopping is "
-                    f"cross-validated, and the {n_folds} trainings of the folds and "
-                    "that on all rows would write to the same place. Set "
-                    "early_stopping=True, which trains one network; to save the "
-                    "fitted estimator, use skae.save."
-                )
     if not has_held_out_rows:
         unknown = {"valid_loss", "valid_loss_best"}
         for callback in instances:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from skae._compat import Interval, StrOptions
@@ -63,6 +64,13 @@ class Loss(StoredParametersMixin, BaseEstimator, ABC):
         Whether `bind` uses its argument `is_binary`.
     codes_may_be_refined : bool
         Whether codes that minimise the squared error also minimise this loss.
+    depends_on_column : bool
+        Whether the loss of an entry may depend on its column, or on other entries of
+        its row. If False, the losses of a sparse row are computed for some of its
+        columns at a time.
+    is_squared_distance : bool
+        Whether the loss of an entry is the square of its residual. The loss of a sparse
+        row then needs no reconstruction of all its entries.
     degree : float
         Power of the residual to which the loss is proportional. A variational
         bottleneck derives the likelihood of a row from it, see `noise_scale`.
@@ -86,6 +94,8 @@ class Loss(StoredParametersMixin, BaseEstimator, ABC):
     bounds: ClassVar[tuple[float, float] | None] = None
     needs_binary_columns: ClassVar[bool] = False
     codes_may_be_refined: ClassVar[bool] = False
+    depends_on_column: ClassVar[bool] = True
+    is_squared_distance: ClassVar[bool] = False
     degree: ClassVar[float] = 2.0
     _parameter_constraints: ClassVar[dict] = {}
 
@@ -277,6 +287,8 @@ class SquaredError(Loss):
     """
 
     codes_may_be_refined: ClassVar[bool] = True
+    depends_on_column: ClassVar[bool] = False
+    is_squared_distance: ClassVar[bool] = True
 
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
         return functional.mse_loss(X_hat, X, reduction="none")
@@ -306,6 +318,7 @@ class AbsoluteError(Loss):
     """
 
     degree: ClassVar[float] = 1.0
+    depends_on_column: ClassVar[bool] = False
 
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
         return (X - X_hat).abs()
@@ -347,6 +360,7 @@ class Huber(Loss):
     tensor([[1.5000]])
     """
 
+    depends_on_column: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict] = {
         "delta": [Interval(Real, 0, None, closed="neither")]
     }
@@ -393,6 +407,7 @@ class LogError(Loss):
     tensor([[1.0986]])
     """
 
+    depends_on_column: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict] = {
         "scale": [Interval(Real, 0, None, closed="neither")]
     }
@@ -401,6 +416,8 @@ class LogError(Loss):
         self.scale = scale
 
     def elementwise(self, X: Tensor, X_hat: Tensor) -> Tensor:
+        if _may_be_cached(X, X_hat):
+            return _CachedLogError.apply(X.expand_as(X_hat), X_hat, self.scale)
         return ((X - X_hat).abs() / self.scale).log1p()
 
     def noise_scale(self, level: Tensor) -> Tensor:
@@ -409,6 +426,69 @@ class LogError(Loss):
     def log_normalizer(self, scale: Tensor) -> Tensor:
         # A two-sided Pareto distribution with the exponent 1 / s.
         return (2 * self.scale * scale / (1 - scale)).log()
+
+
+class _CachedLogError(torch.autograd.Function):
+    """`LogError` in pieces that fit into the cache of a CPU.
+
+    The operations on whole tensors would read and write main memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, X: Tensor, X_hat: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(X, X_hat)
+        ctx.scale = scale
+        losses = X - X_hat
+        for (piece,) in _pieces(losses):
+            piece.abs_().div_(scale).log1p_()
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        X, X_hat = ctx.saved_tensors
+        gradient = X_hat - X
+        memory: Tensor | None = None  # of the first piece, which is the largest
+        for factor, piece in _pieces(grad, gradient):
+            if memory is None:
+                memory = distance = piece.abs()
+            else:
+                own = memory.flatten()[: piece.numel()].view(piece.shape)
+                distance = torch.abs(piece, out=own)
+            piece.sign_().div_(distance.add_(ctx.scale)).mul_(factor)
+        return None, gradient, None
+
+
+# Number of entries of a piece: 256 KB in float32, of which some fit into the cache.
+_PIECE_ENTRIES = 2**16
+
+
+def _may_be_cached(X: Tensor, X_hat: Tensor) -> bool:
+    """Whether a gradient for the reconstructions alone is computed on a CPU."""
+    return (
+        torch.is_grad_enabled()
+        and X_hat.requires_grad
+        and not X.requires_grad
+        and X.dtype == X_hat.dtype
+        and X.device.type == X_hat.device.type == "cpu"
+        and X_hat.ndim in (2, 3)
+        and X_hat.numel() > 2 * _PIECE_ENTRIES
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split tensors of the same shape into pieces, in the memory order of the last."""
+    strides = tensors[-1].stride()
+    order = sorted(range(len(strides)), key=lambda axis: -strides[axis])
+    tensors = tuple(tensor.permute(order) for tensor in tensors)
+    per_slice = tensors[-1][0].numel()
+    n_slices = max(1, _PIECE_ENTRIES // per_slice)
+    for piece in zip(*(tensor.split(n_slices) for tensor in tensors), strict=True):
+        if piece[-1].ndim < 3 or per_slice <= _PIECE_ENTRIES:
+            yield piece
+        else:
+            yield from _pieces(*(tensor[0] for tensor in piece))
 
 
 class BinaryCrossEntropy(Loss):
@@ -642,7 +722,8 @@ def observed_mean(loss: Tensor, observed: Tensor | None) -> Tensor:
     loss : Tensor of shape (..., n_samples, n_features)
         Losses of all entries.
     observed : Tensor of bool of shape (n_samples, n_features) or None
-        False where an entry is missing; None if none is.
+        False where an entry is missing; None if none is. It may have the first axes of
+        `loss`.
 
     Returns
     -------
@@ -653,12 +734,12 @@ def observed_mean(loss: Tensor, observed: Tensor | None) -> Tensor:
         # The gradient of Tensor.mean takes one more pass over the entries.
         return loss.sum(dim=-1) / loss.shape[-1]
     total = torch.where(observed, loss, 0).sum(dim=-1)
-    return total / count_observed(observed).squeeze(1)
+    return total / count_observed(observed).squeeze(-1)
 
 
 def count_observed(observed: Tensor) -> Tensor:
-    """Return the number of observed entries per row, at least 1, (n_samples, 1)."""
-    return observed.sum(dim=1, keepdim=True).clamp(min=1)
+    """Return each row's number of observed entries, at least 1, (..., n_samples, 1)."""
+    return observed.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
 LOSSES: dict[str, type[Loss]] = {

@@ -18,11 +18,12 @@ from types import FunctionType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 
 from skae._compat import Interval, StrOptions
 from skae._defaults import (
+    FEW_ROWS,
     SMALL_CHANNELS,
     auto_channels,
     auto_hidden_layer_sizes,
@@ -224,6 +225,23 @@ class Network(StoredParametersMixin, ABC):
         """
         return None
 
+    def for_coordinates(self, shape: Shape) -> Network | None:
+        """Return a network that takes coordinates of rows instead of the rows.
+
+        Parameters
+        ----------
+        shape : Shape
+            Shapes of the rows and of the code.
+
+        Returns
+        -------
+        network : Network or None
+            Builds encoders that begin, and decoders that end, with dense layers, which
+            can be multiplied by the axes of the coordinates. Their other layers are
+            those of this network for `shape`. None if there is no such network.
+        """
+        return None
+
     def build_output(self, implied: nn.Module) -> nn.Module:
         """Make the activation after the decoder.
 
@@ -257,17 +275,19 @@ class MLP(Network, BaseEstimator):
     hidden_layer_sizes : tuple of int or "auto", default="auto"
         Encoder widths, each >= 1; ``()`` gives a linear encoder and decoder, which
         ``"auto"`` means for the sparse codes of :class:`skae.bottlenecks.TopK` and
-        :class:`skae.penalties.L1`. Otherwise ``"auto"`` derives three widths from the
-        shape of the data: 4h, 2h and h, where h is the larger of 64 and the smallest
+        :class:`skae.penalties.L1`. Otherwise ``"auto"`` derives the widths from the
+        shape of the data: 4h, 2h and h, or 2h and h for up to 500 distinct rows, where
+        h is the larger of 64 and the smallest
         power of two >= ``4 * k``, and k the smaller of `n_components` and `n_features`.
         No layer has more than ``2**21 / n_features`` units, unless that is less than h.
         Where the encoder would have more weights than X has entries, and more than
         ``2**20``, h is halved as long as it is at least k and 64, and then the wider
         layers as long as they have at least h units. Each of several members of an
         ensemble has one layer of h units, where h is at least 32.
-    activation : str or callable, default="gelu"
+    activation : str or callable, default="auto"
         Activation after each hidden layer: a name of :data:`ACTIVATIONS` or a
-        callable that returns a module.
+        callable that returns a module. ``"auto"`` means ``"gelu"``, and ``"silu"`` for
+        each of several members of an ensemble.
     code_activation : str or callable, default="auto"
         Activation on the code; ``"auto"`` is the identity unless the penalty
         implies another one (the L1 penalty implies ``"relu"``).
@@ -299,7 +319,7 @@ class MLP(Network, BaseEstimator):
     members_stack: ClassVar[bool] = True
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": [StrOptions({"auto"}), tuple, list],
-        "activation": _ACTIVATION,
+        "activation": _ACTIVATION_OR_AUTO,
         "code_activation": _ACTIVATION_OR_AUTO,
         "output_activation": _ACTIVATION_OR_AUTO,
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -309,7 +329,7 @@ class MLP(Network, BaseEstimator):
         self,
         hidden_layer_sizes: Sequence[int] | str = "auto",
         *,
-        activation: str | Callable[[], nn.Module] = "gelu",
+        activation: str | Callable[[], nn.Module] = "auto",
         code_activation: str | Callable[[], nn.Module] = "auto",
         output_activation: str | Callable[[], nn.Module] = "auto",
         dropout: float = 0.0,
@@ -333,21 +353,38 @@ class MLP(Network, BaseEstimator):
         return _may_draw(self)
 
     def check_activations(self) -> None:
-        self._check_activation("activation")
+        self._check_activation("activation", may_be_auto=True)
         super().check_activations()
 
     def build(
         self, shape: Shape, generator: torch.Generator
     ) -> tuple[nn.Module, nn.Module]:
         hidden = self._hidden_layer_sizes(shape)
+        activation = self._activation(shape)
         encoder = self._stack(
-            [shape.n_features, *hidden, shape.encoder_width], generator
+            [shape.n_features, *hidden, shape.encoder_width], activation, generator
         )
         encoder.extend(_code_activation(self.code_activation, shape))
         decoder = self._stack(
-            [shape.n_components, *reversed(hidden), shape.n_features], generator
+            [shape.n_components, *reversed(hidden), shape.n_features],
+            activation,
+            generator,
         )
         return encoder, decoder
+
+    def for_coordinates(self, shape: Shape) -> Network | None:
+        if type(self).build is not MLP.build:  # a subclass may build other layers
+            return None
+        sizes = self._hidden_layer_sizes(shape)
+        return clone(self).set_params(hidden_layer_sizes=sizes)
+
+    def _activation(self, shape: Shape) -> str | Callable[[], nn.Module]:
+        """Return the activation after the hidden layers, without ``"auto"``."""
+        if self.activation != "auto":
+            return self.activation
+        # In the members of a detector, SiLU is as good as GELU in half of its time.
+        # ReLU takes still less, but finds fewer of 100 outliers around two clusters.
+        return "silu" if shape.n_members > 1 else "gelu"
 
     def _hidden_layer_sizes(self, shape: Shape) -> tuple[int, ...]:
         if isinstance(self.hidden_layer_sizes, str):
@@ -359,10 +396,13 @@ class MLP(Network, BaseEstimator):
         return _checked_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
 
     def _stack(
-        self, widths: Sequence[int], generator: torch.Generator
+        self,
+        widths: Sequence[int],
+        activation: str | Callable[[], nn.Module],
+        generator: torch.Generator,
     ) -> nn.Sequential:
         layers = _linears(widths, generator)
-        return nn.Sequential(*_activated(layers, self.activation, self.dropout))
+        return nn.Sequential(*_activated(layers, activation, self.dropout))
 
 
 class Conv(Network, BaseEstimator):
@@ -617,9 +657,9 @@ class Conv(Network, BaseEstimator):
         if isinstance(self.hidden_layer_sizes, str):
             if self.code == "feature_map" or shape.n_members > 1:
                 return ()
-            return auto_hidden_layer_sizes(shape.n_samples, flat, shape.n_components)[
-                :1
-            ]
+            # One layer, of 4h units for any number of rows.
+            n_samples = max(shape.n_samples, FEW_ROWS + 1)
+            return auto_hidden_layer_sizes(n_samples, flat, shape.n_components)[:1]
         sizes = _checked_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
         if sizes and self.code == "feature_map":
             raise ValueError(

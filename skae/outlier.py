@@ -91,7 +91,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         Otherwise ``"auto"`` means ``(h,)`` for each of several members, where h is 32
         or the first power of two >= ``4 * k``, whichever is larger, and k is the
         smaller of `n_components` and the number of features. For a single network it
-        means ``(4 * h, 2 * h, h)``, where h is at least 64 and no layer has more than
+        means ``(4 * h, 2 * h, h)``, or ``(2 * h, h)`` for up to 500 distinct rows,
+        where h is at least 64 and no layer has more than
         ``max(h, 2**21 // n_features)`` units. Where all encoders together would have
         more weights than X has entries, and more than ``2**20``, h is halved as long as
         it is at least k and its lower bound, and then the wider layers as long as they
@@ -154,7 +155,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         :mod:`skae.losses`. ``"binary_cross_entropy"`` requires data in [0, 1] and
         applies a sigmoid to the decoder's output. ``"mixed"`` does so for the columns
         that hold only 0 and 1, and uses the squared error for the others;
-        ``Mixed(binary=["a", "b"])`` names the binary columns.
+        ``Mixed(binary=["a", "b"])`` names the binary columns. The last two, and
+        user-defined losses, need dense blocks of sparse rows, see Notes.
     init : {"auto", "pca", "random"}, default="random"
         Where training starts: at the PCA of the training rows, or at random weights.
         ``"auto"`` means ``"pca"`` if network, bottleneck, penalty and loss allow it,
@@ -171,7 +173,11 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         binary columns.
     max_epochs : int or "auto", default="auto"
         Maximum number of passes over the training rows, >= 1. ``"auto"`` means the
-        number of epochs that make 600 steps, but at most 150.
+        number of epochs that make 300 steps for a plain ensemble (see `n_estimators`)
+        with ``trim > 0``, and 600 steps otherwise, but at most 150. If there are more
+        rows than these steps read, for example more than 76,800 in 300 batches of 256,
+        ``"auto"`` means one pass over a random sample of so many rows; all rows count
+        for the scaling, for `mean_`, for rows that are held out and for the threshold.
     batch_size : int or "auto", default="auto"
         Number of rows in each step, >= 1. ``"auto"`` means 256, or all training rows if
         there are fewer.
@@ -188,9 +194,10 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         without it, the weights of the last epoch are returned, or those of the initial
         PCA if the loss on the training rows is not lower. ``"auto"`` means True if
         there are at least two distinct rows; with up to 500 distinct rows, early
-        stopping is then cross-validated: each of five folds is held out once, and the
-        network is trained on all rows for the mean of the best numbers of epochs. A fit
-        that resumes (see `warm_start`) holds rows out only once.
+        stopping is then cross-validated: the network is trained on all rows, side by
+        side with five others, each of which lacks one of five folds and is judged by
+        the rows of this fold. A fit that resumes (see `warm_start`) holds rows out
+        instead.
     validation_fraction : float, default=0.1
         Fraction of the distinct rows to hold out for early stopping, in (0, 1). It is
         not used where early stopping is cross-validated.
@@ -214,11 +221,12 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         whose errors are averaged. ``"auto"`` means 16 for a plain ensemble, that is
         fully connected networks with the deterministic bottleneck and without a
         penalty, whose matrix products are computed together; it means 8 with more than
-        500 features and 4 with more than 1000. For all other networks, whose members
-        are computed one after another, it means 1. If a `fit` with ``warm_start=True``
-        has more members than the fit before, those before are kept as they are, and
-        only the additional ones are trained, in the same scaling and with the same
-        numbers of hidden units and components. Fewer members are an error.
+        500 features, 4 with more than 1000 and 2 with more than 8000. For all other
+        networks, whose members are computed one after another, it means 1. If a `fit`
+        with ``warm_start=True`` has more members than the fit before, those before are
+        kept as they are, and only the additional ones are trained, in the same scaling
+        and with the same numbers of hidden units and components. Fewer members are an
+        error.
     max_features : "auto", int or float, default="auto"
         Number of features that each member receives as input, drawn at random: an int
         from 1 to `n_features`, or a float in (0, 1] for a fraction of them. A member
@@ -269,11 +277,16 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         How to compute a training step:
 
         - False: as ordinary PyTorch code;
-        - ``"auto"``: with less overhead and the same numbers. On a CPU the step is
-          recorded once and replayed, on CUDA it becomes a CUDA graph. If a replay
-          differs from the same step without recording, a warning is issued and
-          training continues as with False. Trainings of fewer than 60 steps, and
-          modules that belong neither to PyTorch nor to skae, also run as with False;
+        - ``"auto"``: with less overhead and, up to rounding, the same numbers. On a
+          CPU the step is recorded once and replayed, and the library that is fastest
+          on this processor multiplies matrices. It is chosen by the processor and the
+          shapes alone, so that a fit can be repeated to the bit on a machine; the
+          environment variable ``SKAE_PRODUCTS`` chooses one for all products:
+          ``"torch"``, ``"numpy"`` or ``"onednn"``. On CUDA the step becomes a CUDA
+          graph. If the record differs from the same step without recording, a warning
+          is issued and training continues as with False. Trainings of fewer than 60
+          steps, and modules that belong neither to PyTorch nor to skae, also run as
+          with False;
         - True: with ``torch.compile``, which takes many seconds at the first step
           and, on a CPU, needs a C++ compiler.
     n_threads : int or "auto", default="auto"
@@ -300,17 +313,14 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         Number of components of the code, the largest one where members differ.
     n_iter_ : int
         Number of epochs of the returned network's training, those of earlier fits that
-        were resumed included. Where early stopping is cross-validated, this is the
-        number of epochs for which the returned network was trained on all rows: 0 if it
-        has its initial weights.
+        were resumed included.
     loss_curve_ : list of float
         Mean objective over the training rows in each epoch: the loss plus the weighted
-        terms of bottleneck and penalty. Where early stopping is cross-validated, it is
-        the mean over the folds. Calls that resume training append to it.
+        terms of bottleneck and penalty. Calls that resume training append to it.
     validation_loss_curve_ : list of float or None
         Mean objective over the held-out rows after each epoch, computed with the same
-        noise each time. Where early stopping is cross-validated, it is the mean over
-        the folds. None if no rows were held out.
+        noise each time. Where early stopping is cross-validated, each row is evaluated
+        by the network that was trained without it. None if no rows were held out.
     active_units_ : bool ndarray of shape (n_components,) or (n_members, n_components)
         Whether each component varies by more than 0.01 over the training rows (of the
         last call), see :class:`~skae.bottlenecks.Gaussian`. Only with a Gaussian
@@ -368,8 +378,14 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     both. Take the threshold from rows that are held out in such a case, for example
     ``np.quantile(detector.score_samples(X_held_out), 0.01)``.
 
-    Weighted, repeated and permuted rows, missing entries, and the callbacks of
-    scikit-learn are treated as in :class:`AutoencoderTransformer`.
+    The mean absolute residuals are those of all training rows, or of 32,768 rows drawn
+    at random if there are more and no entry is missing.
+
+    Weighted, repeated and permuted rows, missing entries, sparse rows, and the
+    callbacks of scikit-learn are treated as in :class:`AutoencoderTransformer`. Of
+    sparse rows, the default `loss` and `error` need the reconstructions of all entries,
+    which are computed for some features at a time; ``loss="squared_error"`` with
+    ``error="loss"`` needs none. `feature_contributions` needs dense rows.
 
     A row without an observed entry is not used in training. Its score is the median
     score of the training rows, it is an inlier, and its contributions are 0.
@@ -431,8 +447,6 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         *BaseAutoencoder._STRUCTURE,
         "max_features",
     )
-
-    _TRAINING_DEFAULTS: ClassVar[_defaults.TrainingDefaults] = _defaults.DETECTOR
 
     def __init__(
         self,
@@ -656,6 +670,12 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
             max(self._widths(n_members, n_features)) if self.trim > 0 else CLEAN_WIDTH
         )
 
+    def _training_defaults(
+        self, parts: Parts, ensemble: Ensemble | None
+    ) -> _defaults.TrainingDefaults:
+        is_robust = self.trim > 0 and parts.members_stack and ensemble is not None
+        return _defaults.DETECTOR_MEMBERS if is_robust else _defaults.DETECTOR
+
     def _check_width(self, n_features: int) -> None:
         super()._check_width(n_features)
         if isinstance(self.max_features, Integral) and self.max_features > n_features:
@@ -696,5 +716,6 @@ def finite_scores(scores: np.ndarray) -> np.ndarray:
 
 
 def auto_n_estimators(n_features: int) -> int:
-    """Return 16 members, 8 with more than 500 features or 4 with more than 1000."""
-    return next(n for n in (16, 8, 4) if n * n_features <= 8000 or n == 4)
+    """Return 16 members, or 8, 4 or 2 with more than 500, 1000 or 8000 features."""
+    largest = ((500, 16), (1000, 8), (8000, 4))
+    return next((n for most, n in largest if n_features <= most), 2)

@@ -52,6 +52,8 @@ class Penalty(StoredParametersMixin, BaseEstimator, ABC):
         Whether ``hidden_layer_sizes="auto"`` means hidden layers.
     needs_batch : bool
         Whether the penalty needs at least two rows at a time.
+    needs_rows : bool
+        Whether the module uses the encoder or its input, and not the codes alone.
     weighs_units : bool
         Whether the module receives each unit of the code times the norm of its weights
         in the first layer of the decoder. The term then does not become smaller if the
@@ -82,6 +84,7 @@ class Penalty(StoredParametersMixin, BaseEstimator, ABC):
     code_activation: ClassVar[str] = "identity"
     suits_hidden_layers: ClassVar[bool] = True
     needs_batch: ClassVar[bool] = False
+    needs_rows: ClassVar[bool] = True
     weighs_units: ClassVar[bool] = False
     warm_up: float = 0.0
     _parameter_constraints: ClassVar[dict] = {}
@@ -157,6 +160,7 @@ class L1(Penalty):
 
     code_activation: ClassVar[str] = "relu"
     suits_hidden_layers: ClassVar[bool] = False
+    needs_rows: ClassVar[bool] = False
     weighs_units: ClassVar[bool] = True
     _parameter_constraints: ClassVar[dict] = {
         "warm_up": [Interval(Real, 0, 1, closed="both")]
@@ -215,6 +219,7 @@ class KLSparsity(Penalty):
     """
 
     needs_batch: ClassVar[bool] = True
+    needs_rows: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict] = {
         "target": [Interval(Real, 0, 1, closed="neither")]
     }

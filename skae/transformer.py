@@ -19,7 +19,8 @@ from skae import _defaults
 from skae._base import BaseAutoencoder, MatrixLike
 from skae._checks import check_weight, check_X, has_observed_value
 from skae._compat import Interval, StrOptions
-from skae._job import Parts
+from skae._job import Ensemble, Parts
+from skae._module import MIN_DISTANCE
 from skae._prediction import evaluate
 from skae._processor import own_settings
 from skae._rows import Rows
@@ -114,7 +115,8 @@ class AutoencoderTransformer(
         Numbers of units of the encoder's hidden layers, each >= 1; the decoder has the
         same layers in reverse order. ``()`` gives a linear encoder and decoder, which
         ``"auto"`` means for a sparse code (``penalty="l1"`` or ``bottleneck="topk"``).
-        Otherwise ``"auto"`` means ``(4 * h, 2 * h, h)``, where h is 64 or the first
+        Otherwise ``"auto"`` means ``(4 * h, 2 * h, h)``, or ``(2 * h, h)`` for up to
+        500 distinct rows, where h is 64 or the first
         power of two >= ``4 * k``, whichever is larger, and k is the smaller of
         `n_components` and the number of features; no layer has more than
         ``max(h, 2**21 // n_features)`` units. Where the encoder would have more weights
@@ -178,7 +180,8 @@ class AutoencoderTransformer(
         :mod:`skae.losses`. ``"binary_cross_entropy"`` requires data in [0, 1] and
         applies a sigmoid to the decoder's output. ``"mixed"`` does so for the columns
         that hold only 0 and 1, and uses the squared error for the others;
-        ``Mixed(binary=["a", "b"])`` names the binary columns.
+        ``Mixed(binary=["a", "b"])`` names the binary columns. The last two, and
+        user-defined losses, need dense blocks of sparse rows, see Notes.
     init : {"auto", "pca", "random"}, default="auto"
         Where training starts: at the PCA of the training rows, or at random weights.
         ``"auto"`` means ``"pca"`` if network, bottleneck, penalty and loss allow it,
@@ -195,16 +198,21 @@ class AutoencoderTransformer(
         binary columns.
     max_epochs : int or "auto", default="auto"
         Maximum number of passes over the training rows, >= 1. ``"auto"`` means the
-        number of epochs that make 2500 steps from a PCA, or 4000 steps from random
-        weights, but at least 12 and at most 500.
+        number of epochs that make 1300 steps of a plain dense network from a PCA, which
+        is the default, or 700 steps on up to 500 distinct rows; 2500 steps of other
+        networks from a PCA, and 4000 steps from random weights; but at most 500 epochs,
+        and at least 12 or as many as make 21,000 steps. A network is plain if its
+        bottleneck is deterministic, without corruption and penalty.
     batch_size : int or "auto", default="auto"
-        Number of rows in each step, >= 1. ``"auto"`` means a sixteenth of the training
-        rows, but at least 8 and at most 128.
+        Number of rows in each step, >= 1. ``"auto"`` means an eighth of the training
+        rows in a plain network from a PCA, but at least 32, and a sixteenth in others,
+        but at least 8; at most 128.
     learning_rate : float or "auto", default="auto"
-        Initial learning rate of AdamW [4]_, > 0. It decreases linearly to zero over
-        the last 40 % of `max_epochs`. ``"auto"`` means
-        ``0.004 * sqrt(batch_size / 128)``, or with convolutions
-        ``0.008 * min(1, batch_size / 128)`` if that is larger.
+        Initial learning rate of AdamW [4]_, > 0. It decreases linearly to zero, in a
+        plain network from a PCA from the first step on, in others over the last 40 %
+        of `max_epochs`. ``"auto"`` means ``0.004 * sqrt(batch_size / 128)``; in a plain
+        network from a PCA three times as much, and four times on up to 500 distinct
+        rows; with convolutions ``0.008 * min(1, batch_size / 128)`` if that is larger.
     weight_decay : float, default=0.01
         Weight decay of AdamW, >= 0.
     early_stopping : bool or "auto", default="auto"
@@ -213,9 +221,10 @@ class AutoencoderTransformer(
         without it, the weights of the last epoch are returned, or those of the initial
         PCA if the loss on the training rows is not lower. ``"auto"`` means True if
         there are at least two distinct rows; with up to 500 distinct rows, early
-        stopping is then cross-validated: each of five folds is held out once, and the
-        network is trained on all rows for the mean of the best numbers of epochs. A fit
-        that resumes (see `warm_start`) holds rows out only once.
+        stopping is then cross-validated: the network is trained on all rows, side by
+        side with five others, each of which lacks one of five folds and is judged by
+        the rows of this fold. A fit that resumes (see `warm_start`) holds rows out
+        instead.
     validation_fraction : float, default=0.1
         Fraction of the distinct rows to hold out for early stopping, in (0, 1). It is
         not used where early stopping is cross-validated.
@@ -267,11 +276,16 @@ class AutoencoderTransformer(
         How to compute a training step:
 
         - False: as ordinary PyTorch code;
-        - ``"auto"``: with less overhead and the same numbers. On a CPU the step is
-          recorded once and replayed, on CUDA it becomes a CUDA graph. If a replay
-          differs from the same step without recording, a warning is issued and
-          training continues as with False. Trainings of fewer than 60 steps, and
-          modules that belong neither to PyTorch nor to skae, also run as with False;
+        - ``"auto"``: with less overhead and, up to rounding, the same numbers. On a
+          CPU the step is recorded once and replayed, and the library that is fastest
+          on this processor multiplies matrices. It is chosen by the processor and the
+          shapes alone, so that a fit can be repeated to the bit on a machine; the
+          environment variable ``SKAE_PRODUCTS`` chooses one for all products:
+          ``"torch"``, ``"numpy"`` or ``"onednn"``. On CUDA the step becomes a CUDA
+          graph. If the record differs from the same step without recording, a warning
+          is issued and training continues as with False. Trainings of fewer than 60
+          steps, and modules that belong neither to PyTorch nor to skae, also run as
+          with False;
         - True: with ``torch.compile``, which takes many seconds at the first step
           and, on a CPU, needs a C++ compiler.
     n_threads : int or "auto", default="auto"
@@ -289,7 +303,9 @@ class AutoencoderTransformer(
         Maximum number of steps, >= 0, by which `transform` refines the encoder's code
         to reduce the squared error of its reconstruction, in the scaled space and over
         the observed entries. 0 returns the encoder's output unchanged. A step costs as
-        much as decoding the row, the first one `n_components` times as much.
+        much as decoding the row, and every third one, from the first, `n_components`
+        times as much in addition. A row takes no more steps when the next one promises
+        to reduce its error by less than 0.03 %.
         ``"auto"`` means 10 if the code has at most 16 components and stands for the
         nearest point: with the squared error, an ``MLP`` or a ``Conv`` without an
         activation on the code, a deterministic bottleneck, and neither corruption nor
@@ -306,17 +322,14 @@ class AutoencoderTransformer(
         Number of components of the code.
     n_iter_ : int
         Number of epochs of the returned network's training, those of earlier fits that
-        were resumed included. Where early stopping is cross-validated, this is the
-        number of epochs for which the returned network was trained on all rows: 0 if it
-        has its initial weights.
+        were resumed included.
     loss_curve_ : list of float
         Mean objective over the training rows in each epoch: the loss plus the weighted
-        terms of bottleneck and penalty. Where early stopping is cross-validated, it is
-        the mean over the folds. Calls that resume training append to it.
+        terms of bottleneck and penalty. Calls that resume training append to it.
     validation_loss_curve_ : list of float or None
         Mean objective over the held-out rows after each epoch, computed with the same
-        noise each time. Where early stopping is cross-validated, it is the mean over
-        the folds. None if no rows were held out.
+        noise each time. Where early stopping is cross-validated, each row is evaluated
+        by the network that was trained without it. None if no rows were held out.
     active_units_ : bool ndarray of shape (n_components,)
         Whether each component varies by more than 0.01 over the training rows (of the
         last call), see :class:`~skae.bottlenecks.Gaussian`. Only with a Gaussian
@@ -357,20 +370,47 @@ class AutoencoderTransformer(
     range, and a value beyond 1e16 in the internally scaled space as 1e16. `fit` refuses
     such values; `score_samples` and `score` count them as errors.
 
+    A plain network from a PCA, see `max_epochs`, is trained with a decay of the second
+    moment of 0.95 instead of 0.999. With early stopping, an epoch is judged by, and
+    the network receives, an exponential moving average of the weights with a time
+    constant of 40 steps, and epochs of the first 200 steps do not count for
+    `n_iter_no_change`.
+
+    Where X has at least twice as many columns as distinct rows, these are 2000 at most,
+    and no entry is missing, the network is trained on the coordinates of the rows in
+    the space that they span, and its first and last layers are then multiplied by the
+    axes of this space. That takes as long as for a table of as many columns as rows.
+    It needs an ``MLP``, a start as a PCA, the squared error, a deterministic
+    bottleneck, no corruption, penalty or skorch callback, a common factor of all
+    features (`scale`), and columns of a kurtosis of at most 10: columns in which only a
+    few rows differ, as in sparse tables, are better learnt one by one. The encoder then
+    ignores what is outside of this space.
+
     Training runs in float32. Rows in float64 are encoded and decoded in float64, so
     that the code of a row does not depend on the other rows in the same call. Rows in
     float32 are also scored in float64, and encoded in float64 where codes are refined
     or quantized, so that the results differ from those of float64 by rounding only.
+
+    On a CPU, the rows of a sparse matrix with at least 2,048 features, of which at most
+    5 % are stored, remain sparse if the network begins and ends in linear layers, and
+    in training, if a batch has at least 131,072 entries, stored or not. The time then
+    grows with the number of stored entries and of weights. With
+    ``loss="squared_error"`` no reconstruction is computed for training, `transform`,
+    `score` and `score_samples`; with ``"absolute_error"``, ``"huber"`` and
+    ``"log_error"``, those of some features at a time. Other losses, a corruption,
+    ``penalty="contractive"``, ``bottleneck="gaussian"``, convolutions,
+    ``compile=True``, ``precision="bfloat16"``, callbacks that receive batches, and
+    `reconstruct` need dense rows, one block at a time, as do rows with missing entries
+    for the refinement of their codes. Results for sparse and dense rows agree within
+    rounding.
 
     Some methods exist only with certain bottlenecks: `sample` with a Gaussian one,
     `quantize` and `dequantize` with a quantized one. In a fitted estimator this depends
     on the bottleneck of the fit, before that on the parameter `bottleneck`.
 
     With scikit-learn >= 1.9, `set_callbacks` accepts the callbacks of
-    :mod:`sklearn.callback`. The subtasks of a fit are its epochs. Where early stopping
-    is cross-validated, they are the folds, followed by the training on all rows, and
-    the epochs are subtasks of these. A callback may request a fitted estimator after
-    each epoch; it has the weights of that epoch.
+    :mod:`sklearn.callback`. The subtasks of a fit are its epochs. A callback may
+    request a fitted estimator after each epoch; it has the weights of that epoch.
 
     References
     ----------
@@ -405,8 +445,6 @@ class AutoencoderTransformer(
             StrOptions({"auto"}),
         ],
     }
-
-    _TRAINING_DEFAULTS: ClassVar[_defaults.TrainingDefaults] = _defaults.TRANSFORMER
 
     def __init__(
         self,
@@ -717,6 +755,12 @@ class AutoencoderTransformer(
         is_possible = np.ones(len(rows), dtype=bool)
         # Division by a power of two does not round.
         unit = 2.0 ** np.frexp(module.scaler.factor.cpu().numpy().max())[1]
+        exact = self.net_.module_for("row_squares", rows.X.dtype)
+        if exact.keeps_sparse("row_squares", rows):
+            squares = evaluate(exact, "row_squares", rows) / unit**2
+            if squares[:, 0].sum() > MIN_DISTANCE * squares[:, 2].sum():
+                residual, total = rows.weight * squares[:, :2].T
+                return residual, total, is_possible
         for where, block in rows.blocks():
             X_hat = evaluate(module, "forward", Rows(block)).astype(np.float64)
             is_beyond = evaluate(module, "excess", Rows(block)) > 0
@@ -751,6 +795,11 @@ class AutoencoderTransformer(
         )
         is_refined = code_is_nearest_point and n_components <= MAX_REFINED
         return N_REFINEMENTS if is_refined else 0
+
+    def _training_defaults(
+        self, parts: Parts, ensemble: Ensemble | None
+    ) -> _defaults.TrainingDefaults:
+        return _defaults.TRANSFORMER
 
     def _auto_n_components(self, parts: Parts, n_features: int) -> int:
         return math.ceil(math.sqrt(n_features))

@@ -14,9 +14,10 @@ from skae._rows import Batch, Rows
 from skae.bottlenecks import Squeeze
 from skae.engine.interrupt import Interruption
 from skae.engine.net import AutoencoderNet
+from skae.engine.networks import Split
 from skae.engine.objective import Objective
 from skae.engine.plan import Plan
-from skae.engine.trainer import Split, Trainer
+from skae.engine.trainer import Trainer
 from skae.losses import Loss, SquaredError
 from skae.networks import MLP, Shape
 

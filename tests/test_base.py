@@ -281,20 +281,13 @@ def test_wide_sparse_table_is_never_made_dense():
     shape, n_stored = (20_000, 20_000), 400_000
     where = tuple(rng.integers(size, size=n_stored) for size in shape)
     X = sparse.csr_array((rng.random(n_stored), where), shape=shape)
-    ae = AutoencoderTransformer(
-        2,
-        hidden_layer_sizes=(),
-        max_epochs=1,
-        batch_size=512,
-        early_stopping=False,
-        random_state=0,
-    )
-    print(ae.fit(X).transform(X[:500]).shape)
+    ae = AutoencoderTransformer(2, max_epochs=1, random_state=0)
+    print(ae.fit(X).transform(X).shape)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
     """
     shape, peak = run_python(script).split("\n")[:2]
-    assert shape == "(500, 2)"
-    assert float(peak) < 1.5  # GiB; dense, the table alone takes 3
+    assert shape == "(20000, 2)"
+    assert float(peak) < 1.1  # GiB; dense, the table alone takes 3
 
 
 @pytest.mark.parametrize("container", [sparse.csr_array, sparse.csr_matrix])
@@ -474,16 +467,12 @@ def test_small_tables_are_cross_validated(monkeypatch):
     curve = np.column_stack([t, t**2, t**3])
     splits = count_trainings(monkeypatch)
     ae = AutoencoderTransformer(1, max_epochs=60, random_state=0).fit(curve)
-    *folds, everything = splits
-    assert [len(fold.held_out) for fold in folds] == [12] * 5
-    held_out = np.concatenate([fold.held_out.index for fold in folds])
-    assert_array_equal(np.sort(curve[held_out, 0]), t)
-    assert everything.held_out is None
-    assert len(everything.train) == 60
-    # The curves are means over the folds; the epochs are those of the network.
-    assert ae.n_iter_ == len(ae.net_.history) == ae.net_.best_epoch_
-    assert 1 <= ae.n_iter_ <= len(ae.loss_curve_) <= 60
-    assert len(ae.loss_curve_) == len(ae.validation_loss_curve_)
+    (split,) = splits
+    assert split.held_out is None
+    assert len(split.train) == 60
+    assert_array_equal(np.bincount(split.fold), [12] * 5)
+    assert ae.n_iter_ == len(ae.net_.history) >= ae.net_.best_epoch_ >= 1
+    assert ae.n_iter_ == len(ae.loss_curve_) == len(ae.validation_loss_curve_) <= 60
     assert ae.score(curve) > PCA(1).fit(curve).explained_variance_ratio_.sum() + 0.05
 
 
@@ -491,8 +480,8 @@ def test_cross_validation_keeps_a_start_without_significant_gain(X):
     noise = np.random.default_rng(0).normal(size=(50, 8))
     ae = AutoencoderTransformer(2, max_epochs=20, random_state=0).fit(noise)
     pca = PCA(2).fit(noise)
-    assert ae.n_iter_ == ae.net_.best_epoch_ == 0
-    assert len(ae.loss_curve_) == len(ae.validation_loss_curve_) > 0
+    assert ae.net_.best_epoch_ == 0
+    assert ae.n_iter_ == len(ae.loss_curve_) == len(ae.validation_loss_curve_) > 0
     assert_allclose(
         ae.reconstruct(noise),
         pca.inverse_transform(pca.transform(noise)),
@@ -501,18 +490,19 @@ def test_cross_validation_keeps_a_start_without_significant_gain(X):
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "early_stopping", "n_trainings"),
-    [(60, True, 1), (60, False, 1), (501, "auto", 1), (500, "auto", 6), (3, "auto", 4)],
+    ("n_rows", "early_stopping", "n_folds"),
+    [(60, True, 0), (60, False, 0), (501, "auto", 0), (500, "auto", 5), (3, "auto", 3)],
 )
 def test_only_small_tables_are_cross_validated(
-    monkeypatch, n_rows, early_stopping, n_trainings
+    monkeypatch, n_rows, early_stopping, n_folds
 ):
     splits = count_trainings(monkeypatch)
     rows = np.random.default_rng(0).normal(size=(n_rows, 3))
     AutoencoderTransformer(
         1, early_stopping=early_stopping, init="random", **BRIEF
     ).fit(rows)
-    assert len(splits) == n_trainings
+    (split,) = splits
+    assert split.n_folds == n_folds
 
 
 def test_without_early_stopping_every_epoch_is_run(X):
@@ -945,9 +935,7 @@ def test_callbacks_that_cannot_be_pickled_stay_behind(X):
 
 @pytest.mark.usefixtures("always_recorded")
 @each_member
-def test_recorded_training_is_eager_training_to_the_last_bit(X, member):
-    # Batches that begin at a multiple of 64 bytes: elsewhere a product of matrices
-    # may round in another way.
+def test_recorded_training_is_eager_training_up_to_rounding(X, member):
     X, batches = X[:48], {"batch_size": 16, "early_stopping": False}
     holes = X.copy()
     holes[3, 1] = np.nan
@@ -959,8 +947,10 @@ def test_recorded_training_is_eager_training_to_the_last_bit(X, member):
             )
             for way in ("auto", False)
         )
-        assert recorded.loss_curve_ == eager.loss_curve_
-        assert_array_equal(recorded.transform(rows), eager.transform(rows))
+        assert recorded.loss_curve_ == pytest.approx(eager.loss_curve_, rel=1e-4)
+        assert_allclose(
+            recorded.transform(rows), eager.transform(rows), rtol=1e-3, atol=1e-3
+        )
 
 
 @pytest.mark.usefixtures("always_recorded")
@@ -981,7 +971,7 @@ def test_callbacks_reach_gradients_and_weights(X, callback):
             ([callback], False),
         )
     ]
-    assert curves[1] == curves[2]
+    assert_allclose(curves[1], curves[2], rtol=1e-4)
     assert curves[0] != curves[1]
 
 

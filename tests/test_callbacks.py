@@ -175,23 +175,11 @@ def test_epochs_are_subtasks_of_fit(estimator, early_stopping, X):
     assert record.n_teardowns == 1
 
 
-def test_folds_and_training_on_all_rows_are_subtasks_of_fit(X):
+def test_epochs_are_subtasks_of_a_fit_with_folds(X):
     record = Record()
     settings = {**SMALL, "init": "random"}
     AutoencoderTransformer(1, **settings).set_callbacks(record).fit(X)
-    tasks = [task for task in record.tree() if task[0] != "epoch"]
-    assert tasks[:-1] == [("fit", 6, 6), *5 * [("fold", 4, 4)]]
-    name, max_subtasks, n_subtasks = tasks[-1]
-    assert name == "all-rows"
-    assert max_subtasks == n_subtasks <= 4
-
-
-def test_no_training_on_all_rows_where_folds_keep_the_start(noise):
-    record = Record()
-    ae = AutoencoderTransformer(1, **SMALL).set_callbacks(record).fit(noise)
-    assert ae.net_.best_epoch_ == 0
-    assert record.tree()[0] == ("fit", 6, 5)
-    assert record.fitted_estimators["fit"][0].score(noise) == ae.score(noise)
+    assert record.tree() == [("fit", 4, 4), *4 * [("epoch", 0, 0)]]
 
 
 def test_early_stopping_gives_fewer_epochs_than_announced(noise):
@@ -305,23 +293,6 @@ def test_callback_can_stop_training(X):
     assert record.hooks[-1] == ("end", "fit", 0)
 
 
-def test_stopping_one_fold_does_not_stop_the_others(X):
-    record = Record(stop_at=("epoch", 0))
-    AutoencoderTransformer(1, **SMALL).set_callbacks(record).fit(X)
-    folds = [task for task in record.tree() if task[0] == "fold"]
-    assert folds == 5 * [("fold", 4, 1)]
-
-
-def test_stopping_at_a_fold_skips_later_folds(X):
-    record = Record(stop_at=("fold", 1))
-    settings = {**SMALL, "init": "random"}
-    ae = AutoencoderTransformer(1, **settings).set_callbacks(record).fit(X)
-    ended = [name for hook, name, _ in record.hooks if hook == "end"]
-    others = [name for name in ended if name != "epoch"]
-    assert others == ["fold", "fold", "all-rows", "fit"]
-    assert ae.transform(X).shape == (60, 1)
-
-
 def test_unfinished_epoch_ends_without_an_estimator(X):
     record = Record()
     ae = AutoencoderTransformer(
@@ -373,15 +344,6 @@ def test_ctrl_c_tears_callbacks_down(estimator, early_stopping, X, python_handle
     assert model.reconstruct(X).shape == X.shape
 
 
-def test_ctrl_c_between_folds_leaves_a_fitted_model(X, python_handler):
-    interrupt = Interrupt("fold")
-    ae = AutoencoderTransformer(1, **SMALL).set_callbacks(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        ae.fit(X)
-    assert interrupt.hooks[-1] == ("end", "fold", 1)
-    assert ae.transform(X).shape == (60, 1)
-
-
 # Copies
 
 
@@ -408,7 +370,8 @@ def test_fitted_estimator_keeps_no_callback_context(X):
 @pytest.mark.parametrize("weight", [None, np.linspace(0, 2, 60)])
 def test_scoring_monitor_scores_each_epoch_and_the_final_model(weight, X):
     monitor = callback.ScoringMonitor(scoring=explained)
-    ae = AutoencoderTransformer(1, early_stopping=True, **{**SMALL, "max_epochs": 30})
+    settings = {**SMALL, "max_epochs": 30, "init": "random"}
+    ae = AutoencoderTransformer(1, early_stopping=True, **settings)
     ae.set_callbacks(monitor).fit(X, sample_weight=weight)
     fit, *epochs = monitor.get_logs().data
     assert len(epochs) == ae.n_iter_
@@ -441,8 +404,7 @@ def test_progress_bar_shows_the_step_of_a_pipeline(X, y, capsys, wide_terminal):
     pipeline.fit(X, y)
     out = capsys.readouterr().out
     assert re.search(r"- fit-transform-ae \| AutoencoderTransformer - fit", out)
-    for i in range(5):
-        assert re.search(rf"AutoencoderTransformer - fold #{i} .* 100%", out)
+    assert "fold" not in out
 
 
 @pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])

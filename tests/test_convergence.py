@@ -7,7 +7,8 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
-from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer, _module
+from skae._refine import refine
 from skae.networks import Custom
 
 X = np.random.default_rng(0).standard_normal((60, 3)) @ np.diag([3.0, 2.0, 1.0])
@@ -47,6 +48,23 @@ def with_dead_units(n_components, n_dead):
         max_epochs=4,
         random_state=0,
     )
+
+
+def test_a_good_fit_refines_each_row_once_after_training(monkeypatch):
+    n_refined = []
+
+    def counting(generate, Z, *args, **kwargs):
+        n_refined.append(len(Z))
+        return refine(generate, Z, *args, **kwargs)
+
+    monkeypatch.setattr(_module, "refine", counting)
+    settings = {**SETTINGS, "init": "random", "max_epochs": 100}
+    model = AutoencoderTransformer(2, early_stopping=False, **settings)
+    assert warnings_of_fit(model) == []
+    assert n_refined == [len(X)]  # for the median score
+    assert model.module_.max_refinements == 10
+    model.transform(X)
+    assert n_refined == [len(X)] * 2
 
 
 # The explained variance

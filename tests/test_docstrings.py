@@ -44,7 +44,13 @@ IGNORED_IN_METHODS_AND_FUNCTIONS = {
 }
 
 # Parameters of both estimators of which "auto" has different meanings.
-DIFFERENT_MEANING = ("batch_size", "hidden_layer_sizes", "max_epochs", "n_components")
+DIFFERENT_MEANING = (
+    "batch_size",
+    "hidden_layer_sizes",
+    "learning_rate",
+    "max_epochs",
+    "n_components",
+)
 # Parameters that differ in their default only.
 DIFFERENT_DEFAULT = ("early_stopping", "init", "loss", "scale", "trim")
 

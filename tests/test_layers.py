@@ -14,6 +14,7 @@ from skae._layers import (
     Rectifier,
     Residual,
     StackedLinear,
+    as_function,
     exact_derivatives,
     forward_hooks,
     initialize_as_linear_map,
@@ -252,3 +253,59 @@ def test_input_norms_are_those_of_the_first_layer():
 def test_input_norms_are_unknown_without_a_linear_first_layer():
     assert input_norms(nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 2)), 3) is None
     assert input_norms(nn.Identity(), 3) is None
+
+
+# Functions of networks
+
+
+class Plus(nn.Module):
+    """A layer of a class that the package does not know."""
+
+    def forward(self, X):
+        return X + 1
+
+
+NETWORKS = {
+    "linear": lambda: linear(3, 3, generator()),
+    "nested": lambda: nn.Sequential(
+        nn.Sequential(linear(3, 4, generator()), nn.GELU()), linear(4, 3, generator())
+    ),
+    "residual": lambda: Residual(
+        linear(3, 3, generator()),
+        nn.Sequential(linear(3, 3, generator(1)), nn.Tanh(), Dropout(0.5)),
+    ),
+    "other": lambda: nn.Sequential(Plus(), linear(3, 3, generator()), nn.LayerNorm(3)),
+    "stacked": lambda: StackedLinear([linear(3, 3, generator(i)) for i in range(2)]),
+    "empty": nn.Sequential,
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_function_of_a_network_computes_its_output(kind):
+    network = NETWORKS[kind]().eval()
+    X = torch.randn(2, 5, 3, generator=generator())
+    assert torch.equal(as_function(network)(X), network(X))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_function_of_a_network_calls_hooks(kind):
+    network = NETWORKS[kind]().eval()
+    calls = []
+    X = torch.randn(2, 5, 3, generator=generator())
+    with forward_hooks(list(network.modules()), lambda *args: calls.append(args)):
+        as_function(network)(X)
+    assert len(calls) == len(list(network.modules()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_rows", [1, 15, 16, 500])
+def test_stacked_layers_predict_what_each_layer_predicts(n_rows, dtype):
+    layers = [nn.Linear(20, 30, dtype=dtype) for _ in range(3)]
+    stacked = StackedLinear(layers)
+    X = torch.linspace(-1, 1, 3 * n_rows * 20, dtype=dtype).view(3, n_rows, 20)
+    expected = torch.stack([layer(x) for layer, x in zip(layers, X, strict=True)])
+    assert stacked(X).requires_grad
+    with torch.inference_mode():
+        predicted = stacked(X)
+    for actual in (stacked(X), predicted):
+        torch.testing.assert_close(actual, expected)

@@ -351,3 +351,28 @@ def test_missing_entry_has_zero_gradient_even_if_its_loss_is_nan(reduce):
     loss = torch.tensor([[1.0, torch.nan, 1.0]], requires_grad=True)
     reduce(loss, torch.tensor([[True, False, True]])).sum().backward()
     assert loss.grad.tolist() == [[0.5, 0, 0.5]]
+
+
+@pytest.mark.parametrize("shape", [(700, 400), (3, 300, 310), (40, 90, 100)], ids=str)
+@pytest.mark.parametrize("rows_last", [False, True])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_large_log_errors_have_the_gradient_of_small_ones(shape, rows_last, is_shared):
+    def draw(shape):
+        values = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return values.mT.contiguous().mT if rows_last else values
+
+    generator = torch.Generator().manual_seed(0)
+    X = draw(shape[1:] if is_shared and len(shape) == 3 else shape)
+    X_hat = draw(shape)
+    X_hat[..., :5, :] = X[..., :5, :]  # residuals of zero have the gradient zero
+    factor = torch.rand(shape[:-1], generator=generator, dtype=torch.float64)
+    gradients = []
+    for losses in (
+        LogError(0.3).elementwise(X, X_hat.requires_grad_()),
+        ((X - X_hat).abs() / 0.3).log1p(),
+    ):
+        (factor * losses.sum(dim=-1)).sum().backward()
+        gradients.append(X_hat.grad)
+        X_hat.grad = None
+    assert "LogError" in type(LogError().elementwise(X, X_hat).grad_fn).__name__
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)

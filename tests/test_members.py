@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from skae._layers import Residual, StackedLinear, linear
-from skae._members import CodeWidths, Members, stack, stack_squeezes
+from skae._members import CodeWidths, Members, encode_visible, stack, stack_squeezes
 from skae.bottlenecks import Deterministic, Gaussian, Quantized, Squeeze
 from skae.networks import MLP, Conv, Shape
 
@@ -48,7 +48,7 @@ def test_perceptrons_become_batched_products():
     stacked = stack(encoders(MLP((5, 4))))
     kinds = [type(layer) for layer in stacked]
     assert kinds == [StackedLinear, nn.GELU, StackedLinear, nn.GELU, StackedLinear]
-    assert stacked[0].weight.shape == (3, 6, 5)
+    assert stacked[0].weight.shape == (3, 5, 6)
 
 
 def test_residual_networks_become_batched_products():
@@ -74,6 +74,37 @@ def test_residual_networks_become_batched_products():
 )
 def test_other_networks_are_evaluated_one_after_another(network):
     assert type(stack(encoders(network))) is Members
+
+
+@pytest.mark.parametrize("hidden", [None, random_rows(6)], ids=["zeros", "given"])
+@pytest.mark.parametrize("kind", ["mlp", "linear", "residual", "widths", "conv"])
+def test_a_product_for_all_members_gives_the_output_for_the_visible_inputs(
+    kind, hidden
+):
+    network = {"conv": Conv((3,)), "linear": MLP(())}.get(kind, MLP((5, 4)))
+    members = encoders(network)
+    if kind == "residual":
+        generator = torch.Generator().manual_seed(0)
+        members = [Residual(linear(6, 2, generator), member) for member in members]
+    encoder = stack(members).double()
+    if kind == "widths":
+        encoder = nn.Sequential(encoder, CodeWidths((1, 2, 1), 2))
+    X, visible = random_rows(7, 6), random_rows(3, 1, 6) > 0
+    inputs = torch.where(visible, X, 0.0 if hidden is None else hidden)
+    torch.testing.assert_close(
+        encode_visible(encoder, X, visible, hidden), encoder(inputs)
+    )
+
+
+def test_rows_are_last_in_the_memory_of_a_batched_product():
+    stacked = stack(encoders(MLP((5, 4)))).double()
+    visible = torch.ones(3, 1, 6, dtype=torch.bool)
+    for outputs in (
+        stacked(random_rows(3, 7, 6)),
+        encode_visible(stacked, random_rows(7, 6), visible, None),
+    ):
+        assert outputs.shape == (3, 7, 2)
+        assert outputs.mT.is_contiguous()
 
 
 def test_members_do_not_share_weights():

@@ -19,7 +19,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
-from skae._defaults import auto_hidden_layer_sizes
+from skae._defaults import FEW_ROWS, auto_hidden_layer_sizes
 from skae._layers import (
     ChannelsFirst,
     ChannelsLast,
@@ -130,11 +130,13 @@ def n_weights(network):
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        # Narrow codes have the same widths for any number of rows.
-        ((10, 6, 2), (256, 128, 64)),
+        # Few rows have one layer fewer.
+        ((10, 6, 2), (128, 64)),
+        ((500, 6, 2), (128, 64)),
+        ((501, 6, 2), (256, 128, 64)),
         ((10**6, 500, 16), (256, 128, 64)),
-        ((50, 500, 16), (256, 128, 64)),
-        ((50, 64, 64), (1024, 512, 256)),  # fewer than 2**20 weights
+        ((50, 500, 16), (128, 64)),
+        ((50, 64, 64), (512, 256)),  # fewer than 2**20 weights
         # Wide codes of many rows.
         ((10**6, 500, 100), (2048, 1024, 512)),
         ((10**6, 20_000, 100), (512, 512, 512)),
@@ -143,8 +145,9 @@ def n_weights(network):
         ((1000, 500, 100), (512, 256, 128)),
         ((1000, 500, 200), (512, 512, 256)),
         ((1000, 64, 300), (1024, 512, 256)),  # no wider than for 64 components
-        ((398, 30, 64), (512, 256, 128)),
-        ((1, 500, 100), (512, 256, 128)),
+        ((501, 30, 64), (512, 256, 128)),
+        ((398, 30, 64), (256, 128)),
+        ((1, 500, 100), (512, 256)),
         # All members of an ensemble count.
         ((1000, 500, 10, 16), (64,)),
         ((1000, 500, 100, 2), (512,)),
@@ -163,6 +166,8 @@ def test_the_ceiling_leaves_room_for_the_code(
     n_samples, n_features, n_components, n_members
 ):
     wide = auto_hidden_layer_sizes(10**9, n_features, n_components, n_members)
+    if n_samples <= FEW_ROWS and n_members == 1:
+        wide = wide[1:]
     sizes = auto_hidden_layer_sizes(n_samples, n_features, n_components, n_members)
     assert all(one <= other for one, other in zip(sizes, wide, strict=True))
     assert list(sizes) == sorted(sizes, reverse=True)
@@ -1109,3 +1114,12 @@ def test_any_sequence_of_layers_can_be_pickled(hidden, trainable, dtype, seed):
 def test_network_without_build_is_abstract():
     with pytest.raises(TypeError, match="build"):
         Network()
+
+
+@pytest.mark.parametrize(("n_members", "kind"), [(1, nn.GELU), (2, nn.SiLU)])
+def test_the_automatic_activation_depends_on_the_number_of_members(n_members, kind):
+    shape = Shape(100, 5, 2, 2, n_members=n_members)
+    for part in MLP().build(shape, torch.Generator()):
+        assert type(part[1]) is kind
+    encoder, _ = MLP(activation="relu").build(shape, torch.Generator())
+    assert type(encoder[1]) is nn.ReLU

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,18 +80,20 @@ def test_number_of_threads_is_restored_after_an_error(two_threads):
 
 
 def test_threads_of_torch_are_restored_without_threadpoolctl(two_threads, monkeypatch):
-    monkeypatch.setattr(_processor, "threadpool_limits", lambda limits: nullcontext())
+    pools = SimpleNamespace(limit=lambda limits: nullcontext())
+    monkeypatch.setattr(_processor, "_pools", lambda: pools)
     with pytest.raises(ZeroDivisionError), threads_for(SMALL):
         raise ZeroDivisionError
     assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize("work", [SMALL, LARGE])
-def test_one_thread_stays_one(work):
+def test_one_thread_stays_one(two_threads, work):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with threads_for(work):
         assert torch.get_num_threads() == 1
+        assert set(pool_sizes()) == {1}  # BLAS follows PyTorch
     assert torch.get_num_threads() == 1
     torch.set_num_threads(before)
 

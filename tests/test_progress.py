@@ -4,11 +4,9 @@ import re
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from skorch.history import History
 
-from skae import AutoencoderTransformer
 from skae._progress import Progress
 from skae.engine.interrupt import Interruption
 
@@ -146,12 +144,3 @@ def test_end_before_the_first_epoch_is_reported(capsys):
     show(make_net(5), 0)
     out = capsys.readouterr().out
     assert out == "stopped after epoch 0, weights of epoch 0 restored\n"
-
-
-def test_lines_name_the_fold(capsys):
-    rows = np.random.default_rng(0).normal(size=(20, 3))
-    AutoencoderTransformer(
-        1, init="random", max_epochs=1, verbose=1, random_state=0
-    ).fit(rows)
-    begins = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
-    assert begins == [*(f"fold {i} of 5" for i in range(1, 6)), "all rows"]

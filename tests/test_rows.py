@@ -264,7 +264,7 @@ def test_selected_and_split_batches_agree(observed, expanded):
 
 
 def test_a_cloned_batch_owns_its_memory():
-    batch = make_batch()
+    batch = make_batch()._replace(fold_weight=torch.rand(len(make_batch().weight), 2))
     copied = batch.clone()
     for one, other in zip(batch, copied, strict=True):
         assert torch.equal(one, other)

@@ -259,3 +259,43 @@ def test_a_variance_that_overflows_is_infinite():
     for summary in (whole, merged):
         assert not np.isfinite(summary.variance).any()
         assert summary.deviation == 1
+
+
+# Many rows
+
+MANY = np.random.default_rng(0).normal(3, [1, 5, 1e-3], (70, 3))
+
+
+def with_entry(value):
+    X = MANY.copy()
+    X[5, 1] = value
+    return X
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        MANY,
+        MANY.astype(np.float32),
+        MANY[:, ::-1],
+        np.asfortranarray(MANY),
+        MANY * [1, 0, 0] + [0, 0.1, 3.7],  # constants
+        MANY * 1e-9 + 1e6,
+        MANY * 1e-200,
+        with_entry(np.nan),
+        with_entry(1e300),
+        np.full((70, 3), np.pi),
+    ],
+)
+@pytest.mark.parametrize("block", [12, 10**6])
+def test_statistics_of_many_rows_are_those_of_few(X, block, monkeypatch):
+    monkeypatch.setattr(_summary, "CACHED_ENTRIES", block)
+    few = summarize(Rows(X))
+    monkeypatch.setattr(_summary, "MAX_CANONICAL_ROWS", 0)
+    assert (_summary._summarize_complete(Rows(X)) is None) == bool(
+        np.isnan(X).any() or not np.isfinite(few.variance).all()
+    )
+    many = summarize(Rows(X))
+    assert_close(many, few, rtol=1e-6, atol=0)
+    constant = few.variance == 0
+    np.testing.assert_array_equal(many.mean[constant], few.mean[constant])

@@ -184,3 +184,9 @@ def test_rows_of_little_weight_are_flagged_by_the_widest_gap():
     errors = np.concatenate([[1, 1.1, 1.2], np.linspace(1.3, 2, 12), [50]])
     weight = np.concatenate([[1e20] * 3, np.ones(13)])
     assert flag(-errors, "auto", weight).sum() == 1
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_an_excess_beyond_the_range_of_numbers_is_finite(side):
+    errors = side * np.array([0.0, 4.0, 2.2e-308, -1.0, -2.0, -3.0])
+    assert np.isfinite(threshold(-errors, np.ones(6), "auto", ROUNDING))

@@ -9,13 +9,15 @@ import pytest
 import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.decomposition import PCA
 from skorch.callbacks import Callback
 from torch import nn
 
 import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae._rows import Rows
+from skae.engine.networks import Networks, Split
 from skae.losses import Mixed
 from skae.networks import MLP, Custom
 
@@ -475,32 +477,6 @@ def test_warm_fits_without_early_stopping_learn(X):
     assert np.all(np.diff(scores) > 0)
 
 
-class BreakTraining(Shared):
-    """Sets all weights to zero from the training of this number on."""
-
-    def __init__(self, first):
-        self.first, self.n_trainings = first, 0
-
-    def on_train_begin(self, net, **kwargs):
-        self.n_trainings += 1
-
-    def on_batch_begin(self, net, training=False, **kwargs):
-        if training and self.n_trainings >= self.first:
-            for parameter in net.module_.parameters():
-                parameter.data.zero_()
-
-
-def test_a_last_training_that_fails_is_replaced_by_a_fold(X):
-    ae = AutoencoderTransformer(
-        2, init="random", max_epochs=20, learning_rate=0.01, random_state=0
-    )
-    expected = clone(ae).fit(X[:100]).score(X[:100])
-    breaking = BreakTraining(first=6)  # after five folds
-    ae.set_params(callbacks=[breaking]).fit(X[:100])
-    assert breaking.n_trainings == 6
-    assert ae.score(X[:100]) > 0.5 * expected
-
-
 class RecordRows(Shared):
     """Records the first batch of each training, and the held-out rows."""
 
@@ -669,7 +645,7 @@ def test_additional_members_have_the_widths_of_the_first_fit(monkeypatch):
     detector = growing(n_components=20, n_estimators=1, max_epochs=1).fit(X)
     detector.fit(X[:50]).set_params(n_estimators=2)
     detector.fit(X[:90])  # so few rows alone would give narrower layers
-    widths = [layer.weight.shape[-1] for layer in detector.module_.encoder[::2]]
+    widths = [layer.weight.shape[1] for layer in detector.module_.encoder[::2]]
     assert widths == [256, 128, 64, 20]
     other = growing(n_components=20, n_estimators=1, max_epochs=1).fit(X[:90])
     assert other.module_.encoder[0].weight.shape[0] == 64
@@ -782,79 +758,158 @@ def test_a_resumed_fit_without_gain_keeps_its_best_epoch(X):
 # Folds
 
 
-def test_epochs_after_folds_are_those_of_the_returned_network():
+class RecordNetworks(Shared):
+    """Records the held-out rows, the losses and the weights of one training."""
+
+    def on_train_begin(self, net, dataset_train=None, **kwargs):
+        self.n_trainings = getattr(self, "n_trainings", 0) + 1
+
+    def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        self.rows = dataset_train.X, dataset_valid.X
+        self.score = net.score(dataset_valid)
+
+
+def test_folds_are_trained_side_by_side_with_the_returned_network():
     X = load_iris().data
-    ae = AutoencoderTransformer(1, random_state=0, max_epochs=60).fit(X)
-    assert 1 <= ae.n_iter_ == len(ae.net_.history) == ae.net_.best_epoch_
-    assert len(ae.loss_curve_) == len(ae.validation_loss_curve_) >= ae.n_iter_
+    record = RecordNetworks()
+    ae = AutoencoderTransformer(1, random_state=0, max_epochs=60, callbacks=[record])
+    ae.fit(X)
+    assert record.n_trainings == 1
+    n_distinct = len(np.unique(X, axis=0))
+    for rows in record.rows:  # all rows train, and all are held out once
+        assert len(rows) == n_distinct
+        assert len(np.unique(rows, axis=0)) == n_distinct
+    assert ae.n_iter_ == len(ae.loss_curve_) == len(ae.validation_loss_curve_)
+    assert 1 <= ae.net_.best_epoch_ == 1 + int(np.argmin(ae.validation_loss_curve_))
 
 
-def test_folds_that_keep_the_start_return_a_network_without_epochs():
+def test_held_out_rows_are_predicted_by_the_network_of_their_fold():
+    # Each row is a direction of its own, which only a network trained on it can know.
+    X = np.random.default_rng(0).normal(size=(40, 60))
+    record = RecordNetworks()
+    ae = AutoencoderTransformer(
+        20,
+        init="random",
+        hidden_layer_sizes=(64,),
+        n_iter_no_change=np.inf,
+        max_epochs=200,
+        random_state=0,
+        callbacks=[record],
+    ).fit(X)
+    assert ae.score(X) > record.score + 0.2
+    assert ae.loss_curve_[-1] < ae.validation_loss_curve_[-1] - 0.2
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_stacked_folds_train_as_separate_ones(activation, monkeypatch):
+    X = load_iris().data
+    X[::7, 2] = np.nan
+    settings = {
+        "network": MLP((8,), activation=activation),
+        "trim": 0.1,
+        "max_epochs": 10,
+        "random_state": 0,
+    }
+    weight = np.random.default_rng(0).integers(1, 4, len(X))
+    stacked = AutoencoderTransformer(2, **settings).fit(X, sample_weight=weight)
+    monkeypatch.setattr("skae.engine.networks._stack", lambda networks: None)
+    separate = AutoencoderTransformer(2, **settings).fit(X, sample_weight=weight)
+    for name in ("loss_curve_", "validation_loss_curve_"):
+        assert_allclose(getattr(stacked, name), getattr(separate, name), rtol=1e-3)
+    assert_allclose(stacked.reconstruct(X), separate.reconstruct(X), atol=1e-2)
+
+
+def test_the_network_does_not_keep_the_memory_of_the_folds():
+    ae = AutoencoderTransformer(1, random_state=0, max_epochs=3).fit(load_iris().data)
+    for parameter in ae.module_.parameters():
+        assert parameter.is_contiguous()
+        assert parameter.untyped_storage().nbytes() == parameter.nbytes
+
+
+def test_weights_of_a_fold_are_those_of_the_other_rows():
+    weight = np.array([1.0, 2.0, 1.0, 4.0, 2.0, 2.0])
+    fold = np.array([0, 0, 1, 1, 2, 2])
+    rows = Rows(np.eye(6), weight=weight).normalised()
+    per_fold = Split(rows, None, fold).fold_weight()
+    assert per_fold.shape == (6, 3)
+    for i in range(3):
+        assert_allclose(per_fold[fold == i, i], 0, atol=1e-15)
+        kept = per_fold[fold != i, i]
+        assert_allclose(kept / kept[0], weight[fold != i] / weight[fold != i][0])
+    assert_allclose(per_fold.sum(axis=0), 6)
+
+
+def test_folds_that_keep_the_start_return_the_pca():
     noise = np.random.default_rng(0).normal(size=(50, 8))
     ae = AutoencoderTransformer(2, max_epochs=20, random_state=0).fit(noise)
-    assert ae.n_iter_ == ae.net_.best_epoch_ == len(ae.net_.history) == 0
-    assert len(ae.loss_curve_) == len(ae.validation_loss_curve_) > 0
-
-
-@pytest.mark.parametrize("training", [2, 3, 5, 6])
-def test_ctrl_c_returns_the_best_of_the_finished_folds(training, python_handler):
-    X = load_iris().data
-    settings = {"random_state": 0, "max_epochs": 40, "init": "random"}
-    press = PressCtrlC(training)
-    ae = AutoencoderTransformer(1, **settings, callbacks=[press])
-    with pytest.raises(KeyboardInterrupt):
-        ae.fit(X)
-    assert press.n_trainings == training
-    assert ae.n_iter_ > 1  # one of the finished trainings
-    assert ae.n_iter_ == len(ae.loss_curve_) == len(ae.validation_loss_curve_)
-    assert ae.score(X) > 0.9
-
-
-class PressCtrlCInCopy(Callback):
-    """Presses Ctrl-C while one of several trainings is prepared."""
-
-    n_copies = 0
-
-    def __init__(self, copy):
-        self.copy = copy
-
-    def __deepcopy__(self, memo):
-        type(self).n_copies += 1
-        if type(self).n_copies == self.copy:
-            signal.raise_signal(signal.SIGINT)
-        return self
-
-
-@pytest.mark.parametrize("training", [2, 4, 6])
-def test_ctrl_c_between_folds_returns_the_best_of_the_finished(
-    training, python_handler, monkeypatch
-):
-    monkeypatch.setattr(PressCtrlCInCopy, "n_copies", 0)
-    press = PressCtrlCInCopy(training)
-    ae = AutoencoderTransformer(
-        1, init="random", max_epochs=5, random_state=0, callbacks=[press]
+    assert ae.net_.best_epoch_ == 0
+    assert ae.n_iter_ == len(ae.loss_curve_) == len(ae.validation_loss_curve_) > 0
+    pca = PCA(2).fit(noise)
+    assert_allclose(
+        ae.reconstruct(noise), pca.inverse_transform(pca.transform(noise)), atol=1e-5
     )
-    with pytest.raises(KeyboardInterrupt):
-        ae.fit(load_iris().data)
-    assert 1 <= ae.n_iter_ == len(ae.loss_curve_)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_curves_of_folds_reach_the_epochs_of_the_network(seed, X):
+class Freeze(Shared):
+    """Freezes the first linear layer of the encoder, and changes another."""
+
+    def on_train_begin(self, net, **kwargs):
+        for parameter in net.module_.encoder.linear.parameters():
+            parameter.requires_grad_(False)
+        with torch.no_grad():
+            net.module_.decoder.linear.bias.fill_(1.0)
+
+
+@pytest.mark.parametrize("stacks", [True, False])
+def test_folds_follow_what_callbacks_do_to_the_network(stacks, monkeypatch):
+    X = load_iris().data
+    if not stacks:
+        monkeypatch.setattr("skae.engine.networks._stack", lambda networks: None)
+    seen = []
+    copy_first = Networks.copy_first
+
+    def spy(networks):
+        copy_first(networks)
+        biases = [n.module.decoder.linear.bias for n in networks.folds]
+        seen.extend(float(bias.detach().mean()) for bias in biases)
+        encoder = networks.trained[-1].module.encoder
+        seen.append(encoder.linear.weight.requires_grad)
+
+    monkeypatch.setattr(Networks, "copy_first", spy)
+    settings = {"random_state": 0, "max_epochs": 2, "scale": None}
+    AutoencoderTransformer(1, **settings, callbacks=[Freeze()]).fit(X)
+    *biases, is_trained = seen
+    assert_allclose(biases, [1.0] * 5)
+    assert not is_trained
+
+
+class ClipGradients(Shared):
+    """Records the gradients of each network."""
+
+    def __init__(self):
+        self.norms = []
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        gradients = [p.grad for _, p in named_parameters]
+        self.norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
+        for gradient in gradients:
+            gradient.zero_()
+
+
+@pytest.mark.parametrize("stacks", [True, False])
+def test_callbacks_receive_the_gradients_of_all_networks(stacks, monkeypatch):
+    if not stacks:
+        monkeypatch.setattr("skae.engine.networks._stack", lambda networks: None)
+    clip = ClipGradients()
     ae = AutoencoderTransformer(
-        2,
-        init="random",
-        hidden_layer_sizes=(8,),
-        learning_rate=0.05,
-        batch_size=4,
-        n_iter_no_change=1,
-        max_epochs=15,
-        random_state=seed,
-    ).fit(X[:60])
-    assert ae.net_.best_epoch_ <= len(ae.loss_curve_)
+        1, random_state=0, max_epochs=12, batch_size=200, callbacks=[clip]
+    ).fit(load_iris().data)
+    assert len(clip.norms) == 6 * 12
+    assert min(clip.norms) > 0
+    assert_allclose(ae.validation_loss_curve_, ae.validation_loss_curve_[0], rtol=1e-3)
 
 
-def test_ctrl_c_in_the_first_fold_returns_its_best_epoch(python_handler):
+def test_ctrl_c_in_folds_returns_the_best_epoch(python_handler):
     X = load_iris().data
     press = PressCtrlC(1, epoch=5)
     ae = AutoencoderTransformer(1, random_state=0, init="random", callbacks=[press])
@@ -895,3 +950,32 @@ def test_contributions_exist_by_the_bottleneck_of_the_fit(X):
     detector = AutoencoderOutlierDetector(bottleneck=elbo, max_epochs=1).fit(X)
     detector.set_params(bottleneck="deterministic")
     assert not hasattr(detector, "feature_contributions")
+
+
+def test_a_detector_trains_on_a_sample_of_many_rows():
+    X = np.random.default_rng(0).normal(size=(1000, 3))
+    detector = AutoencoderOutlierDetector(
+        n_estimators=2, hidden_layer_sizes=(2,), batch_size=2, random_state=0
+    ).fit(X)
+    assert detector.n_iter_ == 1
+    assert detector.net_.history[-1]["train_batch_count"] == 300
+    np.testing.assert_allclose(detector.mean_, X.mean(axis=0))
+    detector.set_params(max_epochs=1).fit(X)
+    assert detector.net_.history[-1]["train_batch_count"] == 500
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_mean_residuals_come_from_a_sample_of_complete_rows(monkeypatch, is_complete):
+    X = np.random.default_rng(0).normal(size=(1000, 3))
+    if not is_complete:
+        X[::5, 0] = np.nan
+    detector = AutoencoderOutlierDetector(
+        n_estimators=2, hidden_layer_sizes=(2,), max_epochs=1, random_state=0
+    )
+    scale = detector.fit(X).module_.residual_scale.numpy()
+    total_weight = detector._trained.residuals.weight
+    monkeypatch.setattr("skae._training.MAX_RESIDUAL_ROWS", 200)
+    sampled = detector.fit(X).module_.residual_scale.numpy()
+    assert (scale != sampled).any() == is_complete
+    np.testing.assert_allclose(sampled, scale, rtol=0.2)
+    np.testing.assert_allclose(detector._trained.residuals.weight, total_weight)

@@ -104,49 +104,41 @@ def run(tmp_path, monkeypatch):
     return Run(tmp_path)
 
 
-ONE_TRAINING = r"keeps the record of one training.*early_stopping=True.*skae\.save"
-
-# Each callback: how it is created, and why it is refused with few or with many rows.
+# Each callback: how it is created, and why it is refused.
 CASES = {
-    "BatchScoring": (lambda run: BatchScoring("r2"), *2 * [r"Use EpochScoring"]),
-    "Callback": (lambda run: Callback(), None, None),
-    "Checkpoint": (lambda run: Checkpoint(), ONE_TRAINING, None),
-    "EarlyStopping": (lambda run: EarlyStopping(patience=2), None, None),
-    "EpochScoring": (lambda run: EpochScoring("r2"), None, None),
-    "EpochTimer": (lambda run: EpochTimer(), None, None),
-    "Freezer": (lambda run: Freezer("encoder.*"), None, None),
-    "GradientNormClipping": (lambda run: GradientNormClipping(0.1), None, None),
-    "Initializer": (
-        lambda run: Initializer("*.weight", fn=torch.nn.init.zeros_),
-        None,
-        None,
-    ),
-    "InputShapeSetter": (lambda run: InputShapeSetter(), *2 * [r"Leave it out"]),
+    "BatchScoring": (lambda run: BatchScoring("r2"), r"Use EpochScoring"),
+    "Callback": (lambda run: Callback(), None),
+    "Checkpoint": (lambda run: Checkpoint(), None),
+    "EarlyStopping": (lambda run: EarlyStopping(patience=2), None),
+    "EpochScoring": (lambda run: EpochScoring("r2"), None),
+    "EpochTimer": (lambda run: EpochTimer(), None),
+    "Freezer": (lambda run: Freezer("encoder.*"), None),
+    "GradientNormClipping": (lambda run: GradientNormClipping(0.1), None),
+    "Initializer": (lambda run: Initializer("*.weight", fn=torch.nn.init.zeros_), None),
+    "InputShapeSetter": (lambda run: InputShapeSetter(), r"Leave it out"),
     "LRScheduler": (
         lambda run: LRScheduler("ReduceLROnPlateau", monitor="valid_loss"),
         None,
-        None,
     ),
-    "LoadInitState": (lambda run: LoadInitState(Checkpoint()), *2 * [r"warm_start"]),
-    "MlflowLogger": (lambda run: MlflowLogger(run, run), ONE_TRAINING, None),
-    "NeptuneLogger": (lambda run: NeptuneLogger(run), ONE_TRAINING, None),
+    "LoadInitState": (lambda run: LoadInitState(Checkpoint()), r"warm_start"),
+    "MlflowLogger": (lambda run: MlflowLogger(run, run), None),
+    "NeptuneLogger": (lambda run: NeptuneLogger(run), None),
     "ParamMapper": (
         lambda run: ParamMapper("*.bias", fn=torch.nn.init.zeros_, at=2),
         None,
-        None,
     ),
-    "PassthroughScoring": (lambda run: PassthroughScoring("valid_loss"), None, None),
-    "PrintLog": (lambda run: PrintLog(), None, None),
-    "ProgressBar": (lambda run: ProgressBar(), None, None),
-    "SacredLogger": (lambda run: SacredLogger(run), ONE_TRAINING, None),
-    "TensorBoard": (lambda run: TensorBoard(run), ONE_TRAINING, None),
-    "TrainEndCheckpoint": (lambda run: TrainEndCheckpoint(), ONE_TRAINING, None),
-    "Unfreezer": (lambda run: Unfreezer("encoder.*"), None, None),
-    "WandbLogger": (lambda run: WandbLogger(run), ONE_TRAINING, None),
+    "PassthroughScoring": (lambda run: PassthroughScoring("valid_loss"), None),
+    "PrintLog": (lambda run: PrintLog(), None),
+    "ProgressBar": (lambda run: ProgressBar(), None),
+    "SacredLogger": (lambda run: SacredLogger(run), None),
+    "TensorBoard": (lambda run: TensorBoard(run), None),
+    "TrainEndCheckpoint": (lambda run: TrainEndCheckpoint(), None),
+    "Unfreezer": (lambda run: Unfreezer("encoder.*"), None),
+    "WandbLogger": (lambda run: WandbLogger(run), None),
     # No callback, but a schedule for LRScheduler.
     "WarmRestartLR": (
         lambda run: WarmRestartLR,
-        *2 * [r"Use LRScheduler\(policy=WarmRestartLR\)"],
+        r"Use LRScheduler\(policy=WarmRestartLR\)",
     ),
 }
 
@@ -158,8 +150,7 @@ def test_it_is_decided_what_each_callback_of_skorch_does():
 @pytest.mark.parametrize("n_rows", [N_FEW, N_MANY])
 @pytest.mark.parametrize("name", CASES)
 def test_each_callback_of_skorch_works_or_is_refused(name, n_rows, X, run):
-    create, *reasons = CASES[name]
-    reason = reasons[n_rows == N_MANY]
+    create, reason = CASES[name]
     given = create(run)
     ae = AutoencoderTransformer(2, init="random", callbacks=[given], **SMALL)
     if reason is not None:
@@ -176,16 +167,6 @@ def test_each_callback_of_skorch_works_or_is_refused(name, n_rows, X, run):
     assert pickle.loads(pickle.dumps(ae)).net_.callbacks_ == []
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CASES if ONE_TRAINING in CASES[name]]
-)
-def test_what_is_refused_with_few_rows_works_where_one_network_is_trained(name, X, run):
-    callbacks = [CASES[name][0](run)]
-    settings = {**SMALL, "init": "random", "callbacks": callbacks}
-    ae = AutoencoderTransformer(2, early_stopping=True, **settings).fit(X[:N_FEW])
-    assert len(ae.net_.callbacks_) == 1
-
-
 # What callbacks find
 
 
@@ -199,21 +180,19 @@ class Record(Callback):
         self.rows.append(dict(net.history[-1]))
 
 
-def test_the_last_training_has_the_validation_losses_of_the_folds(X):
+def test_callbacks_score_the_held_out_rows_of_the_folds(X):
     settings = {**SMALL, "max_epochs": 6, "init": "random"}
     scoring = EpochScoring("r2", lower_is_better=False)
     callbacks = [scoring, Record(), EpochTimer()]
     ae = AutoencoderTransformer(2, callbacks=callbacks, **settings).fit(X[:N_FEW])
     rows = dict(ae.net_.callbacks_)["Record"].rows
     assert len(rows) == ae.n_iter_ == len(ae.net_.history)
-    expected = ae.validation_loss_curve_[: len(rows)]
+    expected = ae.validation_loss_curve_
     assert [row["valid_loss"] for row in rows] == expected
     assert [row["valid_loss_best"] for row in rows] == [
         loss < min(expected[:i], default=np.inf) for i, loss in enumerate(expected)
     ]
-    # Also what callbacks have recorded in the folds.
     assert all(row["r2"] < 1 and isinstance(row["r2_best"], bool) for row in rows)
-    assert "valid_batch_count" not in rows[0]
     plain = AutoencoderTransformer(2, **settings).fit(X[:N_FEW])
     assert_array_equal(ae.transform(X), plain.transform(X))
 
@@ -247,7 +226,7 @@ def test_scores_are_those_of_the_reconstructions(X):
     for rows in (X[:60].astype(np.float32), X[:60]):
         ae = AutoencoderTransformer(2, **settings).fit(rows)
         last = ae.net_.history[-1]
-        assert_allclose(last["r2"], r2_score(rows, ae.reconstruct(rows)), rtol=1e-5)
+        assert_allclose(last["r2"], r2_score(rows, ae.reconstruct(rows)), rtol=1e-4)
         assert_allclose(last["score"], ae.score(rows), rtol=1e-5)
 
 

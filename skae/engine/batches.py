@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from skorch.dataset import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 
 from skae._rows import Batch, Rows, Table
+from skae._sparse import SparseRows
 
 # Number of entries that are scaled at once: 1 MB in float32, which fits into the cache
-# of a CPU. A table of at most four times as many entries is scaled once and kept.
+# of a CPU.
 CHUNK_ENTRIES = 2**18
+
+# Number of entries up to which a table is scaled once and kept.
+MAX_RESIDENT_CPU = 2**20
+
+# The same for a table that is kept on a GPU: 64 MB in float32. Copying the positions of
+# the rows of a chunk to the GPU waits until it has taken all steps before.
+DEVICE_CHUNK_ENTRIES = 2**24
 
 
 class Batches:
@@ -55,6 +63,9 @@ class RowsDataset(Dataset):
     Parameters
     ----------
     rows : Rows
+    folds : list of tuple of torch.nn.Module and Rows, default=()
+        Networks and the rows that each of them predicts, in the order of `rows`.
+        Empty means that the net's own network predicts all rows.
 
     Attributes
     ----------
@@ -64,8 +75,9 @@ class RowsDataset(Dataset):
         The rows, as a dense array.
     """
 
-    def __init__(self, rows: Rows):
+    def __init__(self, rows: Rows, folds: Sequence[tuple[nn.Module, Rows]] = ()):
         self.rows = rows
+        self.folds = folds
 
     @property
     def X(self) -> Table:
@@ -99,36 +111,56 @@ class TrainingBatches:
     batch_size : int
         Largest number of rows in a batch; see :func:`batch_bounds`.
     prepare : callable
-        Maps a dense block of rows, an ndarray that it may overwrite, to the
+        Maps a block of rows, an ndarray that it may overwrite or `SparseRows`, to the
         `target` and the `observed` of a `Batch`.
     rng : numpy.random.Generator, default=None
         Shuffles the rows before each pass. None keeps their order.
-    max_resident : int, default=4 * CHUNK_ENTRIES
+    fold_weight : ndarray of shape (n_rows, n_folds), default=None
+        The `fold_weight` of the batches.
+    max_resident : int, default=MAX_RESIDENT_CPU
         Number of entries up to which a table is scaled once and kept in memory.
+    is_copied : bool, default=False
+        Whether `prepare` copies the block, to a GPU, and so never overwrites it.
+    keeps_sparse : bool, default=False
+        Whether the batches of a sparse table are `SparseRows`.
     """
 
     def __init__(
         self,
         rows: Rows,
         batch_size: int,
-        prepare: Callable[[np.ndarray], tuple[Tensor, Tensor | None]],
+        prepare: Callable[[Any], tuple[Any, Tensor | None]],
         rng: np.random.Generator | None = None,
-        max_resident: int = 4 * CHUNK_ENTRIES,
+        fold_weight: np.ndarray | None = None,
+        max_resident: int = MAX_RESIDENT_CPU,
+        is_copied: bool = False,
+        keeps_sparse: bool = False,
     ):
         self.rows = rows
+        self.keeps_sparse = keeps_sparse
         self.prepare = prepare
         self.rng = rng
+        self.fold_weight = fold_weight
         self.bounds = batch_bounds(len(rows), batch_size)
         self._order = np.arange(len(rows), dtype=np.int32)
-        self._n_chunk = max(1, CHUNK_ENTRIES // int(self.bounds[1] * rows.n_features))
+        is_resident = rows.n_entries <= max_resident
+        n_entries = DEVICE_CHUNK_ENTRIES if is_resident and is_copied else CHUNK_ENTRIES
+        self._n_chunk = max(1, n_entries // int(self.bounds[1] * rows.n_features))
         self._resident: Batch | None = None
         self._buffer = np.empty((0, rows.n_features), dtype=rows.X.dtype)
-        if rows.n_entries <= max_resident:
+        if keeps_sparse:
+            n_stored = rows.X.nnz / rows.X.shape[0] * self.bounds[1]
+            self._n_chunk = max(1, CHUNK_ENTRIES // int(max(1, n_stored)))
+        elif is_resident:
             # Scaled in float64, float32 rows give the batches of equal float64 rows. In
             # a larger table, or on a GPU, this would cost time or memory.
-            is_small = rows.n_entries <= 4 * CHUNK_ENTRIES
+            is_small = rows.n_entries <= MAX_RESIDENT_CPU
             dtype = np.float64 if is_small else rows.X.dtype
-            block = np.array(rows.dense(slice(None)), dtype)
+            block = rows.dense(slice(None))
+            if is_copied:  # `from_numpy` warns about read-only memory
+                block = np.require(block, dtype, ["C", "W"])
+            else:
+                block = np.array(block, dtype)
             self._resident = self._prepared(block, ...)
         else:
             # Allocating memory for each chunk costs more than copying its rows.
@@ -152,19 +184,25 @@ class TrainingBatches:
             yield self.bounds[first : first + self._n_chunk + 1]
 
     def _chunk(self, order: np.ndarray) -> Batch:
+        if self.keeps_sparse:
+            return self._prepared(SparseRows.from_csr(self.rows.stored(order)), order)
         if self._resident is None:
             return self._prepared(self.rows.take(order, self._buffer), order)
         return self._resident.select(
             torch.from_numpy(order).to(self._resident.target.device)
         )
 
-    def _prepared(self, block: np.ndarray, where: Any) -> Batch:
+    def _prepared(self, block: Any, where: Any) -> Batch:
         target, observed = self.prepare(block)
         if self.rows.is_uniform:
             weight = torch.ones(1).expand(len(block))
         else:
             weight = torch.from_numpy(self.rows.weight[where].astype(np.float32))
-        return Batch(target, observed, weight.to(target.device))
+        fold_weight = None
+        if self.fold_weight is not None:
+            values = self.fold_weight[where].astype(np.float32)
+            fold_weight = torch.from_numpy(values).to(target.device)
+        return Batch(target, observed, weight.to(target.device), fold_weight)
 
 
 def batch_bounds(n_rows: int, batch_size: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,10 @@ DIVISOR = 5
 ROUNDING = 10
 
 
+# Function without arguments that returns losses and weights of rows.
+Losses: TypeAlias = Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
 class DivergenceError(ValueError):
     """The loss became infinite or NaN during training."""
 
@@ -35,13 +39,13 @@ class Judgement(NamedTuple):
         Decrease of each row's objective from the initial weights to the best epoch.
     weight : ndarray of shape (n_rows,)
         Positive weights of the rows.
-    n_epochs : float
-        Number of the best epoch, 0 for the initial weights; over folds, the mean.
+    n_epochs : int
+        Number of the best epoch, 0 for the initial weights.
     """
 
     gains: np.ndarray
     weight: np.ndarray
-    n_epochs: float
+    n_epochs: int
 
     @property
     def mean_gain(self) -> float:
@@ -191,7 +195,8 @@ class Judge:
         self,
         n_epochs: int,
         is_complete: bool,
-        exact_losses: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
+        exact_losses: Losses | None = None,
+        exact_training_losses: Losses | None = None,
     ) -> Judgement | None:
         """Load the final weights of the training into the module.
 
@@ -211,6 +216,9 @@ class Judge:
             Returns the objectives in float64 with the present weights, and the weights
             of the rows: held-out rows, or without early stopping training rows. None
             judges by the losses of the training.
+        exact_training_losses : callable, default=None
+            Returns the same for training rows. With ``plan.keep_start``, their mean
+            gain has to be positive, too.
 
         Returns
         -------
@@ -235,15 +243,19 @@ class Judge:
         if exact_losses is not None and self.best_epoch > 0:
             self._compare_exactly(exact_losses)
         judgement = self._judgement()
-        weights = self._best_weights
-        if self._plan.keep_start and not judgement.is_significant:
-            weights, self.best_epoch = self._start_weights, 0
-        self._module.load_state_dict(weights)
+        self._module.load_state_dict(self._best_weights)
+        if not self._plan.keep_start or self.best_epoch == 0:
+            return judgement
+        is_better = judgement.is_significant
+        if is_better and exact_training_losses is not None:
+            self._compare_exactly(exact_training_losses)
+            is_better = self._judgement().mean_gain > 0
+        if not is_better:
+            self._module.load_state_dict(self._start_weights)
+            self.best_epoch = 0
         return judgement
 
-    def _compare_exactly(
-        self, exact_losses: Callable[[], tuple[np.ndarray, np.ndarray]]
-    ) -> None:
+    def _compare_exactly(self, exact_losses: Losses) -> None:
         """Compute the losses of the best and of the initial weights in float64."""
         self._module.load_state_dict(self._start_weights)
         self._start_losses, self._weight = exact_losses()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,7 @@ class AutoencoderNet(SkorchNet):
             criterion=objective,
             optimizer=torch.optim.AdamW,
             optimizer__weight_decay=plan.weight_decay,
+            optimizer__betas=(0.9, plan.beta2),
             optimizer__fused=True,
             optimizer__capturable=torch.device(device).type == "cuda",
             lr=plan.learning_rate,
@@ -206,6 +207,22 @@ class AutoencoderNet(SkorchNet):
     def get_iterator(self, dataset: RowsDataset, training: bool = False) -> Batches:
         """Iterate over blocks of rows."""
         return Batches(dataset.rows, self.block_size)
+
+    def forward_iter(
+        self, X: Any, training: bool = False, device: str = "cpu"
+    ) -> Iterator[Any]:
+        """Predict blocks of rows, those of a fold by the network of this fold."""
+        dataset = self.get_dataset(X)
+        if not dataset.folds:
+            yield from super().forward_iter(dataset, training, device)
+            return
+        own = self.module_
+        try:
+            for module, rows in dataset.folds:
+                self.__dict__["module_"] = module
+                yield from super().forward_iter(RowsDataset(rows), training, device)
+        finally:
+            self.__dict__["module_"] = own
 
     def score(self, X: Any, y: None = None) -> float:
         """Return the explained variance of rows, which skorch's scoring callbacks use.

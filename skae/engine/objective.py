@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from skae._layers import input_norms
 from skae._members import Members
 from skae._module import Autoencoder, Propagation
-from skae._rows import Batch
+from skae._rows import Batch, is_expanded
 
 
 class Objective(nn.Module):
@@ -42,6 +42,8 @@ class Objective(nn.Module):
     trim : float, default=0.0
         Fraction of a batch's weight, the rows with the highest objective, from which
         the level of the decoder's noise is not learnt.
+    penalty_needs_rows : bool, default=False
+        Whether the penalty uses the encoder or its input, and not the codes alone.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class Objective(nn.Module):
         warm_up: float = 0.0,
         bottleneck_warm_up: float = 0.0,
         trim: float = 0.0,
+        penalty_needs_rows: bool = False,
     ):
         super().__init__()
         self.corruption = corruption
+        self.penalty_needs_rows = penalty_needs_rows
         self.bottleneck_weight = bottleneck_weight
         self.penalty = penalty
         self.penalty_weight = penalty_weight
@@ -69,6 +73,11 @@ class Objective(nn.Module):
     def settled_from(self) -> float:
         """Share of the training from which the weights of all terms are constant."""
         return max(self.warm_up, self.bottleneck_warm_up)
+
+    @property
+    def allows_sparse(self) -> bool:
+        """Whether rows need not be dense: nothing but the network reads them."""
+        return self.corruption is None and not self.penalty_needs_rows
 
     def forward(
         self, autoencoder: Autoencoder, batch: Batch, progress: Tensor
@@ -97,10 +106,11 @@ class Objective(nn.Module):
             if self.warm_up > 0:
                 penalty = penalty * (progress / self.warm_up).clamp(max=1)
             total = total + self.penalty_weight * penalty
-        if autoencoder.noise is not None and autoencoder.training:
+        noise = autoencoder.noise
+        if noise is not None and losses is not None and autoencoder.training:
             share = trimmed_share(self.trim, len(batch.weight))
             kept = trimmed_weight(total.detach(), batch.weight, share)
-            autoencoder.noise.update(losses.detach(), propagation.observed, kept)
+            noise.update(losses.detach(), propagation.observed, kept)
         return total
 
     def _penalty(
@@ -114,7 +124,8 @@ class Objective(nn.Module):
             Z = _weighted_units(Z, autoencoder)
         if autoencoder.visible is None:
             return self.penalty(encoder, X, Z, weight)
-        members = zip(encoder.members, X, Z, strict=True)
+        visible = autoencoder.visible_part(X)
+        members = zip(encoder.members, visible, Z, strict=True)
         return torch.stack([self.penalty(*member, weight) for member in members])
 
 
@@ -155,7 +166,7 @@ def trimmed_weight(losses: Tensor, weight: Tensor, trim: float) -> Tensor:
     Parameters
     ----------
     losses : Tensor of shape (..., n_rows)
-    weight : Tensor of shape (n_rows,)
+    weight : Tensor of shape (n_rows,) or of the shape of `losses`
         Non-negative.
     trim : float
         Share of the weight that is left out, in [0, 1).
@@ -167,9 +178,15 @@ def trimmed_weight(losses: Tensor, weight: Tensor, trim: float) -> Tensor:
     """
     if trim == 0:
         return weight
+    n_left_out = trim * len(weight)
+    if is_expanded(weight) and abs(n_left_out - round(n_left_out)) < 1e-6:
+        # Rows of equal weight need not be sorted, which takes four times as long.
+        highest = losses.topk(round(n_left_out), sorted=False).indices
+        return weight.expand_as(losses).scatter(-1, highest, 0.0)
     order = losses.argsort(dim=-1)
     ascending = weight.expand_as(losses).gather(-1, order)
     cumulative = ascending.cumsum(dim=-1)
-    remaining = (1 - trim) * weight.sum() - (cumulative - ascending)
+    total = weight.sum(dim=-1, keepdim=True)
+    remaining = (1 - trim) * total - (cumulative - ascending)
     kept = torch.minimum(remaining.clamp(min=0), ascending)
     return torch.zeros_like(kept).scatter(-1, order, kept)

@@ -39,6 +39,13 @@ class Plan(NamedTuple):
         How a step is computed, see :class:`skae.engine.step.Step`.
     precision : {"float32", "tf32", "bfloat16"}, default="float32"
         Precision of matrix products; ``"bfloat16"`` runs the network under autocast.
+    beta2 : float, default=0.999
+        Decay of the second moment in AdamW.
+    settling_steps : int, default=0
+        Number of the first steps in which no epoch counts for `n_iter_no_change`.
+    averaged_steps : float, default=0.0
+        Time constant, in steps, of the moving average of the weights that is judged and
+        returned; 0 takes the last weights.
     is_exact : bool, default=False
         Whether the trained weights are compared with the initial ones in float64, on
         the held-out rows or, without them, on the training rows. The initial weights of
@@ -58,4 +65,7 @@ class Plan(NamedTuple):
     trim: float = 0.0
     compile: str | bool = "auto"
     precision: str = "float32"
+    beta2: float = 0.999
+    settling_steps: int = 0
+    averaged_steps: float = 0.0
     is_exact: bool = False

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from skae._compat import has_hooks
 from skae._rows import Batch, is_expanded
-from skae.engine import tape
+from skae.engine.binding import flatten
+from skae.engine.tape import Tape, record
 
 # Number of steps of each batch size that run eagerly before one is recorded. The very
 # first step creates the state of the optimizer, and a short training is not worth the
@@ -38,6 +39,9 @@ Gradients: TypeAlias = list[Tensor | None]
 # their attributes changes.
 TRUSTED_PACKAGES = {"skae", "torch"}
 
+# Entries of the state of an Adam optimizer that have the shape of the parameter.
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
 # Entries of an optimizer's parameter group that may change between replays.
 _VARIABLE_SETTINGS = ("params", "lr", "initial_lr")
 
@@ -46,9 +50,10 @@ class Step:
     """Computes the loss of a batch and its gradients, and updates the parameters.
 
     On a CPU the first steps run eagerly, then one is recorded and replayed; on a GPU a
-    step is captured as a CUDA graph. The arithmetic is the same. The first replay is
-    compared with an eager step on the same batch and weights; if they differ, a warning
-    is issued and all further steps run eagerly. Modules of other packages than PyTorch
+    step is captured as a CUDA graph. The results agree up to rounding, since other
+    functions may compute them, see `passes` and `products`. The record is compared with
+    an eager step on the same batch and weights; if they differ, a warning is issued and
+    all further steps run eagerly. Modules of other packages than PyTorch
     and skae always run eagerly.
 
     Parameters
@@ -104,7 +109,8 @@ class Step:
         Returns
         -------
         loss : Tensor of shape ()
-            Loss of the batch before the update, not synchronized with the host.
+            Loss of the batch before the update, not synchronized with the host. The
+            next step may overwrite it.
         """
         key = (batch.n_rows, batch.observed is None, is_expanded(batch.weight))
         record = self._records.get(key)
@@ -138,20 +144,22 @@ class Step:
         """Free the memory of all records."""
         self._latest = None
         self._discard_records()
+        _separate_state(self._optimizer)
 
     def _take_and_record(self, key: tuple[int, bool, bool], batch: Batch) -> Tensor:
         """Take a step eagerly, and record it if further steps are likely to follow."""
         self._n_taken[key] += 1
         is_worth_recording = (
             self._may_record
+            and isinstance(batch.target, Tensor)
             and self._n_taken[key] > WARM_UP
             and len(self._records) < MAX_RECORDS
             and all(map(is_trusted, self._parts))
         )
         if not is_worth_recording:
             return self._take_eagerly(batch)
-        if not self._records:
-            _join_step_counters(self._optimizer)
+        if not self._records and batch.target.device.type == "cpu":
+            _join_state(self._optimizer)
         record = _Record(self, batch)
         self._signature = self._current_signature()
         if record.run is None:
@@ -243,14 +251,16 @@ class _Record:
             torch.tensor(group["lr"], dtype=dtype, device=device)
             for group in self._groups
         ]
+        self._set_rate = [filler(rate) for rate in self._rates]
         # Fields of the batch that are copied at each replay: position and copy.
         self._places: list[tuple[int, Tensor]] = [
             (i, own)
             for i, (own, given) in enumerate(zip(self._batch, batch, strict=True))
             if own is not None and given is not None and not is_expanded(given)
         ]
-        record = self._capture if device.type == "cuda" else self._record
-        self._loss, self._gradients, self.run = record()
+        self._tape: Tape | None = None
+        take = self._capture if device.type == "cuda" else self._record
+        self._loss, self._gradients, self.run = take()
         self._finish_step()
         self.first_loss = self._loss.clone()
 
@@ -260,7 +270,7 @@ class _Record:
         assert self.run is not None
         self.run()
         self._finish_step()
-        return self._loss.clone()
+        return self._loss
 
     def verify(self, batch: Batch) -> tuple[Tensor, bool]:
         """Take a step eagerly, and compare it with a replay.
@@ -274,32 +284,44 @@ class _Record:
         """
         self._load(batch)
         step = self._step
+        assert self.run is not None
+        # What is compared is the record, with the functions that it was made with. A
+        # replay by others rounds differently, which Adam magnifies without bound where
+        # a gradient is zero up to rounding.
+        run = self.run if self._tape is None else self._tape.run_as_recorded
+        replayed = self._results(run)
+        loss, gradients = self._compute()
+        eager = (loss, *gradients, *step._state())
+        self.is_verified = all(map(_are_close, replayed, eager))
+        if self._tape is not None:
+            self._tape.forget_record()
+        if step._on_gradients is not None:
+            step._update()
+        return loss, self.is_verified
+
+    def _results(self, run: Callable[[], None]) -> list[Tensor | None]:
+        """Return loss, gradients and state after a replay, which is undone."""
+        step = self._step
         state = step._state()
         before = [tensor.detach().clone() for tensor in state]
-        assert self.run is not None
         # The replay and the eager step must draw the same random numbers.
         with _restored_generators(step._generator, self._batch.target.device):
-            self.run()
-        replayed = [
+            run()
+        results = [
             None if tensor is None else tensor.detach().clone()
             for tensor in (self._loss, *self._gradients, *state)
         ]
         with torch.no_grad():
             for tensor, value in zip(state, before, strict=True):
                 tensor.copy_(value)
-        loss, gradients = self._compute()
-        eager = (loss, *gradients, *state)
-        self.is_verified = all(map(_are_close, replayed, eager))
-        if step._on_gradients is not None:
-            step._update()
-        return loss, self.is_verified
+        return results
 
     def _load(self, batch: Batch) -> None:
         """Copy the batch and the learning rates to the tensors that a replay reads."""
         for i, own in self._places:
             own.copy_(batch[i])  # type: ignore[arg-type]
-        for rate, group in zip(self._rates, self._groups, strict=True):
-            rate.fill_(group["lr"])
+        for set_rate, group in zip(self._set_rate, self._groups, strict=True):
+            set_rate(group["lr"])
 
     def _compute(self) -> tuple[Tensor, Gradients]:
         """Compute the recorded part: the step, without its update if `on_gradients`."""
@@ -335,8 +357,8 @@ class _Record:
         step = self._step
         batch = [own for _, own in self._places]
         inputs = [*batch, *step._inputs, *self._rates, *step._state()]
-        (loss, gradients), recorded = tape.record(self._compute, inputs)
-        return loss, gradients, None if recorded is None else recorded.run
+        (loss, gradients), self._tape = record(self._compute, inputs)
+        return loss, gradients, None if self._tape is None else self._tape.run
 
     def _capture(self) -> tuple[Tensor, Gradients, Callable[[], None] | None]:
         """Take the step as a CUDA graph; return loss, gradients and `run`."""
@@ -361,6 +383,11 @@ class _Record:
             return *self._compute(), None
         graph.replay()  # capturing a step does not run it
         return loss, gradients, graph.replay
+
+
+def filler(tensor: Tensor) -> Callable[[float], Any]:
+    """Return a function that fills a tensor with a number, with little overhead."""
+    return tensor.fill_ if tensor.device.type != "cpu" else tensor.numpy().fill
 
 
 def is_trusted(part: Any) -> bool:
@@ -411,13 +438,62 @@ def _are_close(replayed: Tensor | None, eager: Tensor | None) -> bool:
     )
 
 
-def _join_step_counters(optimizer: torch.optim.Optimizer) -> None:
-    """Store the step counters of all parameters as views of one tensor.
+def _join_state(optimizer: torch.optim.Optimizer) -> None:
+    """Store parameters, and the optimizer's tensors, as parts of one tensor each.
 
-    A replay then increments them by one operation, see `tape`.
+    A replay then updates them by one operation, see `binding.join_lists`.
     """
     states = [s for s in optimizer.state.values() if isinstance(s.get("step"), Tensor)]
     if states:
         joined = torch.stack([state["step"] for state in states])
         for state, count in zip(states, joined, strict=True):
             state["step"] = count
+    for group in optimizer.param_groups:
+        parameters = _flattened_parameters(optimizer, group)
+        if parameters:
+            for p, part in zip(parameters, flatten(_data(parameters)), strict=True):
+                p.data = part
+        for name in _MOMENTS:
+            values = [optimizer.state[p][name] for p in parameters]
+            for p, part in zip(parameters, flatten(values), strict=True):
+                optimizer.state[p][name] = part
+
+
+def _separate_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give each tensor of `_join_state` its own memory.
+
+    Otherwise a file with one of them would contain all.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if _shares_memory(parameter):
+                parameter.data = parameter.data.clone()
+            for name, value in state.items():
+                if isinstance(value, Tensor) and _shares_memory(value):
+                    state[name] = value.clone()
+
+
+def _flattened_parameters(
+    optimizer: torch.optim.Optimizer, group: dict[str, Any]
+) -> list[nn.Parameter]:
+    """Return the parameters of a group that an Adam optimizer updates together."""
+    return [
+        p
+        for p in group["params"]
+        if p.numel() > 0
+        and p.dtype == torch.float32
+        and all(
+            isinstance(t, Tensor) and t.is_contiguous() and t.shape == p.shape
+            for t in (p, *(optimizer.state.get(p, {}).get(name) for name in _MOMENTS))
+        )
+    ]
+
+
+def _data(parameters: list[nn.Parameter]) -> list[Tensor]:
+    return [parameter.detach() for parameter in parameters]
+
+
+def _shares_memory(tensor: Tensor) -> bool:
+    """Whether a tensor is a part of a larger one."""
+    return tensor.untyped_storage().nbytes() > tensor.nbytes

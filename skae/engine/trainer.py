@@ -4,43 +4,48 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skae._layers import using_generator
 from skae._processor import settings_restored
 from skae._rows import Batch, Rows, sample_size
-from skae.engine.batches import RowsDataset, TrainingBatches
+from skae._sparse import SparseRows
+from skae.engine.averaging import WeightAverage
+from skae.engine.batches import MAX_RESIDENT_CPU, RowsDataset, TrainingBatches
 from skae.engine.interrupt import Interruption
 from skae.engine.judge import DIVISOR, Judge
 from skae.engine.net import AutoencoderNet, StopTraining, lacks_float64
+from skae.engine.networks import Network, Networks, Split
 from skae.engine.objective import trimmed_share, trimmed_weight
-from skae.engine.step import Step
+from skae.engine.step import Step, filler
 
 # Largest number of records of batches in the history of an epoch.
 MAX_BATCH_RECORDS = 1000
 
 # Number of entries of the widest layer up to which a step is recorded on a CPU. A
 # recorded step keeps the memory of all intermediate results.
-MAX_RECORDED_ENTRIES = 2**22
+MAX_RECORDED_ENTRIES = 2**23
 
 # Number of steps of a training from which recording a step saves time.
 MIN_RECORDED_STEPS = 60
+
+# Number of entries of a batch from which products of sparse rows save time. A smaller
+# dense step takes no longer, and may be recorded.
+MIN_SPARSE_ENTRIES = 2**17
 
 # Number of entries up to which a scaled table is kept on a GPU: 4 GB in float32.
 MAX_RESIDENT = 2**30
 
 
-class Split(NamedTuple):
-    """Rows to train on, and held-out rows or None."""
-
-    train: Rows
-    held_out: Rows | None
+# Function that maps a batch to the objective of each row, of shape (n_rows,).
+RowLosses: TypeAlias = Callable[..., Tensor]
 
 
 class OptimizerState(NamedTuple):
@@ -88,9 +93,6 @@ class Trainer:
         Records Ctrl-C, which ends the training.
     earlier : OptimizerState, default=None
         State of the optimizer and the generators to continue from.
-    expected : sequence of dict, default=()
-        Values of each epoch that callbacks find in the history if this training does
-        not compute them: without held-out rows, their losses in other trainings.
     """
 
     def __init__(
@@ -100,7 +102,6 @@ class Trainer:
         seed: int,
         interruption: Interruption,
         earlier: OptimizerState | None = None,
-        expected: Sequence[dict[str, Any]] = (),
     ):
         with settings_restored():  # it initializes the callbacks, too
             net.initialize()
@@ -108,7 +109,6 @@ class Trainer:
         self.plan = net.plan
         self.split = split
         self.interruption = interruption
-        self.expected = expected
         self.device = torch.device(net.device)
         shuffling, noise = np.random.SeedSequence(seed).spawn(2)
         self.rng = np.random.default_rng(shuffling)
@@ -118,14 +118,6 @@ class Trainer:
         self._earlier = earlier
         if earlier is not None:
             self._restore(earlier)
-        self.judge = Judge(net.module_, self.plan, split.train.weight)
-        held_out = split.held_out
-        self._datasets = {
-            "dataset_train": RowsDataset(split.train),
-            "dataset_valid": None if held_out is None else RowsDataset(held_out),
-        }
-        # Fraction of the steps that are done; a tensor, since recorded steps read it.
-        self._progress = torch.ones((), dtype=torch.float32, device=self.device)
         # Callbacks of each method that is called for every batch.
         self._notified_of = {
             name: net.callbacks_with(name)
@@ -134,7 +126,22 @@ class Trainer:
         self._watches_batches = bool(
             self._notified_of["on_batch_begin"] or self._notified_of["on_batch_end"]
         )
-        self._held_out: TrainingBatches | None = None
+        self.networks = Networks(
+            net.module_, net.criterion_, split, may_stack=not self._keeps_sparse
+        )
+        if self.networks.folds:
+            group = net.optimizer_.param_groups[0]
+            group["params"] = self.networks.parameters()
+        modules = nn.ModuleList(module for module, _ in self.networks.trained)
+        self.judge = Judge(modules, self.plan, split.train.weight)
+        self._datasets = {
+            "dataset_train": RowsDataset(split.train),
+            "dataset_valid": self._held_out_dataset(),
+        }
+        # Fraction of the steps that are done; a tensor, since recorded steps read it.
+        self._progress = torch.ones((), dtype=torch.float32, device=self.device)
+        self._set_progress = filler(self._progress)
+        self._held_out: list[tuple[RowLosses, TrainingBatches]] = []
         self._total_steps = 1
         # Lowest training and validation loss so far.
         self._lowest: dict[str, float] = {}
@@ -157,7 +164,7 @@ class Trainer:
         net = self.net
         n_earlier = len(net.history)
         is_complete = False
-        with using_generator(self.generator, net.module_, net.criterion_):
+        with using_generator(self.generator, *self.networks.all_parts):
             self._judge_start()
             try:
                 with self.interruption.allowed():
@@ -165,6 +172,7 @@ class Trainer:
                         "on_train_begin", X=self._datasets["dataset_train"], y=None
                     )
                     self._resume_schedule()
+                    self.networks.copy_first()
                     self._run_epochs()
                 is_complete = True
             except StopTraining:
@@ -174,12 +182,17 @@ class Trainer:
             if net.history and "train_loss" not in net.history[-1]:
                 net.history.pop()  # an epoch that has not ended
             n_epochs = len(net.history) - n_earlier
+            self.networks.share_weights()
+            exact = [self._exact_losses]
+            if self.networks.folds:  # nothing is held out from the network itself
+                exact.append(self._exact_training_losses)
             net.judgement_ = self.judge.restore_best(
-                n_epochs, is_complete, self._exact_losses if self._is_exact else None
+                n_epochs, is_complete, *(exact if self._is_exact else ())
             )
             if self.judge.best_epoch > 0:
                 net.best_epoch_ = n_earlier + self.judge.best_epoch
             self._notify_of_end()
+            self.networks.release()
             # A callback may have restored an earlier epoch and its history.
             net.best_epoch_ = min(net.best_epoch_, len(net.history))
         net.set_training_mode(False)
@@ -239,7 +252,7 @@ class Trainer:
         watches_gradients = bool(self._notified_of["on_grad_computed"])
         return Step(
             self._batch_loss,
-            [net.module_, net.module_.loss, net.criterion_, net.optimizer_],
+            [*self.networks.parts, net.module_.loss, net.optimizer_],
             net.optimizer_,
             inputs=[self._progress],
             compile=compile,
@@ -251,31 +264,55 @@ class Trainer:
 
     def _judge_start(self) -> None:
         """Compute the objective of the held-out rows with the initial weights."""
-        if self.split.held_out is not None:
-            self._held_out = self._make_batches(self.split.held_out, training=False)
-            losses = self._run_validation_epoch(is_start=True)
-            assert losses is not None
-            self.judge.judge_start(losses, self.split.held_out.weight)
+        if not self.split.is_judged:
+            return
+        self._held_out = list(self._held_out_batches())
+        losses = self._run_validation_epoch(is_start=True)
+        assert losses is not None
+        self.judge.judge_start(losses, self._held_out_weight)
+
+    @property
+    def _held_out_weight(self) -> np.ndarray:
+        return np.concatenate([rows.weight for _, rows in self.networks.judged])
+
+    def _held_out_batches(self) -> Iterator[tuple[RowLosses, TrainingBatches]]:
+        """Yield batches of held-out rows, and a function that computes their losses."""
+        networks = self.networks
+        # Callbacks of batches receive the rows of one network.
+        stacked = None if self._watches_batches else networks.stacked_held_out()
+        if stacked is not None:
+            rows, sizes = stacked
+            at_once = self._make_batches(rows, training=False, size=len(rows))
+            yield partial(networks.stacked_row_losses, sizes=sizes), at_once
+            return
+        for network, rows in networks.judged:
+            yield network.row_losses, self._make_batches(rows, training=False)
 
     def _run_epochs(self) -> None:
         net, epochs = self.net, self.plan.max_epochs
         batches = self._make_batches(self.split.train, training=True)
         self._total_steps = epochs * len(batches)
+        average = WeightAverage(self.networks.parameters(), self.plan.averaged_steps)
         with closing(self._build_step()) as self._step:
             for epoch in range(1, epochs + 1):
                 net.notify("on_epoch_begin", **self._datasets)
                 self._run_training_epoch(batches)
-                losses = self._run_validation_epoch()
-                with self.interruption.deferred():
-                    self._judge_epoch(epoch, losses)
-                net.notify("on_epoch_end", **self._datasets)
+                self.networks.share_weights()
+                average.update(len(batches))
+                with average.in_use():
+                    losses = self._run_validation_epoch()
+                    with self.interruption.deferred():
+                        self._judge_epoch(epoch, losses)
+                    net.notify("on_epoch_end", **self._datasets)
+                n_divisions = self.judge.n_divisions
                 if not self.judge.allows_another_epoch(not net.has_own_schedule):
                     break
+                if self.judge.n_divisions > n_divisions:
+                    average.restart()
 
     def _judge_epoch(self, epoch: int, losses: np.ndarray | None) -> None:
         """Record the losses of an epoch, which callbacks read, and judge the epoch."""
-        history = self.net.history
-        records = history[-1]["batches"]
+        records = self.net.history[-1]["batches"]
         batches = [batch for batch in records if "train_loss" in batch]
         train_loss = float(
             np.average(
@@ -289,17 +326,12 @@ class Trainer:
         settled_from = self.net.criterion_.settled_from
         done = self.n_steps / self._total_steps
         is_settled = self.plan.schedule is None or done >= settled_from
+        is_settled &= self.n_steps >= self.plan.settling_steps
         valid_loss = self.judge.judge_epoch(
             epoch, train_loss, losses, counts=is_settled
         )
-        expected = self.expected[epoch - 1] if epoch <= len(self.expected) else {}
-        if valid_loss is None:
-            valid_loss = expected.get("valid_loss")
         if valid_loss is not None:
             self._record_loss("valid_loss", valid_loss)
-        for name, value in expected.items():
-            if name not in history[-1]:
-                history.record(name, value)
 
     def _record_loss(self, name: str, loss: float) -> None:
         """Record a loss of the epoch, and whether it is the lowest so far."""
@@ -310,23 +342,27 @@ class Trainer:
     def _run_training_epoch(self, batches: TrainingBatches) -> None:
         """Take a step for each batch, and record the losses.
 
-        Without callbacks that read them, losses remain on the device until the end of
-        the epoch, so that steps need not wait for each other.
+        Without callbacks that read them, losses remain on a GPU until the end of the
+        epoch, so that steps need not wait for each other.
         """
-        self.net.set_training_mode(True)
+        self._set_training_mode(True)
+        self.networks.freeze_as_first()
         self._step.refresh()
-        losses: list[Tensor] = []
+        is_cpu = self.device.type == "cpu"
+        losses: list[Any] = []
         sizes: list[int] = []
         fetched: list[Tensor] = []
         for batch in batches:
             if self._watches_batches:
                 with self._notifying_of_batch(batch, training=True) as outputs:
                     self._step.refresh()
-                    outputs.update(loss=self._take_step(batch), y_pred=None)
+                    # A copy, since callbacks may keep it.
+                    outputs.update(loss=self._take_step(batch).clone(), y_pred=None)
                 continue
-            losses.append(self._take_step(batch))
+            loss = self._take_step(batch)
+            losses.append(loss.item() if is_cpu else loss.clone())
             sizes.append(batch.n_rows)
-            if len(losses) == MAX_BATCH_RECORDS:  # a tensor per loss takes memory
+            if len(losses) == MAX_BATCH_RECORDS and not is_cpu:  # tensors take memory
                 fetched.append(torch.stack(losses))
                 losses.clear()
         self._record_batches("train", [*fetched, *losses], sizes)
@@ -340,23 +376,24 @@ class Trainer:
         their weights only. Callbacks are not notified of the evaluation before the
         first epoch.
         """
-        if self._held_out is None:
+        if not self._held_out:
             return None
-        net = self.net
-        net.set_training_mode(False)
+        self._set_training_mode(False)
         self._progress.fill_(1.0)
         all_losses = []
+        rest = torch.from_numpy(self._held_out_weight)
         with _same_noise(self.generator):
-            for batch in self._held_out:
-                with self._notifying_of_batch(batch, False, is_start) as outputs:
-                    row_losses = net.criterion_(net.module_, batch, self._progress)
-                    if row_losses.ndim == 2:  # (n_members, n_rows)
-                        row_losses = row_losses.mean(dim=0)
-                    all_losses.append(row_losses.cpu().numpy())
-                    loss = (row_losses * batch.weight).sum() / batch.weight.sum()
-                    outputs.update(loss=loss, y_pred=row_losses)
+            for row_losses_of, batches in self._held_out:
+                for batch in batches:
+                    with self._notifying_of_batch(batch, False, is_start) as outputs:
+                        row_losses = row_losses_of(batch, progress=self._progress)
+                        weight = rest[: len(row_losses)].to(row_losses)
+                        rest = rest[len(row_losses) :]
+                        all_losses.append(row_losses.cpu().numpy())
+                        loss = (row_losses * weight).sum() / weight.sum()
+                        outputs.update(loss=loss, y_pred=row_losses)
         if not is_start:
-            net.history.record("valid_batch_count", len(all_losses))
+            self.net.history.record("valid_batch_count", len(all_losses))
         return np.concatenate(all_losses)
 
     @property
@@ -370,53 +407,98 @@ class Trainer:
         held_out = self.split.held_out
         return held_out is None or len(held_out) <= sample_size(held_out.n_features)
 
-    @torch.no_grad()
     def _exact_losses(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the objective of rows in float64, and their weights.
 
         These are the held-out rows or, if there are none, a sample of the training
         rows.
         """
-        rows, net = self.split.held_out, self.net
-        if rows is None:
-            rows = self.split.train.sample()
+        judged = self.networks.judged
+        if not judged:
+            return self._exact_training_losses()
+        losses = [self._exact_losses_of(*pair) for pair in judged]
+        return np.concatenate(losses), self._held_out_weight
+
+    def _exact_training_losses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the objective of a sample of the training rows, as `_exact_losses`."""
+        rows = self.split.train.sample()
+        return self._exact_losses_of(self.networks.first, rows), rows.weight
+
+    @torch.no_grad()
+    def _exact_losses_of(self, network: Network, rows: Rows) -> np.ndarray:
         # The generator cannot be copied.
-        module, objective = copy.deepcopy(
-            (net.module_, net.criterion_), {id(self.generator): self.generator}
-        )
-        module, objective = module.double().eval(), objective.double().eval()
+        memo = {id(self.generator): self.generator}
+        module, objective = copy.deepcopy((network.module, network.objective), memo)
+        exact = Network(module.double().eval(), objective.double().eval())
         progress = torch.ones((), dtype=torch.float64, device=self.device)
         losses = []
         with _same_noise(self.generator):
-            for where, block in rows.blocks(net.block_size):
+            for where, block in rows.blocks(self.net.block_size):
                 X = torch.from_numpy(np.array(block)).to(self.device)
                 weight = torch.from_numpy(np.array(rows.weight[where]))
                 target, observed = module.scaler(X)
                 batch = Batch(target, observed, weight.to(self.device))
-                row_losses = objective(module, batch, progress)
-                if row_losses.ndim == 2:  # (n_members, n_rows)
-                    row_losses = row_losses.mean(dim=0)
-                losses.append(row_losses.cpu().numpy())
-        return np.concatenate(losses), rows.weight
+                losses.append(exact.row_losses(batch, progress).cpu().numpy())
+        return np.concatenate(losses)
+
+    def _set_training_mode(self, training: bool) -> None:
+        self.net.set_training_mode(training)
+        self.networks.set_training_mode(training)
+
+    def _held_out_dataset(self) -> RowsDataset | None:
+        """Return the held-out rows, which `net` predicts by the network of their fold.
+
+        They are in the order of the folds.
+        """
+        if self.split.fold is None:
+            held_out = self.split.held_out
+            return None if held_out is None else RowsDataset(held_out)
+        parts = [(module, rows) for (module, _), rows in self.networks.judged]
+        order = np.argsort(self.split.fold, kind="stable")
+        return RowsDataset(self.split.train.subset(order), parts)
 
     # Steps
 
-    def _make_batches(self, rows: Rows, training: bool) -> TrainingBatches:
+    def _make_batches(
+        self, rows: Rows, training: bool, size: int | None = None
+    ) -> TrainingBatches:
         """Return scaled batches, shuffled for training or in order for validation."""
         is_cuda = self.device.type == "cuda"
+        n_evaluated = self.net.block_size
+        if self._keeps_sparse:
+            n_evaluated = max(self.plan.batch_size, self.net.module_.sparse_block_size)
         return TrainingBatches(
             rows,
-            self.plan.batch_size if training else self.net.block_size,
+            size or (self.plan.batch_size if training else n_evaluated),
             self._prepare,
             self.rng if training else None,
-            **({"max_resident": MAX_RESIDENT} if is_cuda else {}),
+            self.split.fold_weight() if training else None,
+            max_resident=MAX_RESIDENT if is_cuda else MAX_RESIDENT_CPU,
+            is_copied=is_cuda,
+            keeps_sparse=self._keeps_sparse,
         )
 
-    def _prepare(self, block: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    @cached_property
+    def _keeps_sparse(self) -> bool:
+        """Whether batches remain sparse, for the whole training."""
+        net, plan = self.net, self.plan
+        n_entries = plan.batch_size * self.split.train.n_features
+        return (
+            n_entries >= MIN_SPARSE_ENTRIES
+            and not self._watches_batches
+            and plan.precision == "float32"
+            and plan.compile is not True
+            and net.criterion_.allows_sparse
+            and net.module_.keeps_sparse("training", self.split.train)
+        )
+
+    def _prepare(self, block: Any) -> tuple[Any, Tensor | None]:
         """Return scaled rows and the mask of observed entries, on the device."""
         has_exact = lacks_float64(self.device)
         scaler = self.net.exact_scaler_ if has_exact else self.net.module_.scaler
         assert scaler is not None
+        if isinstance(block, SparseRows):
+            return scaler(block)
         X = torch.from_numpy(block).to(scaler.mean.device)
         target, observed = scaler(X, overwrite=True)
         if observed is not None:
@@ -434,18 +516,26 @@ class Trainer:
             for group in self.net.optimizer_.param_groups:
                 group["lr"] = self.plan.learning_rate * factor
         self.n_steps += 1
-        self._progress.fill_(progress)
-        return self._step.take(batch)
+        self._set_progress(progress)
+        loss = self._step.take(batch)
+        if self._watches_batches:
+            self.networks.share_weights()
+            self.networks.share_gradients()
+        return loss
 
     def _batch_loss(self, batch: Batch) -> Tensor:
-        """Return the weighted mean objective over rows and members, of shape ()."""
+        """Return the loss of the network to be returned, of shape ()."""
+        return self.networks.loss(batch, self._mean_loss)
+
+    def _mean_loss(self, network: Network, batch: Batch) -> Tensor:
+        """Return the weighted mean objective over rows and members; see `Networks`."""
         uses_bfloat16 = self.plan.precision == "bfloat16"
         with torch.autocast(batch.target.device.type, torch.bfloat16, uses_bfloat16):
-            row_losses = self.net.criterion_(self.net.module_, batch, self._progress)
-        share = trimmed_share(self.plan.trim, len(batch.weight))
+            row_losses = network.objective(network.module, batch, self._progress)
+        share = trimmed_share(self.plan.trim, batch.n_rows)
         kept = trimmed_weight(row_losses.detach(), batch.weight, share)
-        n_rows = (1 - share) * batch.n_rows
-        return (row_losses * kept).sum(dim=-1).mean() / n_rows
+        losses = (row_losses * kept).sum(dim=-1) / ((1 - share) * batch.n_rows)
+        return losses if batch.weight.ndim == 2 else losses.mean()
 
     # Callbacks
 
@@ -457,7 +547,9 @@ class Trainer:
         if not losses:
             return
         records = self.net.history[-1]["batches"]
-        values = torch.hstack(losses).double().cpu().numpy()
+        if isinstance(losses[0], Tensor):
+            losses = torch.hstack(losses).tolist()
+        values = np.array(losses)
         n_records = min(len(values), MAX_BATCH_RECORDS)
         starts = np.arange(n_records) * len(values) // n_records
         size = np.add.reduceat(sizes, starts)
@@ -525,12 +617,20 @@ class Trainer:
                 )
 
     def _notify_of_gradients(self) -> None:
-        self.net.call_back(
-            "on_grad_computed",
-            self._notified_of["on_grad_computed"],
-            named_parameters=self.net.get_all_learnable_params(),
-            training=True,
-        )
+        """Notify callbacks of the gradients of each network, which they may change."""
+        self.networks.share_weights()
+        self.networks.share_gradients()
+        named: list[Iterable] = [self.net.get_all_learnable_params()]
+        named += [
+            nn.ModuleList(fold).named_parameters() for fold in self.networks.folds
+        ]
+        for named_parameters in named:
+            self.net.call_back(
+                "on_grad_computed",
+                self._notified_of["on_grad_computed"],
+                named_parameters=named_parameters,
+                training=True,
+            )
 
 
 def _copied(value: Any) -> Any:

@@ -83,9 +83,6 @@ class LossCurveDisplay:
     ) -> Self:
         """Plot the losses of a fitted estimator.
 
-        If early stopping was cross-validated, the curves are means over the folds, and
-        the best epoch is the number of epochs of the final training on all rows.
-
         Parameters
         ----------
         estimator : estimator

@@ -14,11 +14,12 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from skae._base import BaseAutoencoder
 from skae._generator import isolated_generator
 from skae._processor import own_settings
+from skae._refine import steps_of_rounds
 from skae._version import __version__
 from skae.onnx._modules import (
     REFINEMENT,
     OutputModule,
-    RefinementStep,
+    RefinementRound,
     TraceableAutoencoder,
 )
 from skae.onnx._operators import FLOAT32_ONLY, SEQUENCE_LENGTHS_INPUT
@@ -62,10 +63,11 @@ def build_model(
         model = trace(module, (rows,), ["X"], methods)
         nodes = [node for node in model.graph.node if node.op_type == REFINEMENT]
         if nodes:
-            args = autoencoder.example_step_inputs(rows.double())
-            step = trace(RefinementStep(autoencoder), args).graph
+            args = autoencoder.example_round_inputs(rows.double())
+            body = trace(RefinementRound(autoencoder), args).graph
+            n_rounds = len(steps_of_rounds(autoencoder.max_refinements))
             for node in nodes:
-                _replace_by_loop(model.graph, node, step, autoencoder.max_refinements)
+                _replace_by_loop(model.graph, node, body, n_rounds)
     _insert_float32_casts(model.graph)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "n_samples"
@@ -90,15 +92,16 @@ def _metadata(estimator: BaseAutoencoder) -> dict[str, str]:
     return metadata
 
 
-def _replace_by_loop(graph: Any, node: Any, step: Any, n_steps: int) -> None:
-    """Replace a node of `graph` by a loop whose body is the graph of one step.
+def _replace_by_loop(graph: Any, node: Any, body: Any, n_iter: int) -> None:
+    """Replace a node of `graph` by a loop over the graph `body`.
 
-    The inputs of the node are the inputs of the first step, its output is the first
-    output of the last step. The outputs of a step are the inputs of the next one.
+    The inputs of the node are the inputs of the first iteration, its output is the
+    first output of the last one. The outputs of an iteration are the inputs of the next
+    one.
     """
     (result,) = node.output
     prefix = f"{result}_"
-    step = compose.add_prefix_graph(step, prefix)
+    body = compose.add_prefix_graph(body, prefix)
     # An ONNX loop passes the iteration number and a condition to its body, which
     # returns the condition for the next iteration.
     iteration = helper.make_tensor_value_info(
@@ -114,15 +117,15 @@ def _replace_by_loop(graph: Any, node: Any, step: Any, n_steps: int) -> None:
     # of the outer graph.
     body = helper.make_graph(
         [
-            *step.node,
+            *body.node,
             helper.make_node("Identity", [condition.name], [next_condition.name]),
         ],
-        f"{prefix}step",
-        [iteration, condition, *step.input],
-        [next_condition, *step.output],
-        step.initializer,
+        f"{prefix}body",
+        [iteration, condition, *body.input],
+        [next_condition, *body.output],
+        body.initializer,
     )
-    count = numpy_helper.from_array(np.array(n_steps), f"{prefix}count")
+    count = numpy_helper.from_array(np.array(n_iter), f"{prefix}count")
     start = numpy_helper.from_array(np.array(True), f"{prefix}start")
     graph.initializer.extend([count, start])
     loop = helper.make_node(

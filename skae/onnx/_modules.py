@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,14 @@ from torch import Tensor, nn
 
 from skae._base import BaseAutoencoder
 from skae._module import LIMIT, Autoencoder, Scaler
-from skae._refine import Descent, begin_descent, descend, min_step
+from skae._refine import (
+    STEPS_PER_JACOBIAN,
+    Problem,
+    descend_all_at_once,
+    initial_damping,
+)
 
-# Operator type of the node that stands for all steps of a refinement in a traced graph.
+# Operator type of the node that stands for a whole refinement in a traced graph.
 REFINEMENT = "Refinement"
 
 
@@ -84,7 +89,7 @@ class TraceableAutoencoder(Autoencoder):
     """Autoencoder whose refinement of codes is traced as a single operator.
 
     After tracing, the operator `REFINEMENT` is replaced by a loop over
-    `RefinementStep`. Unrolled, the graph would contain the decoder once per step.
+    `RefinementRound`. Unrolled, the graph would contain the decoder once per step.
     """
 
     @classmethod
@@ -101,51 +106,44 @@ class TraceableAutoencoder(Autoencoder):
             return Z
         return torch.onnx.ops.symbolic(
             f"skae::{REFINEMENT}",
-            (*self.begin_refinement(Z, target, observed), target, observed),
+            round_inputs(Z, target, observed, max_iter),
             dtype=Z.dtype,
             shape=Z.shape,
             version=1,
         )
 
-    def begin_refinement(self, Z: Tensor, target: Tensor, observed: Tensor) -> Descent:
-        """Return the state before the first step.
+    def example_round_inputs(self, X: Tensor) -> tuple[Tensor, ...]:
+        """Return example inputs of `RefinementRound` for rows X."""
+        target, observed = self.scaler(X)
+        Z = target.new_zeros(len(target), self.n_components)
+        return round_inputs(Z, target, observed, self.max_refinements)
+
+    def problem(self, target: Tensor, observed: Tensor) -> Problem:
+        """Return the problem that a refinement of codes solves.
 
         The codes that the finite differences need are decoded as one batch: one pass
         for each component would make the graph as many times as large.
         """
 
-        def differences(residuals: Any, Z: Tensor, R: Tensor) -> Tensor:
-            k = Z.shape[1]
-            width = min_step(Z.dtype) * Z.abs().clamp(min=1)
-            moved = Z[:, None] + torch.diag_embed(width)  # (n_samples, k, k)
-            residuals = self.residual_function(
-                _repeat_rows(target, k), _repeat_rows(observed, k)
-            )
-            R_moved = residuals(moved.flatten(0, 1)).unflatten(0, (-1, k))
-            width = (moved - Z[:, None]).diagonal(dim1=1, dim2=2)
-            return ((R_moved - R[:, None]) / width[:, :, None]).mT
+        def generate(Z: Tensor) -> Tensor:
+            return self.output(self.decoder(Z))
 
-        return begin_descent(self.residual_function(target, observed), Z, differences)
-
-    def example_step_inputs(self, X: Tensor) -> tuple[Tensor, ...]:
-        """Return example inputs of `RefinementStep` for rows X."""
-        target, observed = self.scaler(X)
-        Z = target.new_zeros(len(target), self.n_components)
-        return (*self.begin_refinement(Z, target, observed), target, observed)
-
-    def residual_function(
-        self, target: Tensor, observed: Tensor
-    ) -> Callable[[Tensor], Tensor]:
-        """Return the function from codes to residuals, 0 at missing entries."""
-
-        def residuals(Z: Tensor) -> Tensor:
-            return (self.output(self.decoder(Z)) - target).where(observed, 0)
-
-        return residuals
+        return Problem(generate, target, observed, few_rows=None)
 
 
-class RefinementStep(nn.Module):
-    """One step of the refinement; its outputs are the inputs of the next step.
+def round_inputs(
+    Z: Tensor, target: Tensor, observed: Tensor, max_iter: int
+) -> tuple[Tensor, ...]:
+    """Return the inputs of the first `RefinementRound`."""
+    n_left = torch.full_like(Z[:, 0], max_iter, dtype=torch.int64)
+    has_converged = torch.zeros_like(Z[:, 0], dtype=torch.bool)
+    return Z, initial_damping(Z), n_left, has_converged, target, observed
+
+
+class RefinementRound(nn.Module):
+    """Steps of the refinement with one estimate of the Jacobian.
+
+    Its outputs are the inputs of the next round.
 
     Parameters
     ----------
@@ -160,18 +158,15 @@ class RefinementStep(nn.Module):
     def forward(
         self,
         Z: Tensor,
-        R: Tensor,
-        error: Tensor,
-        J: Tensor,
         damping: Tensor,
+        n_left: Tensor,
+        has_converged: Tensor,
         target: Tensor,
         observed: Tensor,
     ) -> tuple[Tensor, ...]:
-        residuals = self.autoencoder.residual_function(target, observed)
-        descent = descend(residuals, Descent(Z, R, error, J, damping))
-        return (*descent, target, observed)
-
-
-def _repeat_rows(values: Tensor, k: int) -> Tensor:
-    """Repeat each row k times."""
-    return values[:, None].expand(-1, k, -1).flatten(0, 1)  # (n_samples * k, ...)
+        problem = self.autoencoder.problem(target, observed)
+        Z, damping, has_converged = descend_all_at_once(
+            problem, Z, damping, has_converged, n_left
+        )
+        n_left = n_left - STEPS_PER_JACOBIAN
+        return Z, damping, n_left, has_converged, target, observed

@@ -123,6 +123,35 @@ def test_resident_rows_equal_rows_prepared_in_chunks():
         assert torch.equal(a.target, b.target)
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_rows_for_a_gpu_are_copied_once_and_selected_in_large_chunks(
+    read_only, monkeypatch
+):
+    """`prepare` copies the block to the GPU, in the test to other memory."""
+    monkeypatch.setattr(batches_module, "CHUNK_ENTRIES", X.size)
+    blocks = []
+
+    def prepare(block):
+        blocks.append(block)
+        assert block.flags.writeable
+        return negated(block.copy())
+
+    table = X.copy()
+    table.flags.writeable = not read_only
+    rows, settings = Rows(table), {"max_resident": 1000}
+    rng, other_rng = np.random.default_rng(3), np.random.default_rng(3)
+    feed = TrainingBatches(rows, 3, prepare, rng, is_copied=True, **settings)
+    assert len(blocks) == 1
+    assert np.shares_memory(blocks[0], table) == (not read_only)
+    monkeypatch.setattr(batches_module, "CHUNK_ENTRIES", 1)
+    on_cpu = TrainingBatches(rows, 3, negated, other_rng, **settings)
+    large = TrainingBatches(rows, 3, prepare, is_copied=True, **settings)
+    assert len(list(large._chunks())) == 1 < len(list(on_cpu._chunks()))
+    for a, b in zip(feed, on_cpu, strict=True):
+        assert torch.equal(a.target, b.target)
+    np.testing.assert_array_equal(table, X)
+
+
 def test_a_feed_shuffles_before_each_pass():
     feed = make_feed(Rows(X), seed=0)
     first, second = (torch.cat([batch.target for batch in feed]) for _ in range(2))

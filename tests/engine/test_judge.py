@@ -39,7 +39,7 @@ from skae.engine.judge import (
     Judgement,
     exceeds_standard_error,
 )
-from skae.engine.trainer import Split
+from skae.engine.networks import Split
 
 
 @pytest.fixture

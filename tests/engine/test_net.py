@@ -22,7 +22,7 @@ from skae import AutoencoderTransformer
 from skae._rows import Rows
 from skae.engine import net as net_module
 from skae.engine import trainer as trainer_module
-from skae.engine.trainer import Split
+from skae.engine.networks import Split
 
 
 @pytest.fixture

@@ -148,6 +148,21 @@ def test_each_member_is_trimmed_by_its_own_losses():
     assert kept.tolist() == [[1, 1, 1, 0], [0, 1, 1, 1]]
 
 
+@pytest.mark.parametrize("n_left_out", [1, 3, 7])
+def test_rows_of_equal_weight_are_trimmed_as_rows_with_weights(n_left_out):
+    losses = torch.rand(5, 8, generator=torch.Generator().manual_seed(0))
+    equal = torch.tensor([2.0]).expand(8)
+    kept = trimmed_weight(losses, equal, n_left_out / 8)
+    torch.testing.assert_close(
+        kept, trimmed_weight(losses, 2 * torch.ones(8), n_left_out / 8).expand(5, 8)
+    )
+
+
+def test_a_share_of_a_row_of_equal_weight_is_trimmed():
+    kept = trimmed_weight(torch.arange(4.0), torch.ones(1).expand(4), 0.375)
+    assert kept.tolist() == [1.0, 1.0, 0.5, 0.0]
+
+
 def test_trimmed_rows_have_no_gradient():
     far = np.vstack([X[:8], [[1e3, -1e3]]])
     losses = []

@@ -2,9 +2,10 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -17,7 +18,7 @@ def replayed(function, inputs, others=()):
     function()  # what only the first call creates exists from now on
     result, tape = record(function, [*inputs, *others])
     for tensor in inputs:
-        tensor.copy_(torch.randn(tensor.shape))
+        tensor.copy_(torch.randn(tensor.shape, dtype=tensor.dtype))
     before = [t.clone() for t in others]
     tape.run()
     actual = [t.clone() for t in flat(result)] + [t.clone() for t in others]
@@ -34,7 +35,17 @@ def flat(result):
 def assert_replays(function, inputs, others=()):
     actual, expected = replayed(function, inputs, others)
     for a, b in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+        assert_close(a, b)
+
+
+def assert_close(a, b, tolerance=1e-5):
+    """Check that two results are equal up to rounding."""
+    assert a.dtype == b.dtype
+    largest = b.detach().double().nan_to_num(posinf=0.0, neginf=0.0).abs()
+    scale = largest.max().item() if b.numel() else 0.0
+    torch.testing.assert_close(
+        a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True
+    )
 
 
 def randn(*shape):
@@ -51,7 +62,7 @@ UNARY = {
     "t": lambda X: X.t() @ X,
     "chunk": lambda X: X.chunk(2, dim=1)[0].repeat(1, 2),
     "softmax": lambda X: X.softmax(dim=1),
-    "double": lambda X: X.double().float(),
+    "other type": lambda X: X.float().double(),
     "half": lambda X: X / 2,
     "power": lambda X: X.abs() ** 1.5,
     "centre": lambda X: X - X.mean(),
@@ -68,9 +79,10 @@ UNARY = {
 
 @settings(max_examples=40)
 @given(st.lists(st.sampled_from(sorted(UNARY)), min_size=1, max_size=6))
-def test_a_run_equals_a_call_to_the_bit(names):
-    X = randn(4, 4)
-    W = nn.Parameter(randn(4, 4))
+def test_a_run_equals_a_call_up_to_rounding(names):
+    # In float64, since some of these functions magnify rounding errors.
+    X = randn(4, 4).double()
+    W = nn.Parameter(randn(4, 4).double())
 
     def function():
         H = X @ W
@@ -79,7 +91,11 @@ def test_a_run_equals_a_call_to_the_bit(names):
         loss = functional.mse_loss(H, torch.zeros_like(H))
         return loss.detach(), *torch.autograd.grad(loss, W)
 
-    assert_replays(function, [X])
+    with np.errstate(all="ignore"):
+        actual, expected = replayed(function, [X])
+    assume(all(t.abs().max() < 1e30 for t in expected))  # no overflow in float32
+    for a, b in zip(actual, expected, strict=True):
+        assert_close(a, b)
 
 
 LAYERS = {
@@ -158,8 +174,9 @@ def test_operations_of_all_kinds_are_replayed(name):
     ids=lambda layer: type(layer).__name__,
 )
 def test_layers_of_pytorch_replay_their_gradients(layer):
-    layer = copy.deepcopy(layer)
-    X = randn(5, 3, 4)
+    # In float64: some of these gradients are small differences of large numbers.
+    layer = copy.deepcopy(layer).double()
+    X = randn(5, 3, 4).double()
 
     def function():
         layer.zero_grad()
@@ -293,9 +310,9 @@ def test_an_update_of_the_weights_is_replayed():
     for value in (0.01, 0.1, 0.001):
         rate.fill_(value)
         tape.run()
-        assert torch.equal(loss, eager())
+        assert_close(loss, eager())
     for a, b in zip(*(layer.parameters() for layer in layers), strict=True):
-        assert torch.equal(a, b)
+        assert_close(a, b)
 
 
 def test_a_function_that_overwrites_a_literal_has_no_tape():
