@@ -130,11 +130,9 @@ TRANSFORMER = TrainingDefaults(
 )
 
 # From a search on the 21 tables of `benchmarks/outliers.py` and about thirty others.
+DETECTOR_RECIPE = Recipe(600, batch_share=1.0, max_batch=256)
 DETECTOR = TrainingDefaults.with_one_recipe(
-    Recipe(600, batch_share=1.0, max_batch=256),
-    min_epochs=1,
-    max_epochs=150,
-    samples_rows=True,
+    DETECTOR_RECIPE, min_epochs=1, max_epochs=150, samples_rows=True
 )
 
 # Members of ensembles of perceptrons with trim > 0. On the training rows of the 21
@@ -142,7 +140,7 @@ DETECTOR = TrainingDefaults.with_one_recipe(
 # With 75 epochs instead of 150, the point (0, 1) beside 100 points of a parabola is no
 # outlier.
 DETECTOR_MEMBERS = TrainingDefaults.with_one_recipe(
-    Recipe(300, batch_share=1.0, max_batch=256),
+    DETECTOR_RECIPE._replace(n_steps=300),
     min_epochs=1,
     max_epochs=150,
     samples_rows=True,

@@ -238,8 +238,8 @@ class Batch(NamedTuple):
     weight : Tensor of shape (n_rows,)
         A single number, expanded, if all rows of the table have the same weight.
     fold_weight : Tensor of shape (n_rows, n_folds) or None
-        Weights in the training of the network of each fold, 0 for its held-out rows;
-        None unless early stopping is cross-validated.
+        Weights in the training of the network of each fold, negligible for its held-out
+        rows; None unless early stopping is cross-validated.
     """
 
     target: Tensor
