@@ -385,7 +385,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     callbacks of scikit-learn are treated as in :class:`AutoencoderTransformer`. Of
     sparse rows, the default `loss` and `error` need the reconstructions of all entries,
     which are computed for some features at a time; ``loss="squared_error"`` with
-    ``error="loss"`` needs none. `feature_contributions` needs dense rows.
+    ``error="loss"`` needs none. `feature_contributions` makes blocks of rows dense.
 
     A row without an observed entry is not used in training. Its score is the median
     score of the training rows, it is an inlier, and its contributions are 0.
