@@ -990,7 +990,7 @@ def print_search(options: Options) -> None:
             f"  {name:20}{cold:8.1f}, once the processes run {warm:8.1f}, relative to "
             f"skae {warm / seconds['skae'][1]:.2f}"
         )
-    few = AutoencoderTransformer(max_epochs=3, random_state=0)
+    few = AutoencoderTransformer(max_epochs=3, early_stopping=False, random_state=0)
     scores = [
         GridSearchCV(few, grid, cv=5, n_jobs=n_jobs).fit(X).cv_results_
         for n_jobs in (1, 2)

@@ -34,7 +34,7 @@ from skae._compat import (
 from skae._fitted import FittedAttributesMixin
 from skae._job import Ensemble, Parts, Trained
 from skae._prediction import evaluate, score_rows
-from skae._processor import own_settings
+from skae._processor import environment_restored, own_settings
 from skae._rows import Rows, Table, empty_rows
 from skae._storage import (
     VERSION_KEY,
@@ -177,7 +177,9 @@ class BaseAutoencoder(
         -----
         ConvergenceWarning
             When the estimator is fitted, if a given `max_epochs` has ended the training
-            while the held-out error still decreased. A transformer also warns if more
+            while the held-out error still decreased, or before it had decreased, so
+            that the initial weights are kept; and if no epoch was better than random
+            initial weights. A transformer also warns if more
             than a tenth of its components are constant over the training rows, apart
             from those beyond the rank of the rows, and if it explains less than a tenth
             of the variance that a PCA with as many components explains.
@@ -304,7 +306,7 @@ class BaseAutoencoder(
         earlier: Trained | None,
         is_partial: bool = False,
     ) -> Self:
-        with Interruption() as interruption:
+        with Interruption() as interruption, environment_restored():
             # Ctrl-C raises KeyboardInterrupt during validation. Later it ends the
             # training, and is raised when the estimator has its fitted attributes.
             with interruption.allowed():
@@ -367,7 +369,7 @@ class BaseAutoencoder(
 
     @abstractmethod
     def _training_defaults(
-        self, parts: Parts, ensemble: Ensemble | None
+        self, parts: Parts, ensemble: Ensemble | None, n_features: int
     ) -> _defaults.TrainingDefaults:
         """Return rules for the parameters of the training that are ``"auto"``."""
 

@@ -13,15 +13,21 @@ from torch import nn
 
 from skae._defaults import FEW_ROWS, Recipe
 from skae._generator import isolated_generator
-from skae._job import Ensemble, Job, Parts, Settings
+from skae._job import (
+    Ensemble,
+    Job,
+    Parts,
+    Settings,
+    pca_obstacle,
+    starts_at_pca,
+)
 from skae._layers import (
     initialize_as_linear_map,
-    make_activation,
     takes_inputs_in_order,
     unbounded_columns,
 )
 from skae._members import CodeWidths, Members, join, stack, stack_squeezes
-from skae._module import MAX_VALIDATION_REFINEMENTS, Autoencoder, Scaler
+from skae._module import Autoencoder, Scaler, max_validation_refinements
 from skae._noise import Noise
 from skae._pca import principal_axes, residual_variance
 from skae._processor import threads_for
@@ -55,19 +61,21 @@ def build_start(job: Job) -> Start:
         _check_predictions(module, job.parts)
     module.max_refinements = job.max_refinements
     refines = job.parts.network.refines_held_out
-    module.max_validation_refinements = MAX_VALIDATION_REFINEMENTS if refines else 0
-    return Start(module, _build_objective(job, module))
+    n_steps = max_validation_refinements(module.n_components) if refines else 0
+    module.max_validation_refinements = n_steps
+    start = Start(module, _build_objective(job, module))
+    _check_trainable(start, job)
+    return start
 
 
 def choose_recipe(job: Job) -> Recipe:
     """Return the recipe of the training, which depends on network and start."""
     defaults = job.defaults
-    if not starts_at_pca(job.parts, job.settings.init):
-        return defaults.from_random
-    if not job.parts.is_plain:
-        return defaults.from_pca
-    is_small = job.shape.n_samples <= FEW_ROWS
-    return defaults.plain_few if is_small else defaults.plain
+    if job.is_plain:
+        is_small = job.shape.n_samples <= FEW_ROWS
+        return defaults.plain_few if is_small else defaults.plain
+    at_pca = starts_at_pca(job.parts, job.settings.init)
+    return defaults.from_pca if at_pca else defaults.from_random
 
 
 def build_plan(job: Job, n_rows: int, *, early_stopping: bool) -> Plan:
@@ -107,26 +115,6 @@ def build_plan(job: Job, n_rows: int, *, early_stopping: bool) -> Plan:
 
 
 # Initialization as a PCA
-
-
-def starts_at_pca(parts: Parts, init: str) -> bool:
-    """Whether the initial network is the PCA of the training rows."""
-    return init != "random" and pca_obstacle(parts) is None
-
-
-def pca_obstacle(parts: Parts) -> str | None:
-    """Return the name of the parameter that rules out ``init="pca"``, or None."""
-    network = parts.network
-    if not network.allows_pca:
-        return "network"
-    if not parts.bottleneck.allows_pca:
-        return "bottleneck"
-    if network.code_activation == "auto" and parts.code_activation != "identity":
-        return "penalty"
-    if network.output_activation == "auto":
-        return None if parts.loss.allows_pca else "loss"
-    is_identity = isinstance(make_activation(network.output_activation), nn.Identity)
-    return None if is_identity else "network"
 
 
 def starts_near_pca(parts: Parts, init: str) -> bool:
@@ -231,6 +219,23 @@ def join_members(earlier: Autoencoder, added: Autoencoder) -> Autoencoder:
     joined.code_factor = kept.code_factor
     joined.max_refinements = added.max_refinements
     return joined.eval()
+
+
+def _check_trainable(start: Start, job: Job) -> None:
+    """Raise ValueError if the network has no weight to train."""
+    weights = [p for part in start for p in part.parameters()]
+    # A callback may let frozen weights be trained.
+    may_train = bool(weights and job.settings.callbacks)
+    if may_train or any(weight.requires_grad for weight in weights):
+        return
+    raise ValueError(
+        f"network={type(job.parts.network).__name__}(...) has nothing to train: "
+        + (
+            f"requires_grad is False for all of its {len(weights)} parameters."
+            if weights
+            else "its modules have no parameters."
+        )
+    )
 
 
 def _check_predictions(module: Autoencoder, parts: Parts) -> None:

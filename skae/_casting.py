@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import chain
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,10 @@ class DoubleCopy:
     def __init__(self, module: nn.Module):
         self._original = module
         self._copy: nn.Module | None = None
-        # Dictionaries of the original's attributes, what they referred to when it was
-        # copied, and the identities of these objects.
+        # Dictionaries of the original's attributes, and what they referred to when it
+        # was copied.
         self._attributes: list[dict[str, Any]] = []
         self._references: list[Any] = []
-        self._identities: list[int] = []
         self._shapes: list[torch.Size] = []
         self._is_mutable = False
         self._sources: list[Tensor] = []
@@ -52,14 +52,15 @@ class DoubleCopy:
         return self._copy
 
     def _make_copy(self) -> None:
-        self._copy = copy.deepcopy(self._original).double()
+        copied: Any = copy.deepcopy(self._original).double()
+        copied.functions = {}  # the parts of the copy do not change, see `Autoencoder`
+        self._copy = copied
         modules = list(self._original.modules())
         self._attributes = [
             values for module in modules for values in (vars(module), *contents(module))
         ]
         # The references keep these objects alive, so that their identities are unique.
         self._references = list(self._present_references())
-        self._identities = list(map(id, self._references))
         self._sources = [*self._original.parameters(), *self._original.buffers()]
         self._targets = [*self._copy.parameters(), *self._copy.buffers()]
         self._shapes = [tensor.shape for tensor in self._sources]
@@ -69,7 +70,8 @@ class DoubleCopy:
         """Whether the original refers to other objects than when it was copied."""
         # Compared as a whole: this is a considerable share of a prediction for one row.
         return (
-            list(map(id, self._present_references())) != self._identities
+            sum(map(len, self._attributes)) != len(self._references)
+            or not all(map(is_, self._present_references(), self._references))
             or [tensor.shape for tensor in self._sources] != self._shapes
         )
 

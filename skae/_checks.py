@@ -15,9 +15,16 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from skae._build import pca_obstacle, starts_at_pca
 from skae._compat import check_sample_weight, validate_parameters
-from skae._job import Ensemble, Job, Parts, Settings, Trained
+from skae._job import (
+    Ensemble,
+    Job,
+    Parts,
+    Settings,
+    Trained,
+    pca_obstacle,
+    starts_at_pca,
+)
 from skae._module import LIMIT
 from skae._parameters import first_difference, snapshot
 from skae._processor import threads_for
@@ -42,6 +49,9 @@ _X_SETTINGS: dict[str, Any] = {
     "dtype": [np.float64, np.float32],
     "ensure_all_finite": "allow-nan",
 }
+
+# Types of arrays that validation returns unchanged.
+_PLAIN_TYPES = (np.dtype(np.float64), np.dtype(np.float32))
 
 # Smallest and largest positive weight: sums of weights times squares do not overflow.
 MIN_WEIGHT, MAX_WEIGHT = 1e-100, 1e100
@@ -141,7 +151,7 @@ def check_fit(
         ensemble=ensemble,
         n_kept=n_kept,
         max_refinements=estimator._max_refinements(parts, n_components),
-        defaults=estimator._training_defaults(parts, ensemble),
+        defaults=estimator._training_defaults(parts, ensemble, n_features),
         device=device,
         error=estimator._resolve_error(parts),
         seed=seed,
@@ -325,10 +335,28 @@ def _draw_seed(random_state: Any) -> int:
 
 def check_X(estimator: Estimator, X: Any) -> Table:
     """Validate rows for a fitted estimator; return a float array or a CSR matrix."""
-    _check_dimensions(estimator, X)
     with np.errstate(over="ignore", invalid="ignore"):  # in the sum of extreme values
+        if _is_plain(estimator, X):
+            return X
+        _check_dimensions(estimator, X)
         X = validate_data(estimator, X, reset=False, **_X_SETTINGS)
     return _without_duplicates(X)
+
+
+def _is_plain(estimator: Estimator, X: Any) -> bool:
+    """Whether scikit-learn's validation certainly returns X itself.
+
+    It takes a third of the time of a detector's prediction for one row.
+    """
+    return (
+        type(X) is np.ndarray
+        and X.ndim == 2
+        and X.dtype in _PLAIN_TYPES
+        and len(X) > 0
+        and X.shape[1] == estimator.n_features_in_
+        and not hasattr(estimator, "feature_names_in_")  # else it warns
+        and math.isfinite(X.sum())  # one pass; False also for missing entries
+    )
 
 
 def _without_duplicates(X: Table) -> Table:
@@ -540,7 +568,7 @@ def _check_range(
         )
         raise ValueError(
             f"loss={estimator.loss!r} needs {where} in [{least:g}, {most:g}], got "
-            f"values between {smallest:g} and {largest:g}. "
+            f"values between {float(smallest)!r} and {float(largest)!r}. "
             "Use sklearn.preprocessing.MinMaxScaler(clip=True) to scale them."
         )
 

@@ -418,7 +418,8 @@ def has_hooks(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     ) or any(
-        parameter._backward_hooks for parameter in module.parameters(recurse=False)
+        parameter is not None and parameter._backward_hooks
+        for parameter in module._parameters.values()
     )
 
 

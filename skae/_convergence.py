@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skae._build import pca_obstacle
-from skae._job import Job, Trained
+from skae._build import starts_near_pca
+from skae._job import Job, Trained, pca_obstacle, starts_at_pca
 from skae._module import Autoencoder, without_refinement
 from skae._pca import principal_axes
 from skae._prediction import evaluate, evaluate_blocks
@@ -19,6 +19,9 @@ from skae.engine.objective import trimmed_share
 # than this share of its components are constant.
 MIN_SHARE_OF_PCA = 0.1
 MAX_DEAD_SHARE = 0.1
+
+# Share of the variance up to which what a network does not explain is rounding.
+MAX_UNEXPLAINED = 1e-6
 
 # Relative range of a component up to which it is constant, in units of machine epsilon.
 ROUNDING = 10
@@ -56,6 +59,8 @@ def find_warnings(job: Job, trained: Trained) -> tuple[str, ...]:
 def _warning_of_epochs(job: Job, trained: Trained) -> str:
     max_epochs = job.settings.max_epochs
     judgement = trained.judgement
+    if trained.curves.best_epoch == 0:
+        return _warning_of_start(job, trained)
     if judgement is None or max_epochs == "auto":
         return ""
     if judgement.n_epochs < int(max_epochs):
@@ -65,6 +70,44 @@ def _warning_of_epochs(job: Job, trained: Trained) -> str:
         "ended the training before it had converged. Increase max_epochs, or use "
         "max_epochs='auto'."
     )
+
+
+def _warning_of_start(job: Job, trained: Trained) -> str:
+    """Return a warning of a training that has left the initial weights as they were.
+
+    After a search of its usual length, a PCA is kept because no network is better, and
+    random weights because the training has failed.
+    """
+    settings, max_epochs = job.settings, job.settings.max_epochs
+    n_before = 0 if job.earlier is None else len(job.earlier.net.history)
+    n_epochs = len(trained.net.history) - n_before
+    kind = "held-out" if trained.judgement is not None else "training"
+    if max_epochs != "auto" and n_epochs >= int(max_epochs):
+        if _reconstructs_exactly(job, trained):
+            return ""
+        at_pca = starts_at_pca(job.parts, settings.init)
+        start = "the PCA of the training rows" if at_pca else "as it was initialized"
+        return (
+            f"The network remains {start}: max_epochs={max_epochs} ended the training "
+            f"before the {kind} error had decreased significantly. Increase "
+            "max_epochs, or use max_epochs='auto'."
+        )
+    starts_at_random = not (
+        starts_at_pca(job.parts, settings.init)
+        or starts_near_pca(job.parts, settings.init)
+    )
+    if not starts_at_random or n_epochs == 0 or _reconstructs_exactly(job, trained):
+        return ""
+    return (
+        f"The network remains as it was initialized at random: none of {n_epochs} "
+        f"epochs decreased the {kind} error. {_advice(job)}"
+    )
+
+
+def _reconstructs_exactly(job: Job, trained: Trained) -> bool:
+    """Whether nothing was left to learn, up to a millionth of the variance."""
+    module = trained.net.module_in(job.rows.X.dtype)
+    return not _explained_share(job, module)[0] < 1 - MAX_UNEXPLAINED
 
 
 def _warning_of_collapse(job: Job, trained: Trained) -> str:
@@ -162,6 +205,8 @@ def _explained_share(job: Job, module: Autoencoder) -> tuple[float, Rows]:
     rows = job.rows.sample()
     with np.errstate(all="ignore"):  # an overflow gives NaN, and then no warning
         squares = evaluate(module, "residuals", rows).astype(np.float64) ** 2
+        if squares.ndim == 3:  # (n_rows, n_members, n_features)
+            squares = squares.mean(axis=1)
         if job.settings.trim > 0:
             share = trimmed_share(job.settings.trim, len(rows))
             n_kept = round((1 - share) * len(rows))

@@ -61,7 +61,8 @@ class FittedAttributesMixin:
     @property
     def validation_loss_curve_(self) -> list[float] | None:
         """Mean objective of the held-out rows after each epoch, or None."""
-        return list(self._fitted.curves.valid) or None
+        valid = self._fitted.curves.aligned_valid
+        return None if np.isnan(valid).all() else list(valid)
 
     @property
     def _fitted(self) -> Trained:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from torch import nn
 
 from skae._defaults import TrainingDefaults
+from skae._layers import make_activation
 from skae._members import has_code_widths
 from skae._module import Autoencoder
 from skae._rows import Rows
@@ -61,6 +64,26 @@ class Parts(NamedTuple):
             and self.bottleneck.members_stack
             and self.penalty is None
         )
+
+
+def starts_at_pca(parts: Parts, init: str) -> bool:
+    """Whether the initial network is the PCA of the training rows."""
+    return init != "random" and pca_obstacle(parts) is None
+
+
+def pca_obstacle(parts: Parts) -> str | None:
+    """Return the name of the parameter that rules out ``init="pca"``, or None."""
+    network = parts.network
+    if not network.allows_pca:
+        return "network"
+    if not parts.bottleneck.allows_pca:
+        return "bottleneck"
+    if network.code_activation == "auto" and parts.code_activation != "identity":
+        return "penalty"
+    if network.output_activation == "auto":
+        return None if parts.loss.allows_pca else "loss"
+    is_identity = isinstance(make_activation(network.output_activation), nn.Identity)
+    return None if is_identity else "network"
 
 
 class Ensemble(NamedTuple):
@@ -200,6 +223,11 @@ class Job:
         return self.earlier is not None and not self.n_kept
 
     @property
+    def is_plain(self) -> bool:
+        """Whether a plain dense network starts as a PCA, see `Parts.is_plain`."""
+        return self.parts.is_plain and starts_at_pca(self.parts, self.settings.init)
+
+    @property
     def shape(self) -> Shape:
         """Shape from which all networks are built: that of the first fit."""
         if self.earlier is not None and self.earlier.shape is not None:
@@ -213,6 +241,7 @@ class Job:
             self.parts.code_activation,
             self.n_kept + (1 if self.ensemble is None else self.ensemble.n_members),
             self.parts.suits_hidden_layers,
+            self.is_plain,
         )
 
 
@@ -323,7 +352,8 @@ class LossCurves(NamedTuple):
     train : tuple of float
         Mean objective of the training rows in each epoch.
     valid : tuple of float
-        Mean objective of the held-out rows after each epoch; empty without them.
+        Mean objective of the held-out rows after each epoch; NaN for an epoch of a
+        training without them.
     best_epoch : int
         Number of the epoch, in `train` and from 1, whose weights the model has; 0
         for the initial weights.
@@ -332,6 +362,14 @@ class LossCurves(NamedTuple):
     train: tuple[float, ...] = ()
     valid: tuple[float, ...] = ()
     best_epoch: int = 0
+
+    @property
+    def aligned_valid(self) -> tuple[float, ...]:
+        """`valid` with as many entries as `train`.
+
+        Earlier versions stored none for an epoch without held-out rows.
+        """
+        return self.valid + (math.nan,) * (len(self.train) - len(self.valid))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from inspect import getattr_static
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,11 +20,35 @@ from skae._generator import isolated_generator
 from skae._processor import own_settings
 from skae.engine import products
 
+# Factor of the input with which the logistic function is closest to the normal
+# distribution function.
+LOGISTIC_SCALE = 1.702
+
+
+class QuickGELU(nn.Module):
+    r"""A smooth rectifier that approximates GELU, in half of its time.
+
+    .. math:: y = x \, \sigma(1.702 \, x)
+
+    with the logistic function :math:`\sigma` [1]_. It differs from GELU by at most
+    0.021.
+
+    References
+    ----------
+    .. [1] Hendrycks, D., & Gimpel, K. (2016). Gaussian error linear units (GELUs).
+       arXiv:1606.08415.
+    """
+
+    def forward(self, X: Tensor) -> Tensor:
+        return X * torch.sigmoid(LOGISTIC_SCALE * X)
+
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
     "elu": nn.ELU,
     "gelu": nn.GELU,
     "leaky_relu": nn.LeakyReLU,
+    "quick_gelu": QuickGELU,
     "relu": nn.ReLU,
     "selu": nn.SELU,
     "sigmoid": nn.Sigmoid,
@@ -92,6 +117,30 @@ def may_draw(activation: Any) -> bool:
     ``nn.RReLU`` and user-defined modules may, the modules of `ACTIVATIONS` do not.
     """
     return not isinstance(activation, str) and activation not in ACTIVATIONS.values()
+
+
+# Activations of PyTorch that combine the entries of an axis, which may be the rows.
+_COMBINING = (
+    nn.GLU,
+    nn.LogSoftmax,
+    nn.MultiheadAttention,
+    nn.Softmax,
+    nn.Softmax2d,
+    nn.Softmin,
+)
+
+
+def may_mix_rows(activation: Any) -> bool:
+    """Whether the output of an activation for a row may depend on other rows.
+
+    PyTorch's activations on single entries do not, other modules may.
+    """
+    if not may_draw(activation):
+        return False
+    with isolated_generator(True, 0, torch.device("cpu")):
+        module = make_activation(activation)
+    is_known = type(module).__module__ == nn.ReLU.__module__
+    return not is_known or isinstance(module, _COMBINING)
 
 
 # Units that are set to zero
@@ -374,6 +423,91 @@ def _append_functions(
     else:
         is_known = kind in (*ELEMENTWISE, StackedLinear)
         functions.append(network.forward if is_known else network)
+
+
+# Function that maps an input and tangents of it to the output and its tangents.
+TangentMap: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def with_tangents(*networks: nn.Module) -> TangentMap | None:
+    """Return a function that computes outputs and their derivatives.
+
+    The derivatives are exact up to those of the activations, which are estimated by
+    forward differences. As an activation is evaluated once more, and not once for each
+    derivative, this takes less time than differences of the network's outputs.
+
+    Parameters
+    ----------
+    *networks : torch.nn.Module
+        In evaluation mode; each receives the output of the one before.
+
+    Returns
+    -------
+    function : callable or None
+        The function maps inputs (..., n_samples, n_inputs) and tangents (n_tangents,
+        ..., n_samples, n_inputs), or of a shape that can be broadcast to it, to outputs
+        and tangents of the same kind. None if a network has other layers than linear
+        and elementwise ones, or hooks. As for `as_function`, it is for immediate use.
+    """
+    functions: list[TangentMap] = []
+    if not all(_append_tangents(network, functions) for network in networks):
+        return None
+
+    def run(X: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
+        for function in functions:
+            X, T = function(X, T)
+        return X, T
+
+    return run
+
+
+def _append_tangents(network: nn.Module, functions: list[TangentMap]) -> bool:
+    """Append functions to a list, as `_append_functions`; return whether it can be."""
+    kind = type(network)
+    if has_hooks(network):
+        return False
+    if kind is nn.Sequential:
+        return all(_append_tangents(layer, functions) for layer in network)  # type: ignore[attr-defined]
+    if kind is Residual:
+        parts = [with_tangents(network.linear), with_tangents(network.remainder)]  # type: ignore[arg-type]
+        if None in parts:
+            return False
+        functions.append(partial(_summed, parts))
+    elif kind is nn.Linear:
+        functions.append(partial(_linear_tangents, network.weight, network.bias))
+    elif kind is StackedLinear:
+        functions.append(partial(_stacked_tangents, network.weight, network.bias))
+    elif kind in ELEMENTWISE and kind is not nn.Identity:
+        functions.append(partial(_elementwise_tangents, network.forward))
+    else:
+        return kind is nn.Identity
+    return True
+
+
+def _summed(parts: Any, X: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
+    (Y, T_linear), (remainder, T) = (part(X, T) for part in parts)
+    return Y + remainder, T_linear + T
+
+
+def _linear_tangents(
+    weight: Any, bias: Any, X: Tensor, T: Tensor
+) -> tuple[Tensor, Tensor]:
+    return linear_function(X, weight, bias), linear_function(T, weight)
+
+
+def _stacked_tangents(
+    weight: Any, bias: Any, X: Tensor, T: Tensor
+) -> tuple[Tensor, Tensor]:
+    return torch.baddbmm(bias, weight, X.mT).mT, T @ weight.mT
+
+
+def _elementwise_tangents(function: Any, X: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
+    # Near the fourth root of the machine epsilon, as `skae._refine.min_step`. Adding a
+    # power of two causes few rounding errors.
+    width = 2.0 ** round(math.log2(torch.finfo(X.dtype).eps) / 4)
+    moved = function(X + width)  # before `function(X)`, which may overwrite X
+    Y = function(X)
+    return Y, T * moved.sub_(Y).mul_(1 / width)
 
 
 class CodeActivation(nn.Module):

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from skae._compat import has_hooks
-from skae._layers import ELEMENTWISE, Residual, StackedLinear
+from skae._layers import (
+    ELEMENTWISE,
+    Residual,
+    StackedLinear,
+    TangentMap,
+    with_tangents,
+)
 from skae._sparse import LinearOutput
 from skae.bottlenecks import Squeeze
 
@@ -299,6 +305,30 @@ def linear_end(network: nn.Module) -> Callable[[Tensor], LinearOutput] | None:
             return LinearOutput(units[0], weights[0], biases[0])
         bias = torch.stack(biases).sum(dim=0)
         return LinearOutput(torch.cat(units, dim=-1), torch.cat(weights, dim=-1), bias)
+
+    return compute
+
+
+def linear_end_tangents(network: nn.Module) -> TangentMap | None:
+    """Return `with_tangents` of a network without its last linear layer.
+
+    Its outputs are the units of `linear_end`. None if a layer allows neither.
+    """
+    branches = _branches(network)
+    if branches is None:
+        return None
+    functions = [with_tangents(*body) for body, _ in branches]
+    if None in functions:
+        return None
+
+    def compute(Z: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
+        units, tangents = [], []
+        for function in functions:
+            assert function is not None
+            F, T_F = function(Z, T)
+            units.append(F)
+            tangents.append(T_F.expand(len(T), *F.shape))
+        return torch.cat(units, dim=-1), torch.cat(tangents, dim=-1)
 
     return compute
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -10,10 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skae._layers import StackedLinear, as_function, forward_hooks
-from skae._members import encode_visible, linear_end, starts_linear
+from skae._layers import StackedLinear, as_function, forward_hooks, with_tangents
+from skae._members import (
+    encode_visible,
+    linear_end,
+    linear_end_tangents,
+    starts_linear,
+)
 from skae._noise import Noise
-from skae._refine import refine
+from skae._refine import Linearizer, refine, steps_per_jacobian
 from skae._rows import BLOCK_ENTRIES, Batch, Rows
 from skae._sparse import (
     FeatureBlock,
@@ -28,9 +33,10 @@ from skae._sparse import (
 from skae.bottlenecks import Squeeze
 from skae.losses import Loss, count_observed, observed_mean, observed_share
 
-# Most refinement steps for held-out rows during training. Three steps identify the
-# best epoch as well as ten, and training takes a seventh less time.
-MAX_VALIDATION_REFINEMENTS = 3
+# Most refinement steps for held-out rows during training, with a new Jacobian at each
+# step and with updates of it. They identify the best epoch as well as ten, and training
+# takes a seventh less time.
+MAX_EXACT_VALIDATION_STEPS, MAX_VALIDATION_STEPS = 2, 3
 
 # Largest absolute value in the scaled space that the network receives. Its square is
 # finite in float32, in which values beyond 1.8e19 would overflow.
@@ -63,6 +69,12 @@ MAX_UNITS_PER_ROW = 4
 # Share of the squares of a row below which its squared distance to its reconstruction,
 # a difference of such squares in float64, has lost too many digits.
 MIN_DISTANCE = 1e-7
+
+
+def max_validation_refinements(n_components: int) -> int:
+    """Return the most refinement steps for held-out rows during training."""
+    is_exact = steps_per_jacobian(n_components) == 1
+    return MAX_EXACT_VALIDATION_STEPS if is_exact else MAX_VALIDATION_STEPS
 
 
 class Propagation(NamedTuple):
@@ -143,6 +155,8 @@ class Autoencoder(nn.Module):
         outside training.
     max_validation_refinements : int
         Largest number of such steps for held-out rows during training.
+    functions : dict or None
+        Functions that compute the outputs of parts, if these cannot change; else None.
     has_zero_mean : bool
         Whether the scaled mean is zero in all features.
     widest_layer : int
@@ -150,6 +164,8 @@ class Autoencoder(nn.Module):
     work : int
         Number of multiplications for one row, in encoder and decoder.
     """
+
+    functions: dict[str, Any] | None = None
 
     bottleneck: Any
     code_factor: Tensor
@@ -186,7 +202,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("residual_scale", None)
         self.noise = noise
         self.max_refinements = 0
-        self.max_validation_refinements = MAX_VALIDATION_REFINEMENTS
+        self.max_validation_refinements = max_validation_refinements(n_components)
         self.has_zero_mean = not self.scaler.scaled_mean.any()
         self.widest_layer, self.work = self._measure()
 
@@ -428,7 +444,8 @@ class Autoencoder(nn.Module):
         if term is not None and self.noise is not None:
             errors = self.noise.energy(errors)
             term = self.noise.scale.squeeze(-1) * term
-        errors = errors + EXCESS_WEIGHT * self.excess(X)
+        if self._may_have_excess(propagation.target):
+            errors = errors + EXCESS_WEIGHT * self.excess(X)
         error = observed_mean(errors, propagation.observed)
         if term is not None:
             error = error + self.per_feature(term, propagation)
@@ -528,6 +545,10 @@ class Autoencoder(nn.Module):
         excess = (scaled - possible).abs().clamp(max=LIMIT)
         return torch.where(excess > 0, excess, 0)  # 0 at missing entries
 
+    def _may_have_excess(self, target: Tensor) -> bool:
+        """Whether `excess` may differ from zero for rows of this target."""
+        return self.loss.bounds is not None or bool(target.abs().max() >= LIMIT)
+
     def residuals(self, X: Tensor) -> Tensor:
         """Compute absolute residuals in the scaled space, NaN at missing entries.
 
@@ -590,6 +611,8 @@ class Autoencoder(nn.Module):
         """Return target, observed and H, as in `Propagation`."""
         target, observed = self.scaler(X)
         target = self._in_memory_order(self._within_range(target))
+        if self.visible is None and isinstance(target, Tensor):
+            return target, observed, self._function("encoder")(target)
         return target, observed, self._run_encoder(target)
 
     def _within_range(self, scaled: Tensor) -> Tensor:
@@ -612,7 +635,7 @@ class Autoencoder(nn.Module):
         if isinstance(target, SparseRows):
             return self._refined_sparse(Z, target, max_iter)
         shape = Z.shape
-        decode, output = as_function(self.decoder), as_function(self.output)
+        decode, output = self._function("decoder"), self._function("output")
 
         def generate(Z: Tensor) -> Tensor:
             codes = Z.reshape(shape) if len(shape) > 2 else Z
@@ -621,9 +644,35 @@ class Autoencoder(nn.Module):
         Z, target = Z.flatten(0, -2), target.flatten(0, -2)
         if observed is not None:
             observed = observed.flatten(0, -2)
-        is_stack = len(shape) > 2
-        refined = refine(generate, Z, target, observed, max_iter, all_at_once=is_stack)
+        refined = refine(
+            generate,
+            Z,
+            target,
+            observed,
+            max_iter,
+            linearize=self._linearizer(shape),
+            all_at_once=len(shape) > 2,
+        )
         return refined.reshape(shape)
+
+    def _linearizer(self, shape: Sequence[int] = ()) -> Linearizer | None:
+        """Return the argument `linearize` of `refine` for codes of this shape.
+
+        None if the decoder has layers whose derivatives are not known.
+        """
+        parts = self.decoder, self.output
+        function = self._kept("tangents", lambda: with_tangents(*parts))
+        if function is None:
+            return None
+
+        def linearize(Z: Tensor) -> tuple[Tensor, Tensor]:
+            k = Z.shape[-1]
+            codes = Z.reshape(shape) if len(shape) > 2 else Z
+            identity = torch.eye(k, dtype=Z.dtype, device=Z.device)
+            rows, J = function(codes, identity.reshape(k, *[1] * (codes.ndim - 1), k))
+            return rows.flatten(0, -2), J.expand(k, *rows.shape).flatten(1, -2)
+
+        return linearize
 
     def _refined_sparse(self, Z: Tensor, target: SparseRows, max_iter: int) -> Tensor:
         """Refine codes in the space of the inputs of the last layer.
@@ -639,11 +688,22 @@ class Autoencoder(nn.Module):
         def generate(Z: Tensor) -> Tensor:
             return projection.generate(decoder(Z).F)
 
+        tangents = linear_end_tangents(self.decoder)
+
+        def linearize(Z: Tensor) -> tuple[Tensor, Tensor]:
+            assert tangents is not None
+            identity = torch.eye(Z.shape[1], dtype=Z.dtype)
+            F, J = tangents(Z, identity[:, None])
+            return projection.generate(F), projection.generate(J)
+
+        linearizer = None if tangents is None else linearize
         Z = Z.clone()
         n_values = 1 + self.n_components  # a value and its derivatives
         for part in _split(~target.has_missing, self._widest_inner_layer * n_values):
             projected = projection.target[part].to(Z.dtype)
-            Z[part] = refine(generate, Z[part], projected, None, max_iter)
+            Z[part] = refine(
+                generate, Z[part], projected, None, max_iter, linearize=linearizer
+            )
         for part in _split(target.has_missing, self.widest_layer * n_values):
             Z[part] = self._refined(Z[part], *target.take(part).dense(), max_iter)
         return Z
@@ -651,6 +711,18 @@ class Autoencoder(nn.Module):
     def encoder_input(self, X: Tensor) -> Tensor:
         """Return the input of the encoder for rows in the units of the data."""
         return self.visible_part(self.scaler(X)[0])
+
+    def _function(self, part: str) -> Callable[[Tensor], Tensor]:
+        """Return a function that computes the output of a part, see `as_function`."""
+        return self._kept(part, lambda: as_function(getattr(self, part)))
+
+    def _kept(self, key: str, make: Callable[[], Any]) -> Any:
+        """Return what a function makes; where `functions` is not None, it is kept."""
+        if self.functions is None:
+            return make()
+        if key not in self.functions:
+            self.functions[key] = make()
+        return self.functions[key]
 
     # Members
 

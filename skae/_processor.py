@@ -32,6 +32,10 @@ _SUBNORMAL = 5e-324
 # Types of devices that have an autocast of their own.
 _AUTOCAST_TYPES = ("cpu", "cuda", "mps", "xpu")
 
+# PyTorch sets this variable when it first imports its compiler, which the first
+# optimizer of a process does. Child processes would inherit it.
+_INDUCTOR_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
+
 # Pairs of backend and operation whose precision in float32 can be set.
 _CPU_PRECISIONS = [("mkldnn", name) for name in ("matmul", "conv", "rnn")]
 _CUDA_PRECISIONS = [("cuda", name) for name in ("matmul", "conv", "rnn")]
@@ -189,6 +193,19 @@ class _Process:
     def _leave(self) -> None:
         while self._restore:
             self._restore.pop()()
+
+
+@contextmanager
+def environment_restored() -> Iterator[None]:
+    """Context that restores the environment variable that PyTorch sets."""
+    before = os.environ.get(_INDUCTOR_FOLDER)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_INDUCTOR_FOLDER, None)
+        elif os.environ.get(_INDUCTOR_FOLDER) != before:
+            os.environ[_INDUCTOR_FOLDER] = before
 
 
 def _restoration(backend: str, operation: str) -> Callable[[], None]:

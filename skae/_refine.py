@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+# The map g from codes to rows; and the map from codes to rows and to the Jacobian of g,
+# of shape (k, n_samples, n_features).
+Generator: TypeAlias = Callable[[Tensor], Tensor]
+Linearizer: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # Initial damping, the smallest and the largest factor after an accepted step, and the
 # factor after a rejected one.
@@ -18,49 +23,54 @@ INITIAL_DAMPING, ACCEPTED_FACTORS, REJECTED_FACTOR = 0.3, (1e-3, 0.2), 10.0
 # a single row would end at another code than the same row in a batch.
 ROUNDING = 100
 
-# Number of steps after which the Jacobian is estimated anew. Broyden's updates alone
-# converge to other points than the minimum, or not in ten steps.
+# Largest number of components for which the Jacobian is computed anew at each step.
+# Three or four such steps explain as much variance as seven with updates of it, but the
+# products for a Jacobian take a time in proportion to the number of components.
+MAX_EXACT = 5
+
+# Number of steps, for more components, after which the Jacobian is computed anew.
+# Broyden's updates alone converge to other points than the minimum, or not in ten
+# steps.
 STEPS_PER_JACOBIAN = 3
 
-# Decrease of the squared distance that a step must promise, relative to the distance. A
-# row stops when it falls below, and for good if the Jacobian has not drifted from its
-# estimate by more than MAX_DRIFT for each component; otherwise it waits for the next
-# estimate, which costs an evaluation for each component. With ten steps and two
-# components, a row then needs 7 evaluations instead of 13, and the mean explained
-# variance of twelve tables rises by .002.
-MIN_DECREASE, MAX_DRIFT = 3e-4, 0.03
+# Decrease of the squared distance that a step must promise, relative to the distance,
+# with a new Jacobian at each step and with updates. A row stops when it falls below,
+# and for good if an updated Jacobian has not drifted by more than MAX_DRIFT for each
+# component; otherwise it waits for the next Jacobian. On twelve tables, a limit of 1e-3
+# raises the mean explained variance by .0004, but takes a tenth more steps.
+MIN_EXACT_DECREASE, MIN_DECREASE, MAX_DRIFT = 2e-3, 3e-4, 0.03
 
 # Number of codes that take little longer to decode in one pass than one alone.
 FEW_ROWS = 64
 
 
 def refine(
-    generate: Callable[[Tensor], Tensor],
+    generate: Generator,
     Z: Tensor,
     target: Tensor,
     observed: Tensor | None,
     max_iter: int,
     rest: Tensor | None = None,
     *,
+    linearize: Linearizer | None = None,
     all_at_once: bool = False,
 ) -> Tensor:
     r"""Optimise codes so that they generate rows closer to the target.
 
     Each row's code minimises the squared distance
 
-    .. math:: e(z) = \sum_{j \text{ observed}} (g_j(z) - x_j)^2
+    .. math:: e(z) = \sum_{j \text{ observed}} (x_j - g_j(z))^2
 
     by Levenberg-Marquardt steps s [1]_,
 
-    .. math:: (J^\top J + \lambda \operatorname{diag} J^\top J) s = -J^\top (g(z) - x),
+    .. math:: (J^\top J + \lambda \operatorname{diag} J^\top J) s = J^\top (x - g(z)),
 
-    which are accepted unless they increase it. The Jacobian J of g is estimated by
-    forward differences, is updated by Broyden's rank-one formula after each step [2]_,
-    and is estimated anew after `STEPS_PER_JACOBIAN` steps. A row is no longer evaluated
-    when its next step promises to decrease the distance by less than the share
-    `MIN_DECREASE`. So g is evaluated at k + 1 codes at the start, at one for each step,
-    and at k more for rows that have not converged after some steps. It is not
-    differentiated.
+    which are accepted unless they increase it. The Jacobian J of g is computed anew
+    after each step for up to `MAX_EXACT` components. For more, it is updated by
+    Broyden's rank-one formula after each step [2]_, and computed anew after
+    `STEPS_PER_JACOBIAN` steps. A row is no longer evaluated when its next step promises
+    to decrease the distance by less than a small share. The map g is not
+    differentiated: without `linearize`, J is estimated by forward differences.
 
     Parameters
     ----------
@@ -77,8 +87,10 @@ def refine(
         Largest number of steps, accepted or not.
     rest : Tensor of shape (n_samples,), default=None
         Squared distance that no code can decrease and that is not part of e(z), as for
-        targets that have been projected. It counts in the distance of which
-        `MIN_DECREASE` is a share. None means zero.
+        targets that have been projected. It counts in the distance of which a step has
+        to promise a share. None means zero.
+    linearize : callable, default=None
+        Maps codes to the rows g(z) and to J, of shape (k, n_samples, n_features).
     all_at_once : bool, default=False
         Whether g is always called with a code of each row, in their order, as the
         decoders of several networks require. The codes are the same, and g is called
@@ -98,41 +110,79 @@ def refine(
     """
     if not len(Z) or not max_iter:
         return Z
+    few_rows = 0 if all_at_once else FEW_ROWS
+    problem = Problem(generate, target, observed, rest, linearize, few_rows)
+    if steps_per_jacobian(Z.shape[1]) == 1:
+        return _refine_exactly(problem, Z, max_iter, all_at_once)
     if all_at_once:
-        return _refine_all_at_once(
-            Problem(generate, target, observed, rest, 0), Z, max_iter
-        )
-    return _refine(Problem(generate, target, observed, rest), Z.clone(), max_iter)
+        return _refine_all_at_once(problem, Z, max_iter)
+    return _refine(problem, Z.clone(), max_iter)
+
+
+def steps_per_jacobian(n_components: int) -> int:
+    """Return the number of steps for which a Jacobian is used."""
+    return 1 if n_components <= MAX_EXACT else STEPS_PER_JACOBIAN
+
+
+def _refine_exactly(
+    problem: Problem, Z: Tensor, max_iter: int, all_at_once: bool
+) -> Tensor:
+    """Refine codes with a new Jacobian at each step."""
+    refined, rows = Z, None  # the rows of `descent`; None means all
+    descent = Descent.begin(problem, Z, initial_damping(Z))
+    has_converged = None
+    for n_left in range(max_iter, 0, -1):
+        proposal = descent.propose(problem, MIN_EXACT_DECREASE)
+        is_going = proposal.is_worthwhile
+        if has_converged is not None:
+            is_going = is_going & ~has_converged
+        if not is_going.all():
+            if not is_going.any():
+                break
+            if all_at_once:
+                has_converged = ~is_going
+            else:
+                refined = _updated(refined, rows, descent.Z)
+                going = torch.where(is_going)[0]
+                rows = going if rows is None else rows[going]
+                problem, proposal = problem.select(going), proposal.select(going)
+                descent = descent.select(going)
+        advanced = descent.advance(problem, proposal, needs_jacobian=n_left > 1)
+        if has_converged is not None:
+            advanced = advanced.where(is_going, descent)
+        descent = advanced
+    return _updated(refined, rows, descent.Z)
+
+
+def _updated(Z: Tensor, rows: Tensor | None, values: Tensor) -> Tensor:
+    """Return codes of which those of some rows, or all, have been replaced."""
+    return values if rows is None else Z.index_copy(0, rows, values)
 
 
 def _refine(problem: Problem, Z: Tensor, max_iter: int) -> Tensor:
-    """Refine codes in place, and return them."""
+    """Refine codes in place, with updates of the Jacobian, and return them."""
     rows: Any = slice(None)
-    codes, R, damping = Z, problem.residuals(Z), initial_damping(Z)
-    for n_steps in steps_of_rounds(max_iter):
-        has_converged = _descend(problem, codes, R, damping, n_steps)
+    codes, damping = Z, initial_damping(Z)
+    for n_steps in steps_of_rounds(max_iter, Z.shape[1]):
+        has_converged = _descend(problem, codes, damping, n_steps)
         Z[rows] = codes
         going = torch.where(~has_converged)[0]
         if not len(going):
             break
         rows = going if isinstance(rows, slice) else rows[going]
         problem = problem.select(going)
-        codes, R, damping = codes[going], R[going], damping[going]
+        codes, damping = codes[going], damping[going]
     return Z
 
 
-def _descend(
-    problem: Problem, Z: Tensor, R: Tensor, damping: Tensor, n_steps: int
-) -> Tensor:
-    """Take up to `n_steps` steps with one estimate of the Jacobian.
+def _descend(problem: Problem, Z: Tensor, damping: Tensor, n_steps: int) -> Tensor:
+    """Take up to `n_steps` steps with one Jacobian and updates of it.
 
     Parameters
     ----------
     problem : Problem
     Z : Tensor of shape (n_samples, k)
         Codes, which are replaced.
-    R : Tensor of shape (n_samples, n_features)
-        Their residuals, which are replaced.
     damping : Tensor of shape (n_samples,)
         Replaced, too.
     n_steps : int
@@ -141,22 +191,23 @@ def _descend(
     -------
     has_converged : Tensor of bool of shape (n_samples,)
     """
-    descent = Descent.begin(problem, Z, R, damping)
+    descent = Descent.begin(problem, Z, damping)
     has_converged = descent.drift > 0  # no row
     rows: Any = slice(None)  # the rows of `descent`
     for _ in range(n_steps):
-        step, is_going = descent.propose(problem)
+        proposal = descent.propose(problem, MIN_DECREASE)
+        is_going = proposal.is_worthwhile
         going = torch.where(is_going)[0]
-        if len(going) < len(step):
+        if len(going) < len(is_going):
             has_converged[rows] = ~is_going & descent.is_certain
-            Z[rows], R[rows], damping[rows] = descent.Z, descent.R, descent.damping
+            Z[rows], damping[rows] = descent.Z, descent.damping
             if not len(going):
                 return has_converged
             rows = going if isinstance(rows, slice) else rows[going]
-            problem, step = problem.select(going), step[going]
-            descent = Descent(*(values[going] for values in descent))
-        descent = descent.advance(problem, step)
-    Z[rows], R[rows], damping[rows] = descent.Z, descent.R, descent.damping
+            problem, proposal = problem.select(going), proposal.select(going)
+            descent = descent.select(going)
+        descent = descent.advance_by_update(problem, proposal)
+    Z[rows], damping[rows] = descent.Z, descent.damping
     return has_converged
 
 
@@ -164,13 +215,13 @@ def _refine_all_at_once(problem: Problem, Z: Tensor, max_iter: int) -> Tensor:
     """Refine codes by calls of g with a code of each row."""
     has_converged = torch.zeros(len(Z), dtype=torch.bool, device=Z.device)
     n_left, damping = max_iter, initial_damping(Z)
-    for _ in steps_of_rounds(max_iter):
+    for n_steps in steps_of_rounds(max_iter, Z.shape[1]):
         Z, damping, has_converged = descend_all_at_once(
             problem, Z, damping, has_converged, n_left
         )
         if has_converged.all():
             break
-        n_left -= STEPS_PER_JACOBIAN
+        n_left -= n_steps
     return Z
 
 
@@ -181,7 +232,7 @@ def descend_all_at_once(
     has_converged: Tensor,
     n_left: int | Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Take the steps of one estimate of the Jacobian, without selecting rows.
+    """Take the steps of one Jacobian, without selecting rows.
 
     The number of operations does not depend on the values, so that it can be traced.
 
@@ -200,19 +251,21 @@ def descend_all_at_once(
     Z, damping, has_converged
         After these steps.
     """
-    descent = Descent.begin(problem, Z, problem.residuals(Z), damping)
+    descent = Descent.begin(problem, Z, damping)
     is_going = ~has_converged
+    if steps_per_jacobian(Z.shape[1]) == 1:
+        proposal = descent.propose(problem, MIN_EXACT_DECREASE)
+        is_going = is_going & proposal.is_worthwhile
+        advanced = descent.advance(problem, proposal, needs_jacobian=False)
+        descent = advanced.where(is_going, descent)
+        return descent.Z, descent.damping, ~is_going
     for i in range(STEPS_PER_JACOBIAN):
-        step, is_worthwhile = descent.propose(problem)
-        has_converged = has_converged | (is_going & ~is_worthwhile & descent.is_certain)
-        is_going = is_going & is_worthwhile & (n_left > i)
-        pairs = zip(descent.advance(problem, step), descent, strict=True)
-        descent = Descent(
-            *(
-                torch.where(is_going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-                for new, old in pairs
-            )
-        )
+        proposal = descent.propose(problem, MIN_DECREASE)
+        stops = ~proposal.is_worthwhile
+        has_converged = has_converged | (is_going & stops & descent.is_certain)
+        is_going = is_going & ~stops & (n_left > i)
+        advanced = descent.advance_by_update(problem, proposal)
+        descent = advanced.where(is_going, descent)
     return descent.Z, descent.damping, has_converged
 
 
@@ -221,10 +274,11 @@ def initial_damping(Z: Tensor) -> Tensor:
     return torch.full_like(Z[:, 0], INITIAL_DAMPING)
 
 
-def steps_of_rounds(max_iter: int) -> list[int]:
-    """Return the number of steps that follow each estimate of the Jacobian."""
-    n_rounds, n_steps = divmod(max_iter, STEPS_PER_JACOBIAN)
-    return [STEPS_PER_JACOBIAN] * n_rounds + [n_steps] * (n_steps > 0)
+def steps_of_rounds(max_iter: int, n_components: int) -> list[int]:
+    """Return the number of steps that follow each computation of the Jacobian."""
+    size = steps_per_jacobian(n_components)
+    n_rounds, n_steps = divmod(max_iter, size)
+    return [size] * n_rounds + [n_steps] * (n_steps > 0)
 
 
 class Problem(NamedTuple):
@@ -236,21 +290,41 @@ class Problem(NamedTuple):
     target : Tensor of shape (n_samples, n_features)
     observed : Tensor of bool of shape (n_samples, n_features) or None
     rest : Tensor of shape (n_samples,) or None
+    linearize : callable or None
     few_rows : int or None
-        Number of codes to which g is applied in one pass if there are fewer rows; None
-        means that it is applied to any number of codes in one pass.
+        Number of codes to which g is applied in one pass if there are fewer rows, for
+        forward differences; None means that it is applied to any number of codes in one
+        pass.
     """
 
-    generate: Callable[[Tensor], Tensor]
+    generate: Generator
     target: Tensor
     observed: Tensor | None
     rest: Tensor | None = None
+    linearize: Linearizer | None = None
     few_rows: int | None = FEW_ROWS
 
+    @property
+    def may_branch(self) -> bool:
+        """Whether operations may depend on values: they are not traced."""
+        return self.few_rows is not None
+
     def residuals(self, Z: Tensor) -> Tensor:
-        """Return g(z) - x, 0 for ignored entries, of shape (n_samples, n_features)."""
-        R = self.generate(Z) - self.target
+        """Return x - g(z), 0 for ignored entries, of shape (n_samples, n_features)."""
+        R = self.target - self.generate(Z)
         return R if self.observed is None else torch.where(self.observed, R, 0)
+
+    def linearized(self, Z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the residuals and J, of shape (n_samples, k, n_features)."""
+        if self.linearize is None:
+            R = self.residuals(Z)
+            return R, self.differences(Z, R)
+        rows, J = self.linearize(Z)
+        R, J = self.target - rows, J.movedim(0, 1)
+        if self.observed is not None:
+            R = torch.where(self.observed, R, 0)
+            J = torch.where(self.observed[:, None], J, 0)
+        return R, J
 
     def differences(self, Z: Tensor, R: Tensor) -> Tensor:
         """Estimate J by forward differences, of shape (n_samples, k, n_features)."""
@@ -268,7 +342,7 @@ class Problem(NamedTuple):
         rows = torch.cat(each).reshape(k, -1, R.shape[1])
         rows = rows.movedim(0, 1)  # (n_samples, k, n_features)
         noise = ROUNDING * torch.finfo(Z.dtype).eps * torch.amax(rows.abs(), (1, 2))
-        change = rows - self.target[:, None] - R[:, None]
+        change = rows - self.target[:, None] + R[:, None]
         is_known = change.abs() > noise[:, None, None]
         if self.observed is not None:
             is_known = is_known & self.observed[:, None]
@@ -289,16 +363,16 @@ class Descent(NamedTuple):
     Z : Tensor of shape (n_samples, k)
         Codes.
     R : Tensor of shape (n_samples, n_features)
-        Residuals g(z) - x, 0 for ignored entries.
+        Residuals x - g(z), 0 for ignored entries.
     error : Tensor of shape (n_samples,)
         Squared distances e(z).
     J : Tensor of shape (n_samples, k, n_features)
-        Approximate Jacobian of the residuals.
+        Jacobian of g, 0 for ignored entries, or an approximation.
     damping : Tensor of shape (n_samples,)
         Damping lambda.
     drift : Tensor of shape (n_samples,)
-        Sum over the steps of the squared error of the residuals that J predicts,
-        relative to the squared change that it predicts.
+        Sum over the updates of J of the squared error of the change of g(z) that J
+        predicts, relative to the squared change.
     """
 
     Z: Tensor
@@ -309,55 +383,96 @@ class Descent(NamedTuple):
     drift: Tensor
 
     @classmethod
-    def begin(cls, problem: Problem, Z: Tensor, R: Tensor, damping: Tensor) -> Descent:
-        """Return the state with a new estimate of the Jacobian."""
-        error = (R * R).sum(dim=1)
-        J = problem.differences(Z, R)
-        return cls(Z, R, error, J, damping, torch.zeros_like(error))
+    def begin(cls, problem: Problem, Z: Tensor, damping: Tensor) -> Descent:
+        """Return the state with a new Jacobian."""
+        R, J = problem.linearized(Z)
+        return cls(Z, R, (R * R).sum(dim=1), J, damping, torch.zeros_like(damping))
 
-    def propose(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        """Return the next step, (n_samples, k), and whether a row should take it."""
+    def select(self, rows: Tensor) -> Descent:
+        """Return the state of the rows at these positions."""
+        return Descent(*(values[rows] for values in self))
+
+    def where(self, condition: Tensor, other: Descent) -> Descent:
+        """Return this state for the rows for which a condition holds, else another."""
+        return Descent(
+            *(
+                torch.where(condition.reshape(-1, *[1] * (own.ndim - 1)), own, others)
+                for own, others in zip(self, other, strict=True)
+            )
+        )
+
+    def propose(self, problem: Problem, min_decrease: float) -> Proposal:
+        """Return the next step, and whether a row should take it."""
         J = self.J
+        # A call of `bmm` takes less time than the operator @ for a single row.
+        curvature = torch.bmm(J, J.mT)  # (n_samples, k, k)
+        slope = torch.bmm(J, self.R[:, :, None])  # (n_samples, k, 1)
+        added = self.damping[:, None] * curvature.diagonal(dim1=1, dim2=2)
+        # The step of a component without effect is zero, and none is longer than
+        # 1 / (2 sqrt(eps)), which those of saturated activations would be.
         info = torch.finfo(J.dtype)
-        curvature = J @ J.swapaxes(1, 2)  # (n_samples, k, k)
-        slope = -(J @ self.R[:, :, None])  # (n_samples, k, 1)
-        identity = torch.eye(J.shape[1], dtype=J.dtype, device=J.device)
-        diagonal = curvature * identity
-        mean = diagonal.sum(dim=(1, 2)) / J.shape[1]
-        floor = torch.clip(info.eps * mean, info.tiny, None)
-        damping = self.damping[:, None, None] * diagonal
-        floor = floor[:, None, None] * identity
-        step, _ = torch.linalg.solve_ex(curvature + damping + floor, slope)
-        decrease = (step * slope).sum(dim=(1, 2))  # half of it if the damping is large
+        floor = info.eps * self.error + info.tiny
+        system = curvature + torch.diag_embed(added + floor[:, None])
+        solution, _ = torch.linalg.solve_ex(system, slope)
+        step = solution[:, :, 0]
+        decrease = (step * (slope[:, :, 0] + added * step)).sum(dim=1)
         distance = self.error if problem.rest is None else self.error + problem.rest
         # A step that is not finite, from a singular system, is not taken.
-        return step[:, :, 0], decrease > MIN_DECREASE * distance
+        return Proposal(step, decrease, decrease > min_decrease * distance)
 
-    def advance(self, problem: Problem, step: Tensor) -> Descent:
-        """Return the state after one more step, accepted or not; see `refine`."""
-        Z, R, error, J, damping, drift = self
-        eps = torch.finfo(Z.dtype).eps
-        Z_new = Z + step
-        R_new = problem.residuals(Z_new)
-        error_new = (R_new * R_new).sum(dim=1)
-        change = (step[:, None] @ J)[:, 0]
-        surprise = R_new - R - change
+    def advance(
+        self, problem: Problem, proposal: Proposal, *, needs_jacobian: bool
+    ) -> Descent:
+        """Return the state after one more step, accepted or not.
+
+        Without `needs_jacobian`, J remains that before the step.
+        """
+        Z, J = self.Z + proposal.step, self.J
+        if needs_jacobian:
+            R, J = problem.linearized(Z)
+        else:
+            R = problem.residuals(Z)
+        error = (R * R).sum(dim=1)
+        is_accepted = self._is_accepted(error)
+        nonlinearity = ((self.error - error) / proposal.decrease - 1).abs_()
+        damping = self._next_damping(is_accepted, nonlinearity)
+        descent = Descent(Z, R, error, J, damping, self.drift)
+        if problem.may_branch and is_accepted.all():
+            return descent
+        return descent.where(is_accepted, self._replace(damping=damping))
+
+    def advance_by_update(self, problem: Problem, proposal: Proposal) -> Descent:
+        """Return the state after one more step, with an update of the Jacobian."""
+        step = proposal.step
+        Z = self.Z + step
+        R = problem.residuals(Z)
+        error = (R * R).sum(dim=1)
+        is_accepted = self._is_accepted(error)
+        change = (step[:, None] @ self.J)[:, 0]
+        surprise = self.R - R - change
         nonlinearity = (surprise * surprise).sum(dim=1) / (change * change).sum(dim=1)
-        squared_length = torch.clip((step * step).sum(dim=1), min_step(eps) ** 2, None)
         # After an overflow J remains, and the next step is shorter.
-        surprise = torch.where(torch.isfinite(error_new)[:, None], surprise, 0)
+        surprise = torch.where(torch.isfinite(error)[:, None], surprise, 0)
+        shortest = min_step(torch.finfo(Z.dtype).eps)
+        squared_length = torch.clip((step * step).sum(dim=1), shortest**2, None)
         scaled = step / squared_length[:, None]
-        is_accepted = error_new <= error * (1 + ROUNDING * eps)
+        return Descent(
+            torch.where(is_accepted[:, None], Z, self.Z),
+            torch.where(is_accepted[:, None], R, self.R),
+            torch.where(is_accepted, error, self.error),
+            self.J + scaled[:, :, None] * surprise[:, None],
+            self._next_damping(is_accepted, nonlinearity),
+            self.drift + nonlinearity,
+        )
+
+    def _is_accepted(self, error: Tensor) -> Tensor:
+        eps = torch.finfo(error.dtype).eps
+        return error <= self.error * (1 + ROUNDING * eps)
+
+    def _next_damping(self, is_accepted: Tensor, nonlinearity: Tensor) -> Tensor:
         # The better J predicts, the closer is the next step to that of Gauss-Newton.
         factor = torch.clip(nonlinearity, *ACCEPTED_FACTORS)
-        return Descent(
-            torch.where(is_accepted[:, None], Z_new, Z),
-            torch.where(is_accepted[:, None], R_new, R),
-            torch.where(is_accepted, error_new, error),
-            J + scaled[:, :, None] * surprise[:, None],
-            damping * torch.where(is_accepted, factor, REJECTED_FACTOR),
-            drift + nonlinearity,
-        )
+        return self.damping * torch.where(is_accepted, factor, REJECTED_FACTOR)
 
     @property
     def is_certain(self) -> Tensor:
@@ -366,6 +481,27 @@ class Descent(NamedTuple):
         Of shape (n_samples,); False if `drift` is NaN.
         """
         return self.drift <= MAX_DRIFT * self.Z.shape[1]
+
+
+class Proposal(NamedTuple):
+    """The next step of each row.
+
+    Attributes
+    ----------
+    step : Tensor of shape (n_samples, k)
+    decrease : Tensor of shape (n_samples,)
+        Decrease of the squared distance that J predicts.
+    is_worthwhile : Tensor of bool of shape (n_samples,)
+        Whether a row should take the step.
+    """
+
+    step: Tensor
+    decrease: Tensor
+    is_worthwhile: Tensor
+
+    def select(self, rows: Tensor) -> Proposal:
+        """Return the steps of the rows at these positions."""
+        return Proposal(*(values[rows] for values in self))
 
 
 def min_step(eps: float) -> float:

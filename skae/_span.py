@@ -9,7 +9,6 @@ as many numbers as there are rows. Afterwards these layers are multiplied by the
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -20,8 +19,8 @@ import torch
 from scipy import linalg, sparse
 from torch import nn
 
-from skae._build import scaling, starts_at_pca
-from skae._job import Job, Reduction
+from skae._build import scaling
+from skae._job import Job, Reduction, starts_at_pca
 from skae._layers import first_layers, last_layers
 from skae._module import Autoencoder, Scaler
 from skae._processor import threads_for
@@ -29,18 +28,17 @@ from skae._rows import BLOCK_ENTRIES, Rows
 from skae._summary import MAX_DENSE_ENTRIES, summarize
 from skae.networks import Network
 
+# On 28 tables of 30 to 300 rows (images, texts, advertisements, counts, categories and
+# generated factors, with Gaussian or heavy tails, some standardized; 49 fits of two and
+# five components), networks that were trained on coordinates explained .004 more of the
+# variance of test rows (standard error .002; the worst .022 less, the best .048 more)
+# in a third of the time, with a kurtosis of the columns above 10 as below.
+
 # Smallest ratio of features to rows. Nearer to one, the coordinates save little time.
 MIN_RATIO = 2
 
 # Largest number of rows: their products with each other are decomposed in cubic time.
 MAX_ROWS = 2000
-
-# Largest kurtosis of the columns. Adam adapts its steps to columns in which only a few
-# rows differ, as in sparse tables, but not to mixtures of columns: of 150 rows of
-# InternetAds (kurtosis 100), two components then explained .03 of the variance of test
-# rows instead of .06. Below it (images, curves, Gaussian factors: 1.4 to 3), they
-# explained as much in coordinates, or up to .03 more.
-MAX_KURTOSIS = 10.0
 
 # Variance, relative to the largest one, up to which an axis is due to rounding. That of
 # products of rows is computed up to the machine epsilon times the largest variance.
@@ -108,18 +106,17 @@ class Span(NamedTuple):
 def reduced(job: Job) -> Job:
     """Return a job on the coordinates of the rows, or the job itself.
 
-    It is the job itself unless the rows are few, have no missing entry and no column in
-    which few rows differ, and objective and network depend on the features only by way
-    of distances and dense layers.
+    It is the job itself unless the rows are few and have no missing entry, and
+    objective and network depend on the features only by way of distances and dense
+    layers.
     """
     network = _reduced_network(job)
     if network is None:
         return job
-    scaler = _scaler(job)
-    if not _kurtosis(job.rows, scaler) <= MAX_KURTOSIS:  # NaN if all rows are equal
-        return job
     with threads_for(len(job.rows) ** 2 * job.rows.n_features, job.settings.n_threads):
-        span = Span.of(job.rows, scaler, job.seed)
+        span = Span.of(job.rows, _scaler(job), job.seed)
+    if span.coordinates.size == 0:  # all rows are equal
+        return job
     rows = Rows(span.coordinates, None, job.rows.weight)
     return replace(
         job,
@@ -210,17 +207,6 @@ def _expanded(span: Span, module: Autoencoder) -> Autoencoder:
 def _set_weight(layer: nn.Linear, weight: np.ndarray) -> None:
     layer.weight = nn.Parameter(torch.from_numpy(np.ascontiguousarray(weight)))
     layer.out_features, layer.in_features = weight.shape
-
-
-def _kurtosis(rows: Rows, scaler: Scaler) -> float:
-    """Return the sum of fourth moments, relative to that of squared variances."""
-    share = (rows.weight / rows.weight.sum())[:, None]
-    fourth = second = 0.0
-    for _, block in _scaled_columns(rows, scaler):
-        squares = np.square(block)
-        fourth += float((share * squares**2).sum())
-        second += float(np.square((share * squares).sum(axis=0)).sum())
-    return fourth / second if second > 0 else math.nan
 
 
 def _scaled_columns(rows: Rows, scaler: Scaler) -> Iterator[tuple[slice, np.ndarray]]:

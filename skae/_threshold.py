@@ -10,6 +10,9 @@ import numpy as np
 
 # Length of the interval behind a break, in units of the scale of the errors.
 WINDOW = 4.0
+# Length of the second interval before a break, as a fraction of the excess there, but
+# at least `WINDOW`.
+LAST_PART = 0.5
 # Factor by which the hazard falls at a break, at least.
 FALL = 3.0
 # Number of distinct errors between the median and a break, at least.
@@ -65,11 +68,20 @@ def threshold(
     break is a t with at least two events before, and with an error beyond t + 4, behind
     which the hazard is at most a third of that before. If there are at least ten errors
     beyond t, the excess of their lowest tenth must be at least a quarter of that of
-    their highest tenth. The largest :math:`\Lambda` of a break must be at least the
-    logarithm of the number of distinct errors above the median: this is the penalty of
-    a break's two parameters in the Bayesian information criterion, since among more
-    errors, some are more likely to look like a break by chance. The threshold follows
-    the first break whose :math:`\Lambda` is at least half of the largest.
+    their highest tenth.
+
+    The largest :math:`\Lambda` of a break must be at least the logarithm of the number
+    of distinct errors above the median: this is the penalty of a break's two parameters
+    in the Bayesian information criterion, since among more errors, some are more likely
+    to look like a break by chance. Where t exceeds 4, the likelihood ratio of a fall
+    from the hazard over (t - max(4, t / 2), t] must be at least as large: the hazard
+    must fall at the break itself, not only somewhere before. Errors of rows that the
+    network has memorised are nearly equal, and those of rows that `trim` leaves out are
+    much larger and spread widely; with (0, t] alone, many points among the latter look
+    like a break.
+
+    The threshold follows the first break whose :math:`\Lambda` is at least half of the
+    largest.
 
     If there is no break, at most 1.5 % of the weight and at most eight distinct errors
     are flagged, but at least one. The spacing of a gap is its width times the share of
@@ -195,26 +207,42 @@ def _find_break(
         exposure[within] + beyond[within] * (end - excess[within]),
     )
     behind -= exposure[candidates]
+    # The last part of the interval before each candidate.
+    length = np.maximum(WINDOW, LAST_PART * excess[candidates])
+    start = np.maximum(excess[candidates] - length, 0)
+    latest = np.searchsorted(excess, start, side="right") - 1  # last error before it
+    n_last = candidates - latest
+    last = exposure[candidates] - exposure[latest]
+    last -= beyond[latest] * (start - excess[latest])
     share, n_beyond = beyond[candidates], len(errors) - 1 - candidates
     nearest = excess[quantile(1 - share * (1 - NEAREST_SHARE))]
     farthest = excess[quantile(1 - share * (1 - FARTHEST_SHARE))]
     is_break = (
         (end <= excess[-1])
         & (FALL * n_behind * before <= n_before * behind)
+        & (n_behind * last < n_last * behind)
         & ((nearest >= CLOSEST * farthest) | (n_beyond < MIN_SPREAD))
     )
-    evidence = (
+    # A break adds two parameters, its position and a hazard. The Bayesian information
+    # criterion subtracts half the logarithm of the number of events for each.
+    penalty = np.log(len(errors) - middle - 1)
+    is_break &= _evidence(n_last, last, n_behind, behind) >= penalty
+    evidence = np.where(is_break, _evidence(n_before, before, n_behind, behind), 0)
+    if evidence.max() < penalty:
+        return None
+    first = np.argmax(evidence >= SUPPORT * evidence.max())
+    return int(candidates[first])
+
+
+def _evidence(
+    n_before: np.ndarray, before: np.ndarray, n_behind: np.ndarray, behind: np.ndarray
+) -> np.ndarray:
+    """Return the log-likelihood ratio of two hazards and a constant one."""
+    return (
         _log_likelihood(n_before, before)
         + _log_likelihood(n_behind, behind)
         - _log_likelihood(n_before + n_behind, before + behind)
     )
-    evidence[~is_break] = 0
-    # A break adds two parameters, its position and a hazard. The Bayesian information
-    # criterion subtracts half the logarithm of the number of events for each.
-    if evidence.max() < np.log(len(errors) - middle - 1):
-        return None
-    first = np.argmax(evidence >= SUPPORT * evidence.max())
-    return int(candidates[first])
 
 
 def _log_likelihood(n_events: np.ndarray, exposure: np.ndarray) -> np.ndarray:

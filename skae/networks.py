@@ -42,6 +42,7 @@ from skae._layers import (
     linear,
     make_activation,
     may_draw,
+    may_mix_rows,
     random_modules,
     using_generator,
 )
@@ -79,6 +80,10 @@ class Shape(NamedTuple):
     suits_hidden_layers : bool, default=True
         False if an :class:`MLP` with ``hidden_layer_sizes="auto"`` has no hidden
         layers, as for :class:`skae.bottlenecks.TopK` and :class:`skae.penalties.L1`.
+    is_plain : bool, default=False
+        Whether the network starts as a PCA and learns a deterministic code, without
+        corruption and penalty. An :class:`MLP` with ``hidden_layer_sizes="auto"`` is
+        deeper and narrower then.
 
     See Also
     --------
@@ -99,6 +104,7 @@ class Shape(NamedTuple):
     code_activation: str = "identity"
     n_members: int = 1
     suits_hidden_layers: bool = True
+    is_plain: bool = False
 
 
 class Network(StoredParametersMixin, ABC):
@@ -128,6 +134,10 @@ class Network(StoredParametersMixin, ABC):
     draws_globally : bool
         Whether its modules may draw from PyTorch's global random generator,
         whose state is then saved and restored around every call.
+    may_mix_rows : bool
+        Whether the output for a row may depend on the other rows of its batch, as with
+        batch normalization. Early stopping then holds rows out, since rows without a
+        weight in the loss would affect the training all the same.
 
     See Also
     --------
@@ -154,6 +164,7 @@ class Network(StoredParametersMixin, ABC):
     allows_pca: bool = False
     codes_may_be_refined: bool = False
     draws_globally: bool = False
+    may_mix_rows: bool = True
     refines_held_out: ClassVar[bool] = True
     members_stack: ClassVar[bool] = False
     decoder_may_end_in_activation: ClassVar[bool] = False
@@ -277,17 +288,19 @@ class MLP(Network, BaseEstimator):
         ``"auto"`` means for the sparse codes of :class:`skae.bottlenecks.TopK` and
         :class:`skae.penalties.L1`. Otherwise ``"auto"`` derives the widths from the
         shape of the data: 4h, 2h and h, or 2h and h for up to 500 distinct rows, where
-        h is the larger of 64 and the smallest
-        power of two >= ``4 * k``, and k the smaller of `n_components` and `n_features`.
+        h is the larger of 64 and the smallest power of two >= ``4 * k``, and k the
+        smaller of `n_components` and `n_features`. A network that starts as a PCA and
+        learns a deterministic code, without corruption and penalty, has widths h, h
+        and h for up to 500 rows, and 2h, h, h and h for more rows with
+        ``n_samples * k <= 10_000``.
         No layer has more than ``2**21 / n_features`` units, unless that is less than h.
         Where the encoder would have more weights than X has entries, and more than
         ``2**20``, h is halved as long as it is at least k and 64, and then the wider
         layers as long as they have at least h units. Each of several members of an
         ensemble has one layer of h units, where h is at least 32.
-    activation : str or callable, default="auto"
+    activation : str or callable, default="quick_gelu"
         Activation after each hidden layer: a name of :data:`ACTIVATIONS` or a
-        callable that returns a module. ``"auto"`` means ``"gelu"``, and ``"silu"`` for
-        each of several members of an ensemble.
+        callable that returns a module.
     code_activation : str or callable, default="auto"
         Activation on the code; ``"auto"`` is the identity unless the penalty
         implies another one (the L1 penalty implies ``"relu"``).
@@ -319,7 +332,7 @@ class MLP(Network, BaseEstimator):
     members_stack: ClassVar[bool] = True
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": [StrOptions({"auto"}), tuple, list],
-        "activation": _ACTIVATION_OR_AUTO,
+        "activation": _ACTIVATION,
         "code_activation": _ACTIVATION_OR_AUTO,
         "output_activation": _ACTIVATION_OR_AUTO,
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -329,7 +342,7 @@ class MLP(Network, BaseEstimator):
         self,
         hidden_layer_sizes: Sequence[int] | str = "auto",
         *,
-        activation: str | Callable[[], nn.Module] = "auto",
+        activation: str | Callable[[], nn.Module] = "quick_gelu",
         code_activation: str | Callable[[], nn.Module] = "auto",
         output_activation: str | Callable[[], nn.Module] = "auto",
         dropout: float = 0.0,
@@ -350,25 +363,26 @@ class MLP(Network, BaseEstimator):
 
     @property
     def draws_globally(self) -> bool:  # type: ignore[override]
-        return _may_draw(self)
+        return any(map(may_draw, _activations(self)))
+
+    @property
+    def may_mix_rows(self) -> bool:  # type: ignore[override]
+        return any(map(may_mix_rows, _activations(self)))
 
     def check_activations(self) -> None:
-        self._check_activation("activation", may_be_auto=True)
+        self._check_activation("activation")
         super().check_activations()
 
     def build(
         self, shape: Shape, generator: torch.Generator
     ) -> tuple[nn.Module, nn.Module]:
         hidden = self._hidden_layer_sizes(shape)
-        activation = self._activation(shape)
         encoder = self._stack(
-            [shape.n_features, *hidden, shape.encoder_width], activation, generator
+            [shape.n_features, *hidden, shape.encoder_width], generator
         )
         encoder.extend(_code_activation(self.code_activation, shape))
         decoder = self._stack(
-            [shape.n_components, *reversed(hidden), shape.n_features],
-            activation,
-            generator,
+            [shape.n_components, *reversed(hidden), shape.n_features], generator
         )
         return encoder, decoder
 
@@ -378,31 +392,24 @@ class MLP(Network, BaseEstimator):
         sizes = self._hidden_layer_sizes(shape)
         return clone(self).set_params(hidden_layer_sizes=sizes)
 
-    def _activation(self, shape: Shape) -> str | Callable[[], nn.Module]:
-        """Return the activation after the hidden layers, without ``"auto"``."""
-        if self.activation != "auto":
-            return self.activation
-        # In the members of a detector, SiLU is as good as GELU in half of its time.
-        # ReLU takes still less, but finds fewer of 100 outliers around two clusters.
-        return "silu" if shape.n_members > 1 else "gelu"
-
     def _hidden_layer_sizes(self, shape: Shape) -> tuple[int, ...]:
         if isinstance(self.hidden_layer_sizes, str):
             if not shape.suits_hidden_layers:
                 return ()
             return auto_hidden_layer_sizes(
-                shape.n_samples, shape.n_features, shape.n_components, shape.n_members
+                shape.n_samples,
+                shape.n_features,
+                shape.n_components,
+                shape.n_members,
+                is_plain=shape.is_plain,
             )
         return _checked_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
 
     def _stack(
-        self,
-        widths: Sequence[int],
-        activation: str | Callable[[], nn.Module],
-        generator: torch.Generator,
+        self, widths: Sequence[int], generator: torch.Generator
     ) -> nn.Sequential:
         layers = _linears(widths, generator)
-        return nn.Sequential(*_activated(layers, activation, self.dropout))
+        return nn.Sequential(*_activated(layers, self.activation, self.dropout))
 
 
 class Conv(Network, BaseEstimator):
@@ -540,7 +547,11 @@ class Conv(Network, BaseEstimator):
 
     @property
     def draws_globally(self) -> bool:  # type: ignore[override]
-        return _may_draw(self)
+        return any(map(may_draw, _activations(self)))
+
+    @property
+    def may_mix_rows(self) -> bool:  # type: ignore[override]
+        return any(map(may_mix_rows, _activations(self)))
 
     def check_activations(self) -> None:
         self._check_activation("activation")
@@ -739,8 +750,9 @@ class Custom(Network):
     Modules are trained in float32, and predict rows in float64 by a copy in float64.
     They have to compute in the type of their input: ``x.new_zeros(n)`` instead of
     ``torch.zeros(n)``, and no ``x.float()``. This is checked before training, as are
-    the shapes. Submodules may have any name; a plain attribute called `generator` that
-    is None is set to a ``torch.Generator`` during training.
+    the shapes. Parameters with ``requires_grad=False`` remain as they are; at least one
+    must be trained. Submodules may have any name; a plain attribute called `generator`
+    that is None is set to a ``torch.Generator`` during training.
 
     Modules may draw from PyTorch's global random generator (``nn.Dropout``, the
     initial weights of a factory's layers). During a fit that generator is seeded
@@ -841,14 +853,8 @@ class Custom(Network):
             setattr(self, name, value.thaw() if is_frozen else value)
 
 
-def _may_draw(network: MLP | Conv) -> bool:
-    """Whether an activation may draw from PyTorch's global random generator."""
-    activations = (
-        network.activation,
-        network.code_activation,
-        network.output_activation,
-    )
-    return any(map(may_draw, activations))
+def _activations(network: MLP | Conv) -> tuple[str | Callable[[], nn.Module], ...]:
+    return network.activation, network.code_activation, network.output_activation
 
 
 def _linears(widths: Sequence[int], generator: torch.Generator) -> list[nn.Module]:

@@ -92,7 +92,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         or the first power of two >= ``4 * k``, whichever is larger, and k is the
         smaller of `n_components` and the number of features. For a single network it
         means ``(4 * h, 2 * h, h)``, or ``(2 * h, h)`` for up to 500 distinct rows,
-        where h is at least 64 and no layer has more than
+        and with ``init="pca"`` the widths of :class:`~skae.networks.MLP` for a plain
+        network, where h is at least 64 and no layer has more than
         ``max(h, 2**21 // n_features)`` units. Where all encoders together would have
         more weights than X has entries, and more than ``2**20``, h is halved as long as
         it is at least k and its lower bound, and then the wider layers as long as they
@@ -173,14 +174,17 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         binary columns.
     max_epochs : int or "auto", default="auto"
         Maximum number of passes over the training rows, >= 1. ``"auto"`` means the
-        number of epochs that make 300 steps for a plain ensemble (see `n_estimators`)
-        with ``trim > 0``, and 600 steps otherwise, but at most 150. If there are more
-        rows than these steps read, for example more than 76,800 in 300 batches of 256,
-        ``"auto"`` means one pass over a random sample of so many rows; all rows count
-        for the scaling, for `mean_`, for rows that are held out and for the threshold.
+        number of epochs that make 600 steps, but at most 150, or 100 for a plain
+        ensemble (see `n_estimators`) with ``trim > 0``. With more than 500 features,
+        it means 300 steps for such an ensemble. If there are
+        more rows than these steps read, for example more than 76,800 in 600 batches of
+        128, ``"auto"`` means one pass over a random sample of so many rows; all rows
+        count for the scaling, for `mean_`, for rows that are held out and for the
+        threshold.
     batch_size : int or "auto", default="auto"
         Number of rows in each step, >= 1. ``"auto"`` means 256, or all training rows if
-        there are fewer.
+        there are fewer. For a plain ensemble with ``trim > 0`` and up to 500 features,
+        it means 128, or half of the training rows if that is less, but at least 16.
     learning_rate : float or "auto", default="auto"
         Initial learning rate of AdamW [4]_, > 0. It decreases linearly to zero over
         the last 40 % of `max_epochs`. ``"auto"`` means
@@ -192,15 +196,20 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         Whether to hold out rows, to stop training when the loss on them no longer
         decreases, and to return the weights of the epoch with the lowest such loss;
         without it, the weights of the last epoch are returned, or those of the initial
-        PCA if the loss on the training rows is not lower. ``"auto"`` means True if
-        there are at least two distinct rows; with up to 500 distinct rows, early
-        stopping is then cross-validated: the network is trained on all rows, side by
-        side with five others, each of which lacks one of five folds and is judged by
-        the rows of this fold. A fit that resumes (see `warm_start`) holds rows out
-        instead.
+        PCA if the loss on the training rows is not lower. Also with it, an initial PCA
+        remains unless the mean decrease of the loss on the held-out rows exceeds its
+        standard error, which the decrease on a handful of rows seldom does. ``"auto"``
+        means True if there are at least two distinct rows; with up to 500 distinct
+        rows, early stopping is then cross-validated: the network is trained on all
+        rows, side by side with five others, each of which lacks one of five folds and
+        is judged by the rows of this fold. Rows are held out instead in a fit that
+        resumes (see `warm_start`), for networks of more than 4,194,304 weights, and for
+        those with modules of one's own (``Custom``, or an activation that is none of
+        PyTorch's activations of single entries), in which the rows of a
+        batch may depend on each other, as in batch normalization.
     validation_fraction : float, default=0.1
-        Fraction of the distinct rows to hold out for early stopping, in (0, 1). It is
-        not used where early stopping is cross-validated.
+        Fraction of the distinct rows to hold out for early stopping, in (0, 1). At most
+        32,768 of them are used. There are none where early stopping is cross-validated.
     n_iter_no_change : int or np.inf, default=10
         Number of epochs without an improvement, >= 1, after which training returns to
         the best epoch and continues with a fifth of the learning rate. The third time,
@@ -320,7 +329,9 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     validation_loss_curve_ : list of float or None
         Mean objective over the held-out rows after each epoch, computed with the same
         noise each time. Where early stopping is cross-validated, each row is evaluated
-        by the network that was trained without it. None if no rows were held out.
+        by the network that was trained without it. As long as `loss_curve_`: an epoch
+        of a training without held-out rows, such as a `partial_fit`, has NaN. None if
+        rows were never held out.
     active_units_ : bool ndarray of shape (n_components,) or (n_members, n_components)
         Whether each component varies by more than 0.01 over the training rows (of the
         last call), see :class:`~skae.bottlenecks.Gaussian`. Only with a Gaussian
@@ -362,14 +373,17 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     be the distance from the lower quartile to the median. The hazard over the next 4 s
     must be at most a third of the mean hazard between the median and the break. The
     log-likelihood ratio of the two hazards must be at least the logarithm of the number
-    of distinct errors above the median. If there are at least ten rows beyond the
-    break, their lowest tenth must exceed the median error by at least a quarter of the
-    excess of their highest tenth. Of several breaks, the first counts whose
-    log-likelihood ratio is at least half of the largest. Without a break, at most 1.5 %
-    of the weight and eight distinct errors are flagged, those behind a wide gap. A
-    minority among clean training rows can lie behind a break, too, if it differs much
-    from the others. If the training rows are known to be clean, a number such as
-    ``contamination=0.01`` avoids this.
+    of distinct errors above the median. Farther than 4 s from the median, the same
+    holds for a fall from the hazard in the last part of this interval, which is half of
+    it, but at least 4 s long: a break is no point within a long tail, such as that of
+    the rows that `trim` leaves out if the networks memorise the other rows. If there
+    are at least ten rows beyond the break, their lowest tenth must exceed the median
+    error by at least a quarter of the excess of their highest tenth. Of several breaks,
+    the first counts whose log-likelihood ratio is at least half of the largest. Without
+    a break, at most 1.5 % of the weight and eight distinct errors are flagged, those
+    behind a wide gap. A minority among clean training rows can lie behind a break, too,
+    if it differs much from the others. If the training rows are known to be clean, a
+    number such as ``contamination=0.01`` avoids this.
 
     Every threshold comes from the errors of the training rows. New inliers have larger
     errors if the networks fit the training rows closely, as with ``trim=0`` and few
@@ -671,10 +685,14 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         )
 
     def _training_defaults(
-        self, parts: Parts, ensemble: Ensemble | None
+        self, parts: Parts, ensemble: Ensemble | None, n_features: int
     ) -> _defaults.TrainingDefaults:
-        is_robust = self.trim > 0 and parts.members_stack and ensemble is not None
-        return _defaults.DETECTOR_MEMBERS if is_robust else _defaults.DETECTOR
+        if self.trim == 0 or not parts.members_stack or ensemble is None:
+            return _defaults.DETECTOR
+        is_wide = n_features > _defaults.DETECTOR_WIDE
+        return (
+            _defaults.DETECTOR_WIDE_MEMBERS if is_wide else _defaults.DETECTOR_MEMBERS
+        )
 
     def _check_width(self, n_features: int) -> None:
         super()._check_width(n_features)

@@ -67,6 +67,7 @@ KNOWN_CLASSES: dict[str, tuple[str, ...]] = {
         "ChannelsLast",
         "CodeActivation",
         "Dropout",
+        "QuickGELU",
         "Rectifier",
         "Residual",
         "StackedLinear",

@@ -116,9 +116,12 @@ class AutoencoderTransformer(
         same layers in reverse order. ``()`` gives a linear encoder and decoder, which
         ``"auto"`` means for a sparse code (``penalty="l1"`` or ``bottleneck="topk"``).
         Otherwise ``"auto"`` means ``(4 * h, 2 * h, h)``, or ``(2 * h, h)`` for up to
-        500 distinct rows, where h is 64 or the first
-        power of two >= ``4 * k``, whichever is larger, and k is the smaller of
-        `n_components` and the number of features; no layer has more than
+        500 distinct rows, where h is 64 or the first power of two >= ``4 * k``,
+        whichever is larger, and k is the smaller of `n_components` and the number of
+        features. A network that starts as a PCA and learns a deterministic code,
+        without corruption and penalty, as by default, has ``(h, h, h)`` for up to 500
+        rows and ``(2 * h, h, h, h)`` for more rows up to ``n_samples * k = 10_000``.
+        No layer has more than
         ``max(h, 2**21 // n_features)`` units. Where the encoder would have more weights
         than X has entries, and more than ``2**20``, h is halved as long as it is at
         least k and 64, and then the wider layers as long as they have at least h units.
@@ -198,7 +201,7 @@ class AutoencoderTransformer(
         binary columns.
     max_epochs : int or "auto", default="auto"
         Maximum number of passes over the training rows, >= 1. ``"auto"`` means the
-        number of epochs that make 1300 steps of a plain dense network from a PCA, which
+        number of epochs that make 1600 steps of a plain dense network from a PCA, which
         is the default, or 700 steps on up to 500 distinct rows; 2500 steps of other
         networks from a PCA, and 4000 steps from random weights; but at most 500 epochs,
         and at least 12 or as many as make 21,000 steps. A network is plain if its
@@ -219,15 +222,20 @@ class AutoencoderTransformer(
         Whether to hold out rows, to stop training when the loss on them no longer
         decreases, and to return the weights of the epoch with the lowest such loss;
         without it, the weights of the last epoch are returned, or those of the initial
-        PCA if the loss on the training rows is not lower. ``"auto"`` means True if
-        there are at least two distinct rows; with up to 500 distinct rows, early
-        stopping is then cross-validated: the network is trained on all rows, side by
-        side with five others, each of which lacks one of five folds and is judged by
-        the rows of this fold. A fit that resumes (see `warm_start`) holds rows out
-        instead.
+        PCA if the loss on the training rows is not lower. Also with it, an initial PCA
+        remains unless the mean decrease of the loss on the held-out rows exceeds its
+        standard error, which the decrease on a handful of rows seldom does. ``"auto"``
+        means True if there are at least two distinct rows; with up to 500 distinct
+        rows, early stopping is then cross-validated: the network is trained on all
+        rows, side by side with five others, each of which lacks one of five folds and
+        is judged by the rows of this fold. Rows are held out instead in a fit that
+        resumes (see `warm_start`), for networks of more than 4,194,304 weights, and for
+        those with modules of one's own (``Custom``, or an activation that is none of
+        PyTorch's activations of single entries), in which the rows of a
+        batch may depend on each other, as in batch normalization.
     validation_fraction : float, default=0.1
-        Fraction of the distinct rows to hold out for early stopping, in (0, 1). It is
-        not used where early stopping is cross-validated.
+        Fraction of the distinct rows to hold out for early stopping, in (0, 1). At most
+        32,768 of them are used. There are none where early stopping is cross-validated.
     n_iter_no_change : int or np.inf, default=10
         Number of epochs without an improvement, >= 1, after which training returns to
         the best epoch and continues with a fifth of the learning rate. The third time,
@@ -303,9 +311,10 @@ class AutoencoderTransformer(
         Maximum number of steps, >= 0, by which `transform` refines the encoder's code
         to reduce the squared error of its reconstruction, in the scaled space and over
         the observed entries. 0 returns the encoder's output unchanged. A step costs as
-        much as decoding the row, and every third one, from the first, `n_components`
-        times as much in addition. A row takes no more steps when the next one promises
-        to reduce its error by less than 0.03 %.
+        much as decoding the row and, with more than 5 components in every third step
+        only, `n_components` times as much in addition. A row takes no more steps when
+        the next one promises to reduce its error by less than 0.2 %, or 0.03 % with
+        more than 5 components.
         ``"auto"`` means 10 if the code has at most 16 components and stands for the
         nearest point: with the squared error, an ``MLP`` or a ``Conv`` without an
         activation on the code, a deterministic bottleneck, and neither corruption nor
@@ -329,7 +338,9 @@ class AutoencoderTransformer(
     validation_loss_curve_ : list of float or None
         Mean objective over the held-out rows after each epoch, computed with the same
         noise each time. Where early stopping is cross-validated, each row is evaluated
-        by the network that was trained without it. None if no rows were held out.
+        by the network that was trained without it. As long as `loss_curve_`: an epoch
+        of a training without held-out rows, such as a `partial_fit`, has NaN. None if
+        rows were never held out.
     active_units_ : bool ndarray of shape (n_components,)
         Whether each component varies by more than 0.01 over the training rows (of the
         last call), see :class:`~skae.bottlenecks.Gaussian`. Only with a Gaussian
@@ -381,10 +392,8 @@ class AutoencoderTransformer(
     the space that they span, and its first and last layers are then multiplied by the
     axes of this space. That takes as long as for a table of as many columns as rows.
     It needs an ``MLP``, a start as a PCA, the squared error, a deterministic
-    bottleneck, no corruption, penalty or skorch callback, a common factor of all
-    features (`scale`), and columns of a kurtosis of at most 10: columns in which only a
-    few rows differ, as in sparse tables, are better learnt one by one. The encoder then
-    ignores what is outside of this space.
+    bottleneck, no corruption, penalty or skorch callback, and a common factor of all
+    features (`scale`). The encoder then ignores what is outside of this space.
 
     Training runs in float32. Rows in float64 are encoded and decoded in float64, so
     that the code of a row does not depend on the other rows in the same call. Rows in
@@ -797,7 +806,7 @@ class AutoencoderTransformer(
         return N_REFINEMENTS if is_refined else 0
 
     def _training_defaults(
-        self, parts: Parts, ensemble: Ensemble | None
+        self, parts: Parts, ensemble: Ensemble | None, n_features: int
     ) -> _defaults.TrainingDefaults:
         return _defaults.TRANSFORMER
 

@@ -26,6 +26,7 @@ from torch import nn
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae._compat import CALLBACKS_ATTRIBUTE
 from skae.bottlenecks import Quantized
+from skae.model_selection import explained_variance
 from skae.networks import MLP, Custom
 
 SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 4, "random_state": 0}
@@ -379,6 +380,16 @@ def test_scoring_monitor_scores_each_epoch_and_the_final_model(weight, X):
     final = ae.score(X, sample_weight=weight)
     assert fit["explained"] == final
     assert_allclose(epochs[ae.net_.best_epoch_ - 1]["explained"], final, rtol=1e-12)
+
+
+def test_scoring_monitor_takes_functions_but_no_names_for_a_transformer(X):
+    monitor = callback.ScoringMonitor(scoring={"explained": explained_variance})
+    ae = AutoencoderTransformer(1, **SMALL).set_callbacks(monitor).fit(X)
+    assert_allclose(monitor.get_logs().data[0]["explained"], ae.score(X))
+    ae = clone(ae).set_callbacks(callback.ScoringMonitor(scoring="r2"))
+    with pytest.raises(AttributeError, match="predict"):
+        ae.fit(X)
+    assert not hasattr(ae, "net_")
 
 
 def test_scoring_monitor_uses_y(X, y):

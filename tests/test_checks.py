@@ -4,14 +4,17 @@ import inspect
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import validate_data
 from torch import nn
 
 from skae import (
     AutoencoderOutlierDetector,
     AutoencoderTransformer,
+    _checks,
     bottlenecks,
     corruptions,
     losses,
@@ -177,3 +180,46 @@ def test_the_error_for_an_activation_instance_says_what_to_pass():
     ae = AutoencoderTransformer(network=networks.MLP(activation=nn.ReLU()))
     with pytest.raises(TypeError, match=r"the module ReLU\(\).*the class itself, ReLU"):
         check_parameters(ae)
+
+
+class Table(np.ndarray):
+    pass
+
+
+PLAIN = np.random.default_rng(0).standard_normal((30, 3))
+
+
+@pytest.mark.parametrize(
+    ("X", "is_plain"),
+    [
+        (PLAIN[:1], True),
+        (PLAIN[::2].astype(np.float32), True),
+        (PLAIN[:4].T[:3].T, True),
+        (PLAIN[:, :2], False),  # another width
+        (PLAIN[:0], False),
+        (PLAIN[0], False),
+        (PLAIN[:4].astype(">f8"), False),
+        (PLAIN[:4].astype(np.float16), False),
+        (PLAIN[:4] > 0, False),
+        (np.where(PLAIN > 1, np.nan, PLAIN), False),
+        (np.where(PLAIN > 1, np.inf, PLAIN), False),
+        (np.full((2, 3), 1e308), False),  # its sum overflows
+        (PLAIN[:4].tolist(), False),
+        (PLAIN[:4].view(Table), False),  # a subclass
+    ],
+)
+def test_plain_arrays_are_those_that_validation_returns_unchanged(X, is_plain):
+    ae = AutoencoderTransformer(1, max_epochs=1).fit(PLAIN)
+    with np.errstate(all="ignore"):
+        assert _checks._is_plain(ae, X) == is_plain
+        if is_plain:
+            settings = _checks._X_SETTINGS
+            assert validate_data(ae, X, reset=False, **settings) is X
+            assert _checks.check_X(ae, X) is X
+
+
+def test_arrays_are_not_plain_where_columns_have_names():
+    frame = pd.DataFrame(PLAIN, columns=list("abc"))
+    ae = AutoencoderTransformer(1, max_epochs=1).fit(frame)
+    with pytest.warns(UserWarning, match="feature names"):
+        ae.transform(PLAIN)

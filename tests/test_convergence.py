@@ -1,5 +1,6 @@
 """Tests of the warnings about a fit that has failed."""
 
+import re
 import warnings
 
 import numpy as np
@@ -252,3 +253,59 @@ def test_a_warning_as_an_error_leaves_the_fitted_model():
         with pytest.raises(ConvergenceWarning):
             model.fit(X)
     assert model.transform(X).shape == (60, 4)
+
+
+# Trainings without an effect
+
+KEPT = "The network remains"
+FEW = {"max_epochs": 2, "hidden_layer_sizes": (8,), "random_state": 0}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "settings", "expected"),
+    [
+        (AutoencoderTransformer, {}, [f"{KEPT} the PCA .*before the held-out"]),
+        (
+            AutoencoderTransformer,
+            {"early_stopping": True},
+            [f"{KEPT} the PCA .*max_epochs=2"],
+        ),
+        (
+            AutoencoderTransformer,
+            {"early_stopping": False, "learning_rate": 1.0},
+            [f"{KEPT} the PCA .*before the training error"],
+        ),
+        (
+            AutoencoderOutlierDetector,
+            {"init": "pca", "early_stopping": True, "learning_rate": 1.0},
+            [f"{KEPT} the PCA"],
+        ),
+        (
+            AutoencoderOutlierDetector,
+            {"early_stopping": True, "learning_rate": 30.0},
+            [f"{KEPT} as it was initialized: max_epochs=2"],
+        ),
+        (
+            AutoencoderOutlierDetector,
+            {"early_stopping": True, "learning_rate": 30.0, "max_epochs": "auto"},
+            [f"{KEPT} as it was initialized at random: none .*learning_rate=30"],
+        ),
+        # A PCA that is kept after the usual search is no failure, nor is an exact one.
+        (AutoencoderTransformer, {"max_epochs": "auto"}, []),
+        (AutoencoderTransformer, {"n_components": 3}, []),
+        (AutoencoderTransformer, {"n_components": 3, "early_stopping": False}, []),
+    ],
+)
+def test_a_training_without_effect_warns(estimator, settings, expected):
+    messages = warnings_of_fit(estimator(**{"n_components": 2, **FEW, **settings}))
+    assert len(messages) == len(expected), messages
+    for message, pattern in zip(messages, expected, strict=True):
+        assert re.match(pattern, message), message
+
+
+def test_a_resumed_fit_warns_only_if_nothing_was_ever_trained():
+    model = AutoencoderTransformer(2, warm_start=True, **FEW)
+    assert [m.startswith(KEPT) for m in warnings_of_fit(model)] == [True]
+    assert [m.startswith(KEPT) for m in warnings_of_fit(model)] == [True]
+    model.partial_fit(X)
+    assert not any(m.startswith(KEPT) for m in warnings_of_fit(model))

@@ -11,6 +11,7 @@ from skae._layers import (
     BinarySigmoid,
     Dropout,
     NoiseModule,
+    QuickGELU,
     Rectifier,
     Residual,
     StackedLinear,
@@ -23,6 +24,7 @@ from skae._layers import (
     random_modules,
     unbounded_columns,
     using_generator,
+    with_tangents,
 )
 from skae.networks import MLP, Conv, Shape
 
@@ -309,3 +311,83 @@ def test_stacked_layers_predict_what_each_layer_predicts(n_rows, dtype):
         predicted = stacked(X)
     for actual in (stacked(X), predicted):
         torch.testing.assert_close(actual, expected)
+
+
+# Derivatives
+
+DIFFERENTIABLE = {
+    "linear": lambda: nn.Linear(3, 4),
+    "sequential": lambda: nn.Sequential(
+        nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)
+    ),
+    "residual": lambda: Residual(
+        nn.Linear(3, 4), nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 4))
+    ),
+    "identity and dropout": lambda: nn.Sequential(
+        nn.Identity(), Dropout(0.5), nn.Linear(3, 4), nn.Sigmoid()
+    ),
+    "in place": lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True)),
+    "elementwise first": lambda: Residual(
+        nn.Linear(3, 3), nn.Sequential(nn.Tanh(), nn.Linear(3, 3))
+    ),
+}
+
+
+@pytest.mark.parametrize("n_rows", [1, 5])
+@pytest.mark.parametrize("kind", DIFFERENTIABLE)
+def test_tangents_are_derivatives_of_the_output(kind, n_rows):
+    network = DIFFERENTIABLE[kind]().double().eval()
+    X = torch.randn(n_rows, 3, generator=generator(), dtype=torch.float64)
+    T = torch.eye(3, dtype=torch.float64)[:, None]
+    with torch.inference_mode():
+        Y, J = with_tangents(network)(X.clone(), T)
+    expected = [torch.autograd.functional.jacobian(network, x[None])[0] for x in X]
+    torch.testing.assert_close(Y, network(X).detach())
+    J = J.expand(3, *Y.shape).movedim(0, 2)[..., None, :]
+    torch.testing.assert_close(J, torch.stack(expected), rtol=1e-3, atol=1e-3)
+
+
+def test_tangents_of_stacked_layers_are_those_of_each_layer():
+    networks = [DIFFERENTIABLE["residual"]().double() for _ in range(2)]
+    stacked = Residual(
+        StackedLinear([network.linear for network in networks]),
+        nn.Sequential(
+            StackedLinear([network.remainder[0] for network in networks]),
+            nn.SiLU(),
+            StackedLinear([network.remainder[2] for network in networks]),
+        ),
+    )
+    X = torch.randn(2, 5, 3, generator=generator(), dtype=torch.float64)
+    T = torch.eye(3, dtype=torch.float64)
+    with torch.inference_mode():
+        Y, J = with_tangents(stacked)(X, T[:, None, None])
+        for i, network in enumerate(networks):
+            Y_i, J_i = with_tangents(network)(X[i], T[:, None])
+            torch.testing.assert_close(Y[i], Y_i)
+            torch.testing.assert_close(J[:, i], J_i)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)),
+        nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=1)),
+        Residual(nn.Linear(3, 4), nn.Sequential(UserNoise(), nn.Linear(3, 4))),
+    ],
+)
+def test_other_layers_have_no_tangents(network):
+    assert with_tangents(nn.Linear(3, 3), network) is None
+
+
+def test_layers_with_hooks_have_no_tangents():
+    network = DIFFERENTIABLE["residual"]()
+    with forward_hooks([network.remainder[1]], lambda *args: None):
+        assert with_tangents(network) is None
+    assert with_tangents(network) is not None
+
+
+def test_quick_gelu_is_close_to_gelu():
+    X = torch.linspace(-8, 8, 2001, dtype=torch.float64)
+    Y = QuickGELU()(X)
+    torch.testing.assert_close(Y, X * torch.sigmoid(1.702 * X))
+    assert (Y - nn.functional.gelu(X)).abs().max() < 0.021

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from skae._layers import Residual, StackedLinear, linear
+from skae._layers import QuickGELU, Residual, StackedLinear, linear
 from skae._members import CodeWidths, Members, encode_visible, stack, stack_squeezes
 from skae.bottlenecks import Deterministic, Gaussian, Quantized, Squeeze
 from skae.networks import MLP, Conv, Shape
@@ -47,7 +47,7 @@ def test_stack_computes_the_outputs_of_its_members(network, fuse):
 def test_perceptrons_become_batched_products():
     stacked = stack(encoders(MLP((5, 4))))
     kinds = [type(layer) for layer in stacked]
-    assert kinds == [StackedLinear, nn.GELU, StackedLinear, nn.GELU, StackedLinear]
+    assert kinds == [StackedLinear, QuickGELU, StackedLinear, QuickGELU, StackedLinear]
     assert stacked[0].weight.shape == (3, 5, 6)
 
 

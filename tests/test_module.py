@@ -268,7 +268,7 @@ def test_codes_of_held_out_rows_are_refined_only_if_allowed(n_steps):
     assert torch.equal(raw, plain) == (n_steps == 0)
 
 
-@pytest.mark.parametrize(("network", "n_steps"), [("mlp", 3), ("conv", 0)])
+@pytest.mark.parametrize(("network", "n_steps"), [("mlp", 2), ("conv", 0)])
 def test_convolutional_codes_are_refined_after_training_only(network, n_steps):
     ae = AutoencoderTransformer(2, network=network, max_epochs=1)
     ae.fit(np.random.default_rng(0).normal(size=(20, 5)))

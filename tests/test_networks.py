@@ -19,12 +19,13 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
-from skae._defaults import FEW_ROWS, auto_hidden_layer_sizes
+from skae._defaults import auto_hidden_layer_sizes
 from skae._layers import (
     ChannelsFirst,
     ChannelsLast,
     CodeActivation,
     Dropout,
+    QuickGELU,
     Rectifier,
     linear,
 )
@@ -159,17 +160,55 @@ def test_widths_have_a_ceiling_for_the_size_of_the_table(shape, expected):
     assert auto_hidden_layer_sizes(*shape) == expected
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((10, 6, 2), (64, 64, 64)),
+        ((500, 6, 2), (64, 64, 64)),
+        ((50, 500, 16), (64, 64, 64)),
+        ((398, 30, 64), (128, 128, 128)),
+        ((501, 6, 2), (128, 64, 64, 64)),
+        ((5000, 6, 2), (128, 64, 64, 64)),
+        ((1666, 6, 10), (128, 64, 64, 64)),  # codes no wider than a row
+        ((5001, 6, 2), (256, 128, 64)),
+        ((1000, 500, 10, 16), (64,)),
+    ],
+)
+def test_plain_networks_are_deep_and_narrow_for_few_codes(shape, expected):
+    assert auto_hidden_layer_sizes(*shape, is_plain=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "widths"),
+    [
+        ({}, (64, 64, 64)),
+        ({"init": "random"}, (128, 64)),
+        ({"bottleneck": "gaussian"}, (128, 64)),
+        ({"corruption": "masking"}, (128, 64)),
+        ({"penalty": "contractive"}, (128, 64)),
+        ({"loss": "binary_cross_entropy"}, (128, 64)),
+    ],
+)
+def test_plain_networks_start_as_a_pca(settings, widths):
+    X = np.random.default_rng(0).random((20, 5))
+    ae = AutoencoderTransformer(2, max_epochs=1, **settings).fit(X)
+    remainder = getattr(ae.module_.encoder, "remainder", ae.module_.encoder)
+    linear = [layer for layer in remainder if isinstance(layer, nn.Linear)]
+    assert tuple(layer.out_features for layer in linear[:-1]) == widths
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
 @pytest.mark.parametrize("n_components", [1, 16, 17, 40, 100, 128, 129, 500])
 @pytest.mark.parametrize("n_members", [1, 16])
 @pytest.mark.parametrize(("n_samples", "n_features"), [(9, 3), (700, 80), (400, 3000)])
 def test_the_ceiling_leaves_room_for_the_code(
-    n_samples, n_features, n_components, n_members
+    n_samples, n_features, n_components, n_members, is_plain
 ):
     wide = auto_hidden_layer_sizes(10**9, n_features, n_components, n_members)
-    if n_samples <= FEW_ROWS and n_members == 1:
-        wide = wide[1:]
-    sizes = auto_hidden_layer_sizes(n_samples, n_features, n_components, n_members)
-    assert all(one <= other for one, other in zip(sizes, wide, strict=True))
+    sizes = auto_hidden_layer_sizes(
+        n_samples, n_features, n_components, n_members, is_plain=is_plain
+    )
+    assert max(sizes) <= max(wide)
     assert list(sizes) == sorted(sizes, reverse=True)
     assert sizes[-1] >= min(n_components, n_features)
     ceiling = max(2**20, n_samples * n_features)
@@ -217,7 +256,7 @@ def test_activation_may_be_a_factory():
 def test_dropout_follows_each_hidden_activation():
     encoder, decoder = MLP((5,), dropout=0.25).build(SHAPE, generator())
     assert kinds(encoder) == kinds(decoder)
-    assert kinds(encoder) == [nn.Linear, nn.GELU, Dropout, nn.Linear]
+    assert kinds(encoder) == [nn.Linear, QuickGELU, Dropout, nn.Linear]
     assert encoder[2].p == 0.25
 
 
@@ -316,6 +355,7 @@ def test_widths_that_are_not_positive_integers_raise(hidden):
     [
         ("hidden_layer_sizes", 5),
         ("activation", "swish"),
+        ("activation", "auto"),
         ("code_activation", None),
         ("output_activation", "none"),
         ("dropout", 1.0),
@@ -996,6 +1036,23 @@ def test_only_foreign_activations_may_draw_globally(kind, name):
     assert kind(**{name: nn.RReLU}).draws_globally
 
 
+@pytest.mark.parametrize("kind", [MLP, Conv])
+def test_only_modules_that_combine_rows_may_mix_them(kind):
+    def mixes(activation):
+        return kind(activation=activation).may_mix_rows
+
+    assert not any(map(mixes, ["tanh", nn.Tanh, nn.Mish, lambda: nn.LeakyReLU(0.2)]))
+    assert not any(map(mixes, [nn.PReLU, nn.RReLU, lambda: nn.GELU("tanh")]))
+    assert mixes(lambda: nn.Softmax(dim=0))
+    assert mixes(lambda: nn.Sequential(nn.BatchNorm1d(4), nn.ReLU()))
+    assert mixes(OwnActivation)
+
+
+class OwnActivation(nn.Module):
+    def forward(self, X):
+        return X - X.mean(dim=0)
+
+
 def test_only_custom_networks_may_end_in_an_activation():
     assert Custom.decoder_may_end_in_activation
     for kind in (MLP, Conv):
@@ -1114,12 +1171,3 @@ def test_any_sequence_of_layers_can_be_pickled(hidden, trainable, dtype, seed):
 def test_network_without_build_is_abstract():
     with pytest.raises(TypeError, match="build"):
         Network()
-
-
-@pytest.mark.parametrize(("n_members", "kind"), [(1, nn.GELU), (2, nn.SiLU)])
-def test_the_automatic_activation_depends_on_the_number_of_members(n_members, kind):
-    shape = Shape(100, 5, 2, 2, n_members=n_members)
-    for part in MLP().build(shape, torch.Generator()):
-        assert type(part[1]) is kind
-    encoder, _ = MLP(activation="relu").build(shape, torch.Generator())
-    assert type(encoder[1]) is nn.ReLU

@@ -486,7 +486,7 @@ def test_a_parameter_that_the_file_lacks_gets_its_default(where, X, path):
     rewrite(path, remove)
     loaded = skae.load(path)
     assert loaded.tol == 1e-4
-    assert loaded.network.activation == ("auto" if where == "network" else "relu")
+    assert loaded.network.activation == ("quick_gelu" if where == "network" else "relu")
     assert_same_predictions(ae, loaded, X)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from skae import AutoencoderTransformer, _processor
+from skae import AutoencoderTransformer, _layers, _processor
 from skae._compat import get_precision
 from skae._processor import (
     SMALL_WORK,
@@ -206,16 +206,16 @@ def test_little_work_of_a_prediction_uses_one_thread(two_threads, work, n_thread
 
 def test_predictions_of_one_row_use_one_thread(two_threads, monkeypatch):
     seen = []
-    forward = torch.nn.Linear.forward
+    forward = _layers.linear_function
 
-    def spy(layer, X):
+    def spy(X, *parameters):
         seen.append((len(X), torch.get_num_threads()))
-        return forward(layer, X)
+        return forward(X, *parameters)
 
     X = np.random.default_rng(0).normal(size=(50, 4))
     ae = AutoencoderTransformer(2, early_stopping=False, max_epochs=1).fit(X)
     monkeypatch.setattr(_processor, "SMALL_WORK", 2 * ae.module_.work_per_row)
-    monkeypatch.setattr(torch.nn.Linear, "forward", spy)
+    monkeypatch.setattr(_layers, "linear_function", spy)
     ae.transform(X[:1])
     assert {n_threads for _, n_threads in seen} == {1}
     ae.transform(X)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
 from skae import AutoencoderTransformer, _refine
-from skae._refine import refine, steps_of_rounds
+from skae._members import linear_end, linear_end_tangents
+from skae._refine import MAX_EXACT, refine, steps_of_rounds
 from skae.networks import MLP, Custom
 
 
@@ -212,7 +213,8 @@ def test_no_rows_are_refined(surface):
     ("max_iter", "expected"), [(0, []), (2, [2]), (3, [3]), (10, [3, 3, 3, 1])]
 )
 def test_steps_are_divided_into_rounds(max_iter, expected):
-    assert steps_of_rounds(max_iter) == expected
+    assert steps_of_rounds(max_iter, MAX_EXACT + 1) == expected
+    assert steps_of_rounds(max_iter, MAX_EXACT) == [1] * max_iter
 
 
 @pytest.mark.parametrize("n_rows", [1, 50])
@@ -227,6 +229,58 @@ def test_rounding_errors_do_not_move_components_without_effect(surface, n_rows):
 
     refined = refine(rounded, wider, X[:n_rows], None, 10)
     torch.testing.assert_close(refined[:, 2], wider[:, 2])
+
+
+def jacobian_of_surface(generate, Z):
+    """Return the rows and J, by automatic differentiation."""
+    with torch.enable_grad():
+        J = torch.func.vmap(torch.func.jacrev(lambda z: generate(z[None])[0]))(Z)
+    return generate(Z), J.movedim(2, 0)
+
+
+@pytest.mark.parametrize("all_at_once", [False, True])
+@pytest.mark.parametrize("has_missing", [False, True])
+def test_a_given_jacobian_replaces_the_differences(surface, has_missing, all_at_once):
+    generate, Z, X = surface
+    observed = torch.ones_like(X, dtype=torch.bool)
+    observed[::3, 1] = False
+    counting = Counting(generate, len(Z))
+    args = (Z + 0.3, X, observed if has_missing else None, 40)
+
+    def linearize(Z):
+        return jacobian_of_surface(generate, Z)
+
+    with_jacobian = refine(
+        lambda Z: counting(numbered(Z)),
+        *args,
+        linearize=linearize,
+        all_at_once=all_at_once,
+    )
+    assert counting.counts.sum() == 0
+    estimated = refine(generate, *args)
+    torch.testing.assert_close(with_jacobian, estimated, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("n_components", [1, MAX_EXACT, MAX_EXACT + 1])
+def test_last_step_takes_no_jacobian(n_components):
+    generator = torch.Generator().manual_seed(0)
+    W = torch.randn(n_components, 9, generator=generator, dtype=torch.float64)
+    X = torch.randn(20, 9, generator=generator, dtype=torch.float64)
+    calls = []
+
+    def generate(Z):
+        calls.append("rows")
+        return torch.tanh(Z @ W)
+
+    def linearize(Z):
+        calls.append("both")
+        Y = torch.tanh(Z @ W)
+        return Y, W[:, None] * (1 - Y**2)
+
+    Z = torch.zeros(20, n_components, dtype=torch.float64)
+    refine(generate, Z, X, None, 2, linearize=linearize)
+    exact = ["both", "both", "rows"]
+    assert calls == (exact if n_components <= MAX_EXACT else ["both", "rows", "rows"])
 
 
 # In the transformer
@@ -339,3 +393,62 @@ def test_warm_start_uses_the_current_number_of_steps(noisy_circle):
     ae.fit(noisy_circle).set_params(transform_max_iter=0).fit(noisy_circle)
     expected = encoder_output(ae, noisy_circle)
     np.testing.assert_allclose(ae.transform(noisy_circle), expected)
+
+
+@pytest.mark.parametrize("n_components", [1, 2, MAX_EXACT, MAX_EXACT + 1])
+@pytest.mark.parametrize("has_missing", [False, True])
+def test_a_row_alone_has_the_code_that_it_has_in_a_batch(n_components, has_missing):
+    rng = np.random.default_rng(0)
+    X = np.tanh(rng.standard_normal((600, 7)) @ rng.standard_normal((7, 12)))
+    ae = AutoencoderTransformer(n_components, max_epochs=10, random_state=0)
+    ae.fit(X[:300])
+    if has_missing:
+        X[rng.random(X.shape) < 0.1] = np.nan
+    X[300:310] *= 20  # far from all training rows
+    Z = ae.transform(X)
+    for size in (1, 2, 7):
+        parts = [ae.transform(X[i : i + size]) for i in range(280, 330, size)]
+        alone = np.concatenate(parts)
+        np.testing.assert_allclose(alone, Z[280 : 280 + len(alone)], 0, 1e-7)
+    rounded = ae.transform(X.astype(np.float32))
+    assert np.abs(rounded - Z)[:300].max() <= 1e-4 * Z[:300].std(axis=0).max() + 1e-6
+
+
+def test_sparse_rows_are_refined_with_tangents():
+    ae = AutoencoderTransformer(2, max_epochs=1, random_state=0)
+    network = ae.fit(np.random.default_rng(0).random((60, 5))).module_.decoder
+    Z = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    function = linear_end_tangents(network)
+    with torch.no_grad():
+        F, J = function(Z, torch.eye(2)[:, None])
+        output = linear_end(network)(Z)
+        torch.testing.assert_close(F, output.F)
+        rows = J @ output.weight.T
+    of_rows = [torch.autograd.functional.jacobian(network, z[None])[0, :, 0] for z in Z]
+    expected = torch.stack(of_rows).movedim(2, 0)
+    torch.testing.assert_close(rows, expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
+@pytest.mark.parametrize("n_components", [1, 6])
+def test_saturated_networks_have_bounded_codes(activation, n_components):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 4)) @ rng.normal(size=(4, 8))
+    network = MLP((4, 4), activation=activation)
+    ae = AutoencoderTransformer(
+        n_components, network=network, init="random", max_epochs=60, random_state=0
+    ).fit(X)
+    assert np.abs(ae.transform(np.concatenate([X, 1e3 * X]))).max() < 1e9
+
+
+@pytest.mark.parametrize("n_components", [2, 6])
+def test_far_rows_have_the_same_codes_alone_and_in_a_batch(n_components):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 4)) @ rng.normal(size=(4, 8))
+    X += 0.3 * np.sin(2 * X)
+    far = 1e6 * X[:60]
+    ae = AutoencoderTransformer(n_components, max_epochs=40, random_state=0).fit(X)
+    alone = np.concatenate([ae.transform(row[None]) for row in far])
+    np.testing.assert_allclose(
+        ae.transform(far), alone, rtol=0, atol=1e-7 * np.abs(alone).max()
+    )

@@ -233,8 +233,9 @@ def test_other_objectives_and_networks_are_trained_on_the_rows(settings, X):
 def test_other_tables_are_trained_on_the_rows(X):
     missing = X.copy()
     missing[3, 5] = np.nan
-    rare = np.eye(N_ROWS)[:, np.arange(N_FEATURES) % N_ROWS]  # one row in a column
-    for table in (missing, rare, X[:, :20], np.tile(X[:1], (5, 1))):
+    tiny = np.zeros_like(X)
+    tiny[0, 0] = 1e-200  # whose square is zero
+    for table in (missing, tiny, X[:, :20], np.tile(X[:1], (5, 1))):
         job = job_of(table, early_stopping="auto")
         assert reduced(job) is job
     ensemble = check_fit(
@@ -244,3 +245,10 @@ def test_other_tables_are_trained_on_the_rows(X):
         earlier=None,
     )
     assert reduced(ensemble) is ensemble
+
+
+def test_columns_in_which_few_rows_differ_are_trained_in_coordinates():
+    rare = np.eye(N_ROWS)[:, np.arange(N_FEATURES) % N_ROWS]  # one row in a column
+    for table in (rare, sparse.csr_array(rare)):
+        job = job_of(table, early_stopping="auto")
+        assert reduced(job).rows.n_features < N_FEATURES

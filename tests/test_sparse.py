@@ -432,7 +432,7 @@ def test_training_goes_on_with_sparse_rows(kwargs, all_sparse):
         one = clone(model).partial_fit(rows[:30]).partial_fit(rows[30:])
         one.fit(rows).fit(rows)
         fits.append(one)
-    assert_allclose(fits[0].loss_curve_, fits[1].loss_curve_, rtol=1e-3)
+    assert_allclose(fits[0].loss_curve_, fits[1].loss_curve_, rtol=5e-3)
 
 
 def test_weights_are_repetitions_and_order_is_nothing(all_sparse):

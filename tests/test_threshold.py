@@ -112,6 +112,20 @@ def test_auto_flags_few_errors_of_heavy_tails(draw, n, share):
     assert np.mean([flag(-e).mean() for e in errors]) <= share
 
 
+@pytest.mark.parametrize("n", [300, 600, 2000])
+@pytest.mark.parametrize(("share", "spread"), [(0.2, 1), (0.2, 3), (0.35, 3)])
+def test_auto_flags_few_of_widely_spread_errors_behind_equal_ones(n, share, spread):
+    # Like the errors of memorised rows and of those that trimming leaves out.
+    rng = np.random.default_rng(0)
+    flagged = []
+    for _ in range(40):
+        errors = 1 + 0.05 * rng.normal(size=n)
+        is_left_out = rng.random(n) < share
+        errors[is_left_out] = 1 + spread * rng.gamma(2, size=is_left_out.sum())
+        flagged.append(flag(-errors).mean())
+    assert np.median(flagged) <= 0.015
+
+
 def test_auto_ignores_the_scale_of_the_weights():
     errors = np.concatenate([bulk(100), np.linspace(6, 9, 5)])
     for factor in (1e-6, 1, 1e6):

@@ -15,7 +15,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 import skae
-from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer, _training
 from skae._rows import Rows
 from skae.engine.networks import Networks, Split
 from skae.losses import Mixed
@@ -739,6 +739,41 @@ def test_epochs_count_over_all_fits(early_stopping, resume, X):
         assert best == len(curve)
 
 
+@pytest.mark.parametrize(
+    "estimator", [AutoencoderTransformer, AutoencoderOutlierDetector]
+)
+def test_both_loss_curves_have_one_entry_for_each_epoch(estimator, X):
+    settings = {"hidden_layer_sizes": (8,), "max_epochs": 2, "random_state": 0}
+    model = estimator(1, warm_start=True, **settings)
+    is_judged: list[bool] = []
+
+    def check():
+        curve = model.validation_loss_curve_
+        assert model.n_iter_ == len(model.loss_curve_) == len(is_judged)
+        if not any(is_judged):
+            assert curve is None
+            return
+        assert_array_equal(np.isfinite(curve), is_judged)
+        assert_array_equal(
+            curve, pickle.loads(pickle.dumps(model)).validation_loss_curve_
+        )
+
+    for call, early_stopping in [
+        ("partial_fit", True),
+        ("fit", False),
+        ("fit", True),
+        ("partial_fit", True),
+        ("fit", False),
+        ("fit", True),
+    ]:
+        model.set_params(early_stopping=early_stopping)
+        n_before = len(is_judged)
+        getattr(model, call)(X)
+        n_new = model.n_iter_ - n_before
+        is_judged += n_new * [call == "fit" and early_stopping]
+        check()
+
+
 def test_a_resumed_fit_without_gain_keeps_its_best_epoch(X):
     ae = AutoencoderTransformer(
         2,
@@ -953,15 +988,15 @@ def test_contributions_exist_by_the_bottleneck_of_the_fit(X):
 
 
 def test_a_detector_trains_on_a_sample_of_many_rows():
-    X = np.random.default_rng(0).normal(size=(1000, 3))
+    X = np.random.default_rng(0).normal(size=(2000, 3))
     detector = AutoencoderOutlierDetector(
         n_estimators=2, hidden_layer_sizes=(2,), batch_size=2, random_state=0
     ).fit(X)
     assert detector.n_iter_ == 1
-    assert detector.net_.history[-1]["train_batch_count"] == 300
+    assert detector.net_.history[-1]["train_batch_count"] == 600
     np.testing.assert_allclose(detector.mean_, X.mean(axis=0))
     detector.set_params(max_epochs=1).fit(X)
-    assert detector.net_.history[-1]["train_batch_count"] == 500
+    assert detector.net_.history[-1]["train_batch_count"] == 1000
 
 
 @pytest.mark.parametrize("is_complete", [True, False])
@@ -979,3 +1014,93 @@ def test_mean_residuals_come_from_a_sample_of_complete_rows(monkeypatch, is_comp
     assert (scale != sampled).any() == is_complete
     np.testing.assert_allclose(sampled, scale, rtol=0.2)
     np.testing.assert_allclose(detector._trained.residuals.weight, total_weight)
+
+
+def normalizing_encoder(n_features, n_components):
+    return nn.Sequential(nn.Linear(n_features, n_components), nn.BatchNorm1d(2))
+
+
+def plain_decoder(n_features, n_components):
+    return nn.Linear(n_components, n_features)
+
+
+class OwnActivation(nn.Module):
+    def forward(self, H):
+        return torch.tanh(H - H.mean(dim=0))
+
+
+class OwnNetwork(MLP):
+    may_mix_rows = True
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_folded"),
+    [
+        ({}, True),
+        ({"network": "conv"}, True),
+        ({"network": MLP((4,), activation="tanh")}, True),
+        ({"network": MLP((4,), activation=OwnActivation)}, False),
+        ({"network": OwnNetwork((4,))}, False),
+        ({"network": Custom(normalizing_encoder, plain_decoder)}, False),
+        ({"hidden_layer_sizes": (50,)}, False),
+    ],
+)
+def test_networks_that_mix_rows_or_are_large_hold_rows_out(
+    settings, is_folded, X, monkeypatch
+):
+    if "hidden_layer_sizes" in settings:
+        monkeypatch.setattr(skae._training, "MAX_FOLDED_WEIGHTS", 200)
+    record = RecordNetworks()
+    ae = AutoencoderTransformer(2, max_epochs=1, random_state=0, callbacks=[record])
+    ae.set_params(init="random", **settings).fit(X[:40])
+    n_train, n_held_out = map(len, record.rows)
+    assert (n_train, n_held_out) == ((40, 40) if is_folded else (36, 4))
+    assert ae.validation_loss_curve_ is not None
+
+
+def test_held_out_rows_are_no_part_of_batch_statistics(X):
+    class Reads(Callback):
+        def on_train_begin(self, net, X=None, **kwargs):
+            self.rows = X.X
+
+    ae = AutoencoderTransformer(
+        2,
+        network=Custom(normalizing_encoder, plain_decoder),
+        batch_size=40,
+        max_epochs=300,
+        random_state=0,
+        callbacks=[Reads()],
+    ).fit(X[:40])
+    rows = torch.from_numpy(ae.net_.callbacks_[0][1].rows)
+    layer, norm = ae.module_.encoder
+    scaled, _ = ae.module_.scaler(rows)
+    assert len(rows) == 36
+    assert norm.num_batches_tracked > 0
+    mean = layer(scaled.float()).mean(dim=0).detach()
+    assert_allclose(norm.running_mean, mean, atol=0.1 * norm.running_var.max() ** 0.5)
+
+
+@pytest.mark.parametrize("n_judged", [20, 1000])
+def test_a_bounded_number_of_held_out_rows_is_judged(n_judged, monkeypatch):
+    monkeypatch.setattr(_training, "MAX_JUDGED_ROWS", n_judged)
+    X = np.random.default_rng(0).standard_normal((1000, 4))
+    seen = {}
+
+    class Record(Callback):
+        def on_train_begin(self, net, **kwargs):
+            seen["train"] = len(kwargs["X"])
+
+        def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+            seen["valid"] = np.array(dataset_valid.X)
+            seen["rows"] = np.array(dataset_train.X)
+
+        def __deepcopy__(self, memo):
+            return self
+
+    ae = AutoencoderTransformer(
+        2, max_epochs=1, validation_fraction=0.2, random_state=0, callbacks=[Record()]
+    )
+    ae.fit(X)
+    assert seen["train"] == 800
+    assert len(seen["valid"]) == min(200, n_judged)
+    assert not set(map(tuple, seen["valid"])) & set(map(tuple, seen["rows"]))

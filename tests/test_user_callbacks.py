@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import types
+import warnings
 from collections import OrderedDict, defaultdict, deque
 from functools import partial
 
@@ -45,11 +46,12 @@ from skorch.callbacks import (
     WandbLogger,
     WarmRestartLR,
 )
+from torch import nn
 
 import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae._user_callbacks import copies
-from skae.networks import MLP
+from skae.networks import MLP, Custom
 
 SMALL = {
     "hidden_layer_sizes": (4,),
@@ -686,3 +688,355 @@ def test_a_callback_cannot_change_the_settings_of_a_training(X, change, n_rows, 
     model = AutoencoderTransformer(2, callbacks=callbacks, **SMALL).fit(X[:n_rows])
     assert settings() == before
     assert_array_equal(model.transform(X), expected.transform(X))
+
+
+# Nothing to train
+
+
+class FreezesInBatch(Callback):
+    def on_batch_begin(self, net, **kwargs):
+        net.module_.requires_grad_(False)
+
+
+def _custom(trainable, *, has_weights=True):
+    if not has_weights:
+        return Custom(nn.Identity(), nn.Identity())
+    layers = nn.Linear(5, 5), nn.Linear(5, 5)
+    return Custom(*(layer.requires_grad_(trainable) for layer in layers))
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"callbacks": [Freezer("*")]}, "all weights .* Freezer"),
+        (
+            {"callbacks": [Freezer("encoder.*"), ("b", Freezer("decoder.*"))]},
+            "all weights .* Freezer",
+        ),
+        ({"callbacks": [FreezesInBatch()]}, "all weights .* Freezer"),
+        (
+            {"callbacks": [Freezer("*"), Unfreezer("*", at=2)], "max_epochs": 2},
+            "all weights .* Freezer",
+        ),
+        ({"network": _custom(False)}, r"network=Custom.* all of its 4 parameters"),
+        (
+            {"network": _custom(False), "callbacks": [EpochTimer()]},
+            "all weights .* requires_grad=False",
+        ),
+        ({"network": _custom(True, has_weights=False)}, "Custom.* no parameters"),
+    ],
+)
+@pytest.mark.parametrize(
+    "estimator", [AutoencoderTransformer, AutoencoderOutlierDetector]
+)
+def test_without_a_weight_to_train_there_is_an_error(
+    estimator, settings, match, method, X
+):
+    model = estimator(5, max_epochs=1, random_state=0).set_params(**settings)
+    with pytest.raises(ValueError, match=f"(?s)nothing to train.*{match}|{match}"):
+        getattr(model, method)(X[:60])
+    assert not hasattr(model, "net_")
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "network"),
+    [([Freezer("*"), Unfreezer("*")], "mlp"), ([Unfreezer("*")], _custom(False))],
+)
+def test_weights_that_a_callback_unfreezes_are_trained(callbacks, network, X):
+    ae = AutoencoderTransformer(5, network=network, callbacks=callbacks, random_state=0)
+    ae.set_params(max_epochs=1, init="random", early_stopping=False).fit(X[:60])
+    assert ae.n_iter_ == 1
+
+
+# Changes of weights
+
+# Enough steps that they are recorded.
+RECORDED = {"hidden_layer_sizes": (8,), "init": "random", "random_state": 0}
+RECORDED |= {"max_epochs": 20}
+
+
+def assert_same_as_eager(callbacks, X, **settings):
+    """Check that recorded steps give the model that steps of PyTorch give."""
+    settings = {**RECORDED, "batch_size": len(X) // 4, **settings}
+    ae = AutoencoderTransformer(2, callbacks=callbacks, **settings).fit(X)
+    eager = clone(ae).set_params(compile=False).fit(X)
+    assert_allclose(ae.loss_curve_, eager.loss_curve_, rtol=1e-4)
+    assert_allclose(ae.reconstruct(X), eager.reconstruct(X), atol=1e-3)
+    return ae
+
+
+@pytest.mark.parametrize("n_rows", [200, N_MANY])
+@pytest.mark.parametrize("more", [[], [GradientNormClipping(0.1)]])
+def test_weights_that_join_later_are_updated_as_by_pytorch(more, n_rows, X):
+    callbacks = [Freezer("encoder*"), Unfreezer("encoder*", at=5), *more]
+    assert_same_as_eager(callbacks, X[:n_rows])
+
+
+class Regrades(Callback):
+    """Changes gradients before the update, in one of several ways."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def on_train_begin(self, net, **kwargs):
+        weights = net.module_.encoder.parameters()
+        self.start = [weight.detach().clone() for weight in weights]
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        for name, parameter in named_parameters:
+            if self.how == "in place":
+                parameter.grad.clamp_(-1e-3, 1e-3)
+            elif self.how == "replaced":
+                parameter.grad = parameter.grad.clamp(-1e-3, 1e-3)
+            elif "encoder" in name:
+                assert parameter.grad is not None
+                parameter.grad = None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"compile": False, "max_epochs": 4},
+        {"corruption": "gaussian"},
+        {"early_stopping": False},
+    ],
+)
+def test_gradients_may_be_replaced(settings, X):
+    settings = {**RECORDED, "batch_size": 50, **settings}
+    expected, actual = (
+        AutoencoderTransformer(2, callbacks=[Regrades(how)], **settings)
+        .fit(X[:200])
+        .loss_curve_
+        for how in ("in place", "replaced")
+    )
+    assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("early_stopping", ["auto", False])
+def test_weights_without_a_gradient_keep_their_values(early_stopping, X):
+    settings = {"early_stopping": early_stopping, "weight_decay": 0.1}
+    ae = assert_same_as_eager([Regrades("removed")], X[:200], **settings)
+    start = ae.net_.callbacks_[0][1].start
+    assert all(map(torch.equal, ae.module_.encoder.parameters(), start))
+    assert ae.loss_curve_[-1] < ae.loss_curve_[0]
+
+
+FOLDED = {"hidden_layer_sizes": (4,), "max_epochs": 4, "random_state": 0}
+
+
+class Changes(Callback):
+    """Sets the biases of the encoder, in one of several ways, at one of its calls."""
+
+    def __init__(self, method, how, at=1):
+        self.method, self.how, self.at = method, how, at
+        self.n_calls = 0
+
+    def _change(self, net, training=True, **kwargs):
+        self.n_calls += training
+        if self.n_calls != self.at or not training:
+            return
+        for parameter in net.module_.encoder.parameters():
+            if parameter.ndim > 1:
+                continue
+            new = torch.full_like(parameter, 0.25)
+            if self.how == "data":
+                parameter.data = new
+            else:
+                with torch.no_grad():
+                    parameter.copy_(new)
+
+    def __getattribute__(self, name):
+        changes = name.startswith("on_") and name == object.__getattribute__(
+            self, "method"
+        )
+        return object.__getattribute__(self, "_change" if changes else name)
+
+
+class Watches(Callback):
+    """Records, at the beginning of each epoch, the share of biases that are 0.25."""
+
+    def __init__(self):
+        self.shares = []
+
+    def on_epoch_begin(self, net, dataset_valid=None, **kwargs):
+        folds = [] if dataset_valid is None else dataset_valid.folds or []
+        shares = []
+        for module in [net.module_, *(module for module, _ in folds)]:
+            biases = [p for p in module.encoder.parameters() if p.ndim == 1]
+            shares.append(float((torch.cat(biases) == 0.25).float().mean()))
+        self.shares.append(shares)
+
+
+# Networks that are stacked, or averaged, or both, or neither.
+KINDS = {
+    "stacked": ({}, N_FEW),
+    "side by side": ({"corruption": "gaussian"}, N_FEW),
+    "averaged": ({"early_stopping": True}, N_FEW),
+    "plain": ({"early_stopping": False}, N_FEW),
+}
+
+
+@pytest.mark.parametrize("how", ["in place", "data"])
+@pytest.mark.parametrize(
+    ("method", "at"),
+    [("on_epoch_begin", 2), ("on_epoch_end", 1), ("on_train_begin", 1)],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_a_callback_changes_are_trained_on(kind, method, at, how, X):
+    settings, n_rows = KINDS[kind]
+    callbacks = [Changes(method, how, at), Watches()]
+    ae = AutoencoderTransformer(2, callbacks=callbacks, **FOLDED, **settings)
+    is_late = method != "on_train_begin"
+    warns = is_late and "early_stopping" not in settings
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        ae.fit(X[:n_rows])
+    messages = [str(w.message) for w in caught if w.category is UserWarning]
+    assert len(messages) == warns, messages
+    assert all("Changes has changed weights" in message for message in messages)
+    shares = ae.net_.callbacks_[1][1].shares
+    assert shares[is_late][0] == 1.0
+    if not is_late:  # nothing is learnt yet
+        assert shares[0] == len(shares[0]) * [1.0]
+    assert shares[-1][0] < 1.0
+
+
+@pytest.mark.parametrize("method", ["on_batch_begin", "on_batch_end"])
+def test_a_change_within_an_epoch_warns(method, X):
+    ae = AutoencoderTransformer(2, callbacks=[Changes(method, "in place", 3)], **FOLDED)
+    with pytest.warns(UserWarning, match="early_stopping=True"):
+        ae.fit(X[:N_FEW])
+
+
+@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("kind", ["stacked", "side by side"])
+def test_a_mapper_of_parameters_is_called_for_each_network(kind, at, X):
+    fill = partial(torch.nn.init.constant_, val=0.25)
+    callbacks = [ParamMapper("encoder*.bias", fn=fill, at=at), Watches()]
+    ae = AutoencoderTransformer(2, callbacks=callbacks, **FOLDED, **KINDS[kind][0])
+    shares = ae.fit(X[:N_FEW]).net_.callbacks_[1][1].shares
+    assert shares[at - 1] == 6 * [1.0]
+
+
+class Replaces(Changes):
+    def _change(self, net, training=True, **kwargs):
+        layer = next(m for m in net.module_.encoder.modules() if hasattr(m, "bias"))
+        layer.bias = nn.Parameter(torch.zeros_like(layer.bias))
+        if self.how == "register":
+            net.optimizer_.add_param_group({"params": [layer.bias]})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "method", ["on_train_begin", "on_epoch_begin", "on_epoch_end", "on_batch_begin"]
+)
+def test_a_parameter_that_is_replaced_is_an_error(method, kind, X):
+    settings, n_rows = KINDS[kind]
+    ae = AutoencoderTransformer(2, callbacks=[Replaces(method, "")], **FOLDED)
+    with pytest.raises(ValueError, match=r"Replaces has replaced .*bias.* in place"):
+        ae.set_params(**settings).fit(X[:n_rows])
+    assert not hasattr(ae, "net_")
+
+
+def test_a_replaced_parameter_that_the_optimizer_knows_is_trained(X):
+    callbacks = [Replaces("on_train_begin", "register")]
+    settings = {**FOLDED, "init": "random", "early_stopping": False}
+    ae = AutoencoderTransformer(2, callbacks=callbacks, **settings).fit(X[:N_FEW])
+    layer = next(m for m in ae.module_.encoder.modules() if hasattr(m, "bias"))
+    assert (layer.bias != 0).any()
+
+
+class Restructures(Changes):
+    """Changes the structure of the decoder in the way that `how` names."""
+
+    def _change(self, net, training=True, **kwargs):
+        self.n_calls += training
+        if self.n_calls != self.at or not training:
+            return
+        decoder = net.module_.decoder
+        if self.how == "replaced":
+            decoder[1] = nn.Tanh()
+        elif self.how == "class":
+            decoder[1].__class__ = nn.Tanh
+        elif self.how == "added":
+            decoder.append(nn.Linear(5, 5))
+        elif self.how == "removed":
+            del decoder[1]
+        elif self.how == "parameter":
+            decoder[0].more = nn.Parameter(torch.zeros(1))
+        elif self.how == "no bias":
+            decoder[0].bias = None
+
+
+STRUCTURES = {
+    "replaced": r"replaced the module 'module_\.decoder\.1'",
+    "class": r"replaced the class of the module 'module_\.decoder\.1'",
+    "added": r"added the module 'module_\.decoder\.3'",
+    "removed": r"\w+ the module 'module_\.decoder\.[12]'",
+    "parameter": r"added the parameter 'decoder\.0\.more'",
+    "no bias": r"removed the parameter 'decoder\.0\.bias'",
+}
+
+
+@pytest.mark.parametrize("kind", ["stacked", "side by side"])
+@pytest.mark.parametrize("method", ["on_train_begin", "on_batch_end"])
+@pytest.mark.parametrize("how", STRUCTURES)
+def test_a_structure_that_folds_do_not_have_is_an_error(how, method, kind, X):
+    ae = AutoencoderTransformer(2, callbacks=[Restructures(method, how)], **FOLDED)
+    message = f"Restructures has {STRUCTURES[how]}.*early_stopping=True"
+    with pytest.raises(ValueError, match=message):
+        ae.set_params(init="random", **KINDS[kind][0]).fit(X[:N_FEW])
+
+
+@pytest.mark.parametrize("how", ["added", "parameter"])
+def test_an_added_parameter_that_is_not_trained_is_an_error(how, X):
+    callbacks = [Restructures("on_epoch_begin", how)]
+    ae = AutoencoderTransformer(2, callbacks=callbacks, early_stopping=True, **FOLDED)
+    with pytest.raises(ValueError, match=r"has added the parameter .*add_param_group"):
+        ae.set_params(init="random").fit(X[:N_FEW])
+
+
+@pytest.mark.parametrize("how", ["replaced", "class", "no bias"])
+@pytest.mark.parametrize("at", [1, 10])
+def test_without_folds_modules_may_be_replaced(at, how, X):
+    callbacks = [Restructures("on_epoch_begin", how, at)]
+    ae = assert_same_as_eager(callbacks, X[:200], early_stopping=False)
+    layer, activation = ae.module_.decoder[0], ae.module_.decoder[1]
+    assert layer.bias is None or type(activation) is nn.Tanh
+
+
+class Looks(Callback):
+    """Is called wherever a callback can be, and changes nothing."""
+
+    def _look(self, net, **kwargs):
+        pass
+
+    on_train_begin = on_train_end = on_epoch_begin = on_epoch_end = _look
+    on_batch_begin = on_batch_end = _look
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        pass
+
+
+@pytest.mark.parametrize("callback", [GradientNormClipping(1e9), Looks()])
+@pytest.mark.parametrize(
+    ("estimator", "settings", "n_rows"),
+    [
+        (AutoencoderTransformer, {}, N_FEW),
+        (AutoencoderTransformer, {"bottleneck": "gaussian"}, N_FEW),
+        (AutoencoderTransformer, {"early_stopping": True}, N_FEW),
+        (AutoencoderTransformer, {"early_stopping": False, "penalty": "l1"}, N_MANY),
+        (AutoencoderOutlierDetector, {}, N_FEW),
+    ],
+)
+def test_a_callback_that_changes_nothing_gives_the_same_model(
+    estimator, settings, n_rows, callback, X
+):
+    # The gradients of odd numbers of weights end within a vector of the processor.
+    common = {"hidden_layer_sizes": (13, 7), "max_epochs": 5, "random_state": 0}
+    model = estimator(2, **common, **settings).fit(X[:n_rows])
+    twin = clone(model).set_params(callbacks=[callback]).fit(X[:n_rows])
+    assert len(model.loss_curve_) == len(twin.loss_curve_)
+    assert_array_equal(twin.reconstruct(X), model.reconstruct(X))

@@ -21,7 +21,7 @@ from torch import nn
 import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae._compat import get_precision
-from skae._processor import own_settings
+from skae._processor import environment_restored, own_settings
 from skae.networks import Custom
 
 rng = np.random.default_rng(0)
@@ -339,10 +339,12 @@ def test_an_inherited_precision_remains_inherited():
 
 FORKED = """
     import multiprocessing
+    import os
     import numpy as np, torch
     from skae import AutoencoderTransformer, AutoencoderOutlierDetector
     from skae.networks import MLP
 
+    environment = dict(os.environ)
     torch.set_num_threads(2)
     X = np.random.default_rng(0).uniform(size=(3000, 40))
     model = AutoencoderTransformer(2, network=MLP((300,)), max_epochs=1, device="cpu",
@@ -350,6 +352,7 @@ FORKED = """
     detector = AutoencoderOutlierDetector(n_estimators=2, max_epochs=1, n_threads=2,
                                           device="cpu", random_state=0).fit(X[:200])
     model.reconstruct(X[:1]), model.reconstruct(X), torch.ones(10**7).sum()
+    assert dict(os.environ) == environment
 
     def work(queue):
         queue.put(float(np.abs(model.reconstruct(X[:1]) - row).max()))
@@ -371,6 +374,21 @@ FORKED = """
     assert values[4] == 2, values
     print("done")
 """
+
+
+@pytest.mark.parametrize("before", [None, "relative"])
+def test_variables_that_pytorch_sets_are_restored(before, tmp_path, monkeypatch):
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    monkeypatch.chdir(tmp_path)  # PyTorch creates the folder
+    monkeypatch.setenv(name, before or "")
+    if before is None:
+        monkeypatch.delenv(name)
+    with environment_restored():
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        cache_dir()  # as the import of the compiler does
+        assert os.environ.get(name) != before
+    assert os.environ.get(name) == before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that can fork")

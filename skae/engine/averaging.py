@@ -39,12 +39,18 @@ class WeightAverage:
     def __init__(self, parameters: Iterable[nn.Parameter], n_steps: float):
         self._n_steps = n_steps
         self._parameters = list(parameters) if n_steps > 0 else []
+        self._is_restarted = False
         self._average = [weight.clone() for weight in self._weights]
 
     @property
     def _weights(self) -> list[Tensor]:
         # Recording a step moves weights to other memory.
         return [parameter.data for parameter in self._parameters]
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is an average."""
+        return bool(self._parameters)
 
     def update(self, n_steps: int) -> None:
         """Include the present weights, after an epoch of `n_steps` steps."""
@@ -53,9 +59,13 @@ class WeightAverage:
             mix_tensors(self._average, self._weights, rate)
 
     def restart(self) -> None:
-        """Begin a new average with the present weights."""
+        """Begin a new average with the present weights.
+
+        While the average is in use, training goes on with it.
+        """
         if self._parameters:
             copy_tensors(self._average, self._weights)
+            self._is_restarted = True
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -65,7 +75,9 @@ class WeightAverage:
             return
         last = [weight.clone() for weight in self._weights]
         copy_tensors(self._weights, self._average)
+        self._is_restarted = False
         try:
             yield
         finally:
-            copy_tensors(self._weights, last)
+            if not self._is_restarted:
+                copy_tensors(self._weights, last)

@@ -268,29 +268,39 @@ def join_lists(
     """
     if operation.operator is FOREACH_ADD_SCALAR:
         tensors, value = operation.args
-        if not _is_flat(tensors, alignment=1):
+        if not is_flat(tensors, alignment=1):
             return operation
-        return operation.replace(args=([_whole(tensors)], value))
+        return operation.replace(args=([whole(tensors)], value))
     if operation.operator not in FUSED_ADAM:
         return operation
     parameters, gradients, means, squares, largest, steps = operation.args
     lists = parameters, means, squares
     if (
         largest
-        or not all(map(_is_flat, lists))
+        or not all(map(is_flat, lists))
         or not all(g.is_contiguous() and g.numel() > 0 for g in gradients)
         or any(g.untyped_storage().nbytes() != g.nbytes for g in gradients)
         or len({storage(g) for g in gradients}) < len(gradients)
         or any(g.dtype != parameters[0].dtype for g in gradients)
+        or not are_equal_counts(steps)
     ):
         return operation
     for gradient, memory in zip(gradients, flatten(gradients), strict=True):
         move(gradient, memory)
-    whole = [[_whole(tensors)] for tensors in (parameters, gradients, means, squares)]
-    return operation.replace(args=(*whole, [], steps[:1]))
+    vectors = [[whole(tensors)] for tensors in (parameters, gradients, means, squares)]
+    return operation.replace(args=(*vectors, [], steps[:1]))
 
 
-def _is_flat(tensors: list[Tensor], alignment: int = ALIGNMENT) -> bool:
+def are_equal_counts(counts: list[Tensor]) -> bool:
+    """Whether an optimizer has updated parameters equally often.
+
+    It has not if some were frozen before. The corrections of Adam then differ.
+    """
+    first, *others = (count.item() for count in counts)
+    return all(count == first for count in others)
+
+
+def is_flat(tensors: list[Tensor], alignment: int = ALIGNMENT) -> bool:
     """Whether tensors are consecutive parts of the same memory."""
     first, size = tensors[0], tensors[0].element_size()
     starts = _aligned_starts(tensors, alignment)
@@ -303,7 +313,7 @@ def _is_flat(tensors: list[Tensor], alignment: int = ALIGNMENT) -> bool:
     )
 
 
-def _whole(tensors: list[Tensor]) -> Tensor:
+def whole(tensors: list[Tensor]) -> Tensor:
     """Return the memory of tensors for which `_is_flat` is true, as a vector."""
     first, last = tensors[0], tensors[-1]
     end = last.storage_offset() + last.numel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class AutoencoderNet(SkorchNet):
     """Adapts an autoencoder to skorch: callbacks, history, predictions.
 
     :class:`skae.engine.trainer.Trainer` replaces skorch's training loop and calls
-    `notify` at the same points. Callbacks receive a batch as the tuple of its scaled
+    callbacks at the same points. Callbacks receive a batch as the tuple of its scaled
     rows and their weights. They have to copy tensors that they keep, since the memory
     is reused.
 
@@ -216,13 +217,9 @@ class AutoencoderNet(SkorchNet):
         if not dataset.folds:
             yield from super().forward_iter(dataset, training, device)
             return
-        own = self.module_
-        try:
-            for module, rows in dataset.folds:
-                self.__dict__["module_"] = module
+        for module, rows in dataset.folds:
+            with self.using(module, self.criterion_):
                 yield from super().forward_iter(RowsDataset(rows), training, device)
-        finally:
-            self.__dict__["module_"] = own
 
     def score(self, X: Any, y: None = None) -> float:
         """Return the explained variance of rows, which skorch's scoring callbacks use.
@@ -236,27 +233,19 @@ class AutoencoderNet(SkorchNet):
         centred = np.where(observed, X - np.nanmean(X, axis=0), 0.0)
         return float(1 - np.square(residuals).sum() / np.square(centred).sum())
 
-    def notify(self, method_name: str, **kwargs: Any) -> None:
-        """Call a method of the net itself, then of all callbacks.
+    def call_back(
+        self, method_name: str, callbacks: Sequence[Callback], **kwargs: Any
+    ) -> None:
+        """Call a method of the given callbacks.
+
+        The settings of PyTorch that a callback changes are restored after each call,
+        see :func:`~skae._processor.settings_restored`.
 
         Raises
         ------
         StopTraining
             If a callback raises KeyboardInterrupt, by which skorch's callbacks end a
             training.
-        """
-        getattr(self, method_name)(self, **kwargs)
-        self.call_back(
-            method_name, [callback for _, callback in self.callbacks_], **kwargs
-        )
-
-    def call_back(
-        self, method_name: str, callbacks: Sequence[Callback], **kwargs: Any
-    ) -> None:
-        """Call a method of the given callbacks; raises as `notify` does.
-
-        The settings of PyTorch that a callback changes are restored after each call,
-        see :func:`~skae._processor.settings_restored`.
         """
         for callback in callbacks:
             try:
@@ -288,6 +277,16 @@ class AutoencoderNet(SkorchNet):
         """Set the mode of module and objective, unless both have it already."""
         if {self.module_.training, self.criterion_.training} != {training}:
             super().set_training_mode(training)
+
+    @contextmanager
+    def using(self, module: nn.Module, objective: nn.Module) -> Iterator[None]:
+        """Context in which the net has another module and objective."""
+        own = {"module_": self.module_, "criterion_": self.criterion_}
+        self.__dict__.update(module_=module, criterion_=objective)
+        try:
+            yield
+        finally:
+            self.__dict__.update(own)
 
     # Predictions and storage
 

@@ -175,10 +175,24 @@ class Networks:
 
         Also whether they are trained: callbacks change both in the first network alone.
         """
-        state = self.first.module.state_dict()
-        for module, _ in self.folds:
-            module.load_state_dict(state)
+        for part, *others in zip(self.first, *self.folds, strict=True):
+            for other in others:
+                other.load_state_dict(part.state_dict())
         self.freeze_as_first()
+
+    def keep_changes(self) -> None:
+        """Store weights of the first network whose memory has been replaced.
+
+        Afterwards they are slices of the stacked weights again.
+        """
+        if self._stack is None:
+            return
+        parameters = list(self.first.module.parameters())
+        values = [parameter.data for parameter in parameters]
+        self._addresses.clear()
+        self.share_weights()
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data.copy_(value)
 
     def freeze_as_first(self) -> None:
         """Train the parameters of which the first network's equivalents are trained."""
@@ -204,15 +218,59 @@ class Networks:
         set_to_slices([module.encoder for module in modules], stack.encoder)
         set_to_slices([module.decoder for module in modules], stack.decoder)
 
-    def share_gradients(self) -> None:
-        """Set the gradients of all networks to slices of the stacked gradients."""
-        if self._stack is None:
-            return
-        for i, network in enumerate([self.first, *self.folds]):
-            stacked = self._stack.module.parameters()
-            for own, whole in zip(network.module.parameters(), stacked, strict=True):
+    def share_gradients(self) -> list[list[Tensor | None]]:
+        """Set the gradients of all networks to slices of the stacked gradients.
+
+        Returns
+        -------
+        shared : list of list of Tensor or None
+            For each stacked parameter the gradients of the networks.
+        """
+        shared: list[list[Tensor | None]] = []
+        for whole, parameters in self._stacked_parameters():
+            shared.append([None] * len(parameters))
+            for i, parameter in enumerate(parameters):
                 if whole.grad is not None:
-                    own.grad = whole.grad[i].reshape(own.shape)
+                    shared[-1][i] = whole.grad[i].reshape(parameter.shape)
+                parameter.grad = shared[-1][i]
+        return shared
+
+    def collect_gradients(self, shared: list[list[Tensor | None]]) -> None:
+        """Give the stacked gradients the values of those that have been replaced.
+
+        A parameter that has no gradient in any network is not updated. If it has one in
+        some networks only, it is zero in the others.
+
+        Parameters
+        ----------
+        shared : list of list of Tensor or None
+            What `share_gradients` returned.
+        """
+        pairs = self._stacked_parameters()
+        for (whole, parameters), slices in zip(pairs, shared, strict=True):
+            gradients = [parameter.grad for parameter in parameters]
+            if all(new is old for new, old in zip(gradients, slices, strict=True)):
+                continue
+            if all(gradient is None for gradient in gradients):
+                whole.grad = None
+                continue
+            if whole.grad is None:
+                whole.grad = torch.zeros_like(whole)
+            for gradient, part in zip(gradients, whole.grad, strict=True):
+                if gradient is None:
+                    part.zero_()
+                else:
+                    part.copy_(gradient.reshape(part.shape))
+
+    def _stacked_parameters(
+        self,
+    ) -> list[tuple[nn.Parameter, tuple[nn.Parameter, ...]]]:
+        """Return each stacked parameter, and its slices, which are the networks'."""
+        if self._stack is None:
+            return []
+        modules = [network.module for network in (self.first, *self.folds)]
+        own = zip(*(module.parameters() for module in modules), strict=True)
+        return list(zip(self._stack.module.parameters(), own, strict=True))
 
     def release(self) -> None:
         """Give the first network weights of its own, instead of slices of a stack."""

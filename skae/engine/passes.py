@@ -6,7 +6,6 @@ operations that are replaced up to rounding.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from functools import partial
 from typing import Any
@@ -18,7 +17,6 @@ from torch import Tensor
 from skae._compat import in_place_variant
 from skae.engine.binding import (
     Call,
-    have_same_layout,
     is_plain_array,
     is_serial,
 )
@@ -38,10 +36,6 @@ LINEAR = {
     aten.sum.dim_IntList,
 }
 
-# Number of entries up to which `share_erf` saves time. PyTorch's GELU computes an entry
-# faster, but has an overhead of 6 us.
-MAX_GELU_ENTRIES = 2**13
-
 
 def simplify(operations: list[Operation], kept: set[int]) -> list[Operation]:
     """Apply all passes.
@@ -53,7 +47,7 @@ def simplify(operations: list[Operation], kept: set[int]) -> list[Operation]:
     kept : set of int
         Storages that the caller reads or writes.
     """
-    for rewrite in (fold_sums, share_residuals, share_erf, overwrite_inputs):
+    for rewrite in (fold_sums, share_residuals, overwrite_inputs):
         operations = rewrite(operations, kept)
     return operations
 
@@ -301,77 +295,6 @@ def _in_place(operation: Operation) -> Any:
     ):
         return None
     return in_place_variant(operator)
-
-
-# GELU and its derivative
-
-
-def share_erf(operations: list[Operation], kept: set[int]) -> list[Operation]:
-    r"""Let the derivative of GELU reuse the normal distribution function.
-
-    .. math:: y = x \Phi(x), \quad y' = \Phi(x) + x \phi(x)
-
-    PyTorch computes :math:`\Phi` both in the forward and in the backward pass.
-    """
-    changed = {s for o in operations for s in o.changed}
-    forward = {
-        place(o.args[0]): i
-        for i, o in enumerate(operations)
-        if o.operator is aten.gelu.default and _is_exact_gelu(o, changed)
-    }
-    operations = list(operations)
-    for i, operation in enumerate(operations):
-        if operation.operator is not aten.gelu_backward.default:
-            continue
-        gradient, X = operation.args[:2]
-        j = forward.pop(place(X), None)
-        out = operation.outputs[0]
-        if j is None or operation.kwargs or not have_same_layout(out, gradient, X):
-            continue
-        Phi = torch.empty_like(X)
-        (Y,) = operations[j].outputs
-        operations[j] = Operation(Fused(_gelu), (X,), {}, (Y, Phi))
-        operations[i] = Operation(Fused(_gelu_backward), (gradient, X, Phi), {}, (out,))
-    return operations
-
-
-def _is_exact_gelu(operation: Operation, changed: set[int]) -> bool:
-    """Whether an operation is GELU by the error function, of an unchanged array."""
-    X, Y = operation.args[0], operation.outputs[0]
-    return (
-        len(operation.args) == 1
-        and not operation.kwargs
-        and storage(X) not in changed
-        and have_same_layout(X, Y)
-        and X.numel() <= MAX_GELU_ENTRIES
-    )
-
-
-def _gelu(Y: Tensor, Phi: Tensor, X: Tensor) -> list[Call]:
-    x, y, phi = X.numpy(), Y.numpy(), Phi.numpy()
-    half = np.array(0.5, x.dtype)
-    return [
-        partial(np.multiply, x, np.array(math.sqrt(0.5), x.dtype), phi),
-        partial(torch.erf_, Phi),
-        partial(np.multiply, phi, half, phi),
-        partial(np.add, phi, half, phi),
-        partial(np.multiply, x, phi, y),
-    ]
-
-
-def _gelu_backward(out: Tensor, gradient: Tensor, X: Tensor, Phi: Tensor) -> list[Call]:
-    x, phi, g, d = X.numpy(), Phi.numpy(), gradient.numpy(), out.numpy()
-    # Numbers as arrays, since NumPy would convert them at each call.
-    number = partial(np.array, dtype=x.dtype)
-    return [
-        partial(np.multiply, x, x, d),
-        partial(np.multiply, d, number(-0.5), d),
-        partial(np.exp, d, d),
-        partial(np.multiply, d, number(1 / math.sqrt(2 * math.pi)), d),
-        partial(np.multiply, d, x, d),
-        partial(np.add, d, phi, d),
-        partial(np.multiply, d, g, d),
-    ]
 
 
 def _uses(operations: list[Operation]) -> dict[int, list[int]]:

@@ -7,14 +7,14 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from skae._compat import has_hooks
 from skae._rows import Batch, is_expanded
-from skae.engine.binding import flatten
+from skae.engine.binding import are_equal_counts, flatten, is_flat, whole
 from skae.engine.tape import Tape, record
 
 # Number of steps of each batch size that run eagerly before one is recorded. The very
@@ -94,7 +94,8 @@ class Step:
         self._on_gradients = on_gradients
         self._generator = generator
         self._signature: tuple = ()
-        # The recorded step whose gradients the parameters have now.
+        # The recorded step whose gradients the parameters have now, unless callbacks
+        # may have replaced them.
         self._latest: _Record | None = None
         self._discard_records()
 
@@ -111,6 +112,11 @@ class Step:
         loss : Tensor of shape ()
             Loss of the batch before the update, not synchronized with the host. The
             next step may overwrite it.
+
+        Raises
+        ------
+        ValueError
+            If the loss depends on no parameter that is trained.
         """
         key = (batch.n_rows, batch.observed is None, is_expanded(batch.weight))
         record = self._records.get(key)
@@ -137,6 +143,7 @@ class Step:
 
         To be called after callbacks or users may have changed the network.
         """
+        self._latest = None
         if self._records and self._signature != self._current_signature():
             self._discard_records()
 
@@ -181,13 +188,20 @@ class Step:
         self._latest = None
         self._optimizer.zero_grad()
         loss = self._loss(batch)
+        if not loss.requires_grad:
+            raise ValueError(
+                "There is nothing to train: all weights of the network that have an "
+                "effect on the loss are frozen, by callbacks, such as Freezer, or by "
+                "requires_grad=False in modules of one's own. Leave some trainable."
+            )
         loss.backward()
         return loss.detach()
 
-    def _update(self) -> None:
+    def _update(self, joined: JoinedUpdate | None = None) -> None:
         if self._on_gradients is not None:
             self._on_gradients()
-        self._optimizer.step()
+            self._latest = None
+        (self._optimizer if joined is None else joined).step()
 
     # State and settings on which recorded steps depend
 
@@ -216,10 +230,20 @@ class Step:
             {k: v for k, v in group.items() if k not in _VARIABLE_SETTINGS}
             for group in self._optimizer.param_groups
         ]
+        # With duplicates, since a module or a weight may be used at another place.
+        parts = [part for part in self._parts if isinstance(part, nn.Module)]
+        named, weights = (
+            [pair for part in parts for pair in method(part, remove_duplicate=False)]
+            for method in (nn.Module.named_modules, nn.Module.named_parameters)
+        )
         return (
             [tensor.data_ptr() for tensor in self._state()],
             [parameter.requires_grad for parameter in self._parameters()],
             settings,
+            [type(module) for _, module in named],
+            # The modules themselves: a new one may get the address of a deleted one.
+            named,
+            [(name, weight.data_ptr()) for name, weight in weights],
             [_plain_attributes(module) for module in self._modules()],
             all(map(is_trusted, self._parts)),
         )
@@ -259,6 +283,7 @@ class _Record:
             if own is not None and given is not None and not is_expanded(given)
         ]
         self._tape: Tape | None = None
+        self._joined: JoinedUpdate | None = None
         take = self._capture if device.type == "cuda" else self._record
         self._loss, self._gradients, self.run = take()
         self._finish_step()
@@ -269,7 +294,7 @@ class _Record:
         self._load(batch)
         assert self.run is not None
         self.run()
-        self._finish_step()
+        self._finish_step(is_replay=True)
         return self._loss
 
     def verify(self, batch: Batch) -> tuple[Tensor, bool]:
@@ -341,8 +366,11 @@ class _Record:
         for group, rate in zip(self._groups, rates, strict=True):
             group["lr"] = rate
 
-    def _finish_step(self) -> None:
-        """Set the gradients of the parameters, and update these if not recorded."""
+    def _finish_step(self, is_replay: bool = False) -> None:
+        """Set the gradients of the parameters, and update these if not recorded.
+
+        The update after a replay is computed as a recorded one would be.
+        """
         step = self._step
         if step._latest is not self:
             parameters = step._parameters()
@@ -350,7 +378,9 @@ class _Record:
                 parameter.grad = own
             step._latest = self
         if step._on_gradients is not None:
-            step._update()
+            if is_replay and self._tape is not None and self._joined is None:
+                self._joined = JoinedUpdate(step._optimizer)
+            step._update(self._joined)
 
     def _record(self) -> tuple[Tensor, Gradients, Callable[[], None] | None]:
         """Take the step on a CPU; return loss, gradients and `run`."""
@@ -406,9 +436,11 @@ def _package(part: Any) -> str:
 
 
 def _plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """Return the attributes of a module that are settings: numbers, names, mode."""
+    """Return attributes of a module that are settings: numbers, names, functions."""
     plain = (int, float, str, tuple, type(None))
-    return {k: v for k, v in vars(module).items() if isinstance(v, plain)}
+    return {
+        k: v for k, v in vars(module).items() if isinstance(v, plain) or callable(v)
+    }
 
 
 @contextmanager
@@ -457,6 +489,102 @@ def _join_state(optimizer: torch.optim.Optimizer) -> None:
             values = [optimizer.state[p][name] for p in parameters]
             for p, part in zip(parameters, flatten(values), strict=True):
                 optimizer.state[p][name] = part
+
+
+class JoinedUpdate:
+    """Takes the steps of an optimizer as replays do, see `binding.join_lists`.
+
+    An update of each parameter by itself would round differently.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        With parameters and state as `_join_state` stores them; otherwise it takes the
+        steps itself.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        self._optimizer = optimizer
+        groups = [_JoinedGroup.of(optimizer, group) for group in optimizer.param_groups]
+        self._groups = [group for group in groups if group is not None]
+        self._is_joined = len(self._groups) == len(groups)
+
+    def step(self) -> None:
+        """Update the parameters by their present gradients."""
+        if not self._is_joined or not all(g.is_ready for g in self._groups):
+            self._optimizer.step()
+            return
+        for group in self._groups:
+            group.step()
+
+
+class _JoinedGroup(NamedTuple):
+    """A group of parameters of an optimizer, and another optimizer of the whole.
+
+    Attributes
+    ----------
+    settings : dict
+        The group.
+    parameters : list of Parameter
+        Those with a gradient.
+    gradients : list of Tensor
+        Parts of the gradient of the whole.
+    counts : list of Tensor
+        Numbers of steps of the parameters.
+    optimizer : torch.optim.Optimizer
+        Of one parameter, whose memory and state are those of all.
+    """
+
+    settings: dict[str, Any]
+    parameters: list[nn.Parameter]
+    gradients: list[Tensor]
+    counts: list[Tensor]
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def of(
+        cls, optimizer: torch.optim.Optimizer, settings: dict[str, Any]
+    ) -> _JoinedGroup | None:
+        """Join a group, or return None if its parameters have no common memory."""
+        parameters = [p for p in settings["params"] if p.grad is not None]
+        states = [optimizer.state[p] for p in parameters]
+        lists = [_data(parameters), *([s.get(m) for s in states] for m in _MOMENTS)]
+        are_tensors = all(isinstance(t, Tensor) for part in lists for t in part)
+        if not parameters or not are_tensors or not all(map(is_flat, lists)):
+            return None
+        gradients = flatten([torch.zeros_like(p) for p in parameters])
+        value, mean, square, gradient = map(whole, (*lists, gradients))
+        joined = nn.Parameter(value)
+        joined.grad = gradient
+        make: Any = type(optimizer)
+        one = make([{**settings, "params": [joined]}])
+        counts = [state["step"] for state in states]
+        moments = dict(zip(_MOMENTS, (mean, square), strict=True))
+        one.state[joined] = {"step": counts[0], **moments}
+        return cls(settings, parameters, gradients, counts, one)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the group can be updated at once.
+
+        The same parameters have a gradient as before, and have been updated equally
+        often.
+        """
+        n_gradients = sum(p.grad is not None for p in self.settings["params"])
+        are_given = all(p.grad is not None for p in self.parameters)
+        are_the_same = are_given and n_gradients == len(self.parameters)
+        return are_the_same and are_equal_counts(self.counts)
+
+    def step(self) -> None:
+        """Update all parameters of the group."""
+        for part, parameter in zip(self.gradients, self.parameters, strict=True):
+            assert parameter.grad is not None
+            part.copy_(parameter.grad)
+        (group,) = self.optimizer.param_groups
+        group.update((k, v) for k, v in self.settings.items() if k != "params")
+        self.optimizer.step()
+        for count in self.counts[1:]:
+            count.copy_(self.counts[0])
 
 
 def _separate_state(optimizer: torch.optim.Optimizer) -> None:

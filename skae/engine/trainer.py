@@ -23,6 +23,7 @@ from skae.engine.interrupt import Interruption
 from skae.engine.judge import DIVISOR, Judge
 from skae.engine.net import AutoencoderNet, StopTraining, lacks_float64
 from skae.engine.networks import Network, Networks, Split
+from skae.engine.notifier import Notifier
 from skae.engine.objective import trimmed_share, trimmed_weight
 from skae.engine.step import Step, filler
 
@@ -129,6 +130,7 @@ class Trainer:
         self.networks = Networks(
             net.module_, net.criterion_, split, may_stack=not self._keeps_sparse
         )
+        self.notifier = Notifier(net, self.networks)
         if self.networks.folds:
             group = net.optimizer_.param_groups[0]
             group["params"] = self.networks.parameters()
@@ -168,11 +170,10 @@ class Trainer:
             self._judge_start()
             try:
                 with self.interruption.allowed():
-                    net.notify(
+                    self.notifier.notify(
                         "on_train_begin", X=self._datasets["dataset_train"], y=None
                     )
                     self._resume_schedule()
-                    self.networks.copy_first()
                     self._run_epochs()
                 is_complete = True
             except StopTraining:
@@ -293,9 +294,10 @@ class Trainer:
         batches = self._make_batches(self.split.train, training=True)
         self._total_steps = epochs * len(batches)
         average = WeightAverage(self.networks.parameters(), self.plan.averaged_steps)
+        self.notifier.average = average
         with closing(self._build_step()) as self._step:
             for epoch in range(1, epochs + 1):
-                net.notify("on_epoch_begin", **self._datasets)
+                self.notifier.notify("on_epoch_begin", **self._datasets)
                 self._run_training_epoch(batches)
                 self.networks.share_weights()
                 average.update(len(batches))
@@ -303,7 +305,7 @@ class Trainer:
                     losses = self._run_validation_epoch()
                     with self.interruption.deferred():
                         self._judge_epoch(epoch, losses)
-                    net.notify("on_epoch_end", **self._datasets)
+                    self.notifier.notify("on_epoch_end", **self._datasets)
                 n_divisions = self.judge.n_divisions
                 if not self.judge.allows_another_epoch(not net.has_own_schedule):
                     break
@@ -346,8 +348,9 @@ class Trainer:
         epoch, so that steps need not wait for each other.
         """
         self._set_training_mode(True)
-        self.networks.freeze_as_first()
-        self._step.refresh()
+        if self.net.callbacks_:  # which may have changed the network
+            self.networks.freeze_as_first()
+            self._step.refresh()
         is_cpu = self.device.type == "cpu"
         losses: list[Any] = []
         sizes: list[int] = []
@@ -355,6 +358,7 @@ class Trainer:
         for batch in batches:
             if self._watches_batches:
                 with self._notifying_of_batch(batch, training=True) as outputs:
+                    self.networks.freeze_as_first()
                     self._step.refresh()
                     # A copy, since callbacks may keep it.
                     outputs.update(loss=self._take_step(batch).clone(), y_pred=None)
@@ -518,6 +522,7 @@ class Trainer:
         self.n_steps += 1
         self._set_progress(progress)
         loss = self._step.take(batch)
+        self.notifier.has_trained = True
         if self._watches_batches:
             self.networks.share_weights()
             self.networks.share_gradients()
@@ -585,7 +590,7 @@ class Trainer:
             return
         pair, notified_of = (batch.target, batch.weight), self._notified_of
         self.net.history.new_batch()  # in which callbacks may record values
-        self.net.call_back(
+        self.notifier.call(
             "on_batch_begin",
             notified_of["on_batch_begin"],
             batch=pair,
@@ -595,7 +600,7 @@ class Trainer:
         prefix = "train" if training else "valid"
         self.net.history.record_batch(f"{prefix}_loss", outputs["loss"].item())
         self.net.history.record_batch(f"{prefix}_batch_size", batch.n_rows)
-        self.net.call_back(
+        self.notifier.call(
             "on_batch_end",
             notified_of["on_batch_end"],
             batch=pair,
@@ -617,9 +622,9 @@ class Trainer:
                 )
 
     def _notify_of_gradients(self) -> None:
-        """Notify callbacks of the gradients of each network, which they may change."""
+        """Notify callbacks of each network's gradients, which they may change."""
         self.networks.share_weights()
-        self.networks.share_gradients()
+        shared = self.networks.share_gradients()
         named: list[Iterable] = [self.net.get_all_learnable_params()]
         named += [
             nn.ModuleList(fold).named_parameters() for fold in self.networks.folds
@@ -631,6 +636,7 @@ class Trainer:
                 named_parameters=named_parameters,
                 training=True,
             )
+        self.networks.collect_gradients(shared)
 
 
 def _copied(value: Any) -> Any:

@@ -25,7 +25,8 @@ class LossCurveDisplay:
     loss_curve : array-like of shape (n_epochs,)
         Mean objective over the training rows in each epoch.
     validation_loss_curve : array-like of shape (n_epochs,), default=None
-        Mean objective over the held-out rows after each epoch.
+        Mean objective over the held-out rows after each epoch; NaN for an epoch without
+        them.
     best_epoch : int, default=None
         Epoch whose weights were restored, 0 for the initial weights. If None, no epoch
         is marked.
@@ -130,7 +131,8 @@ class LossCurveDisplay:
             if curve is None:
                 continue
             epochs = 1 + np.arange(len(np.asarray(curve)))
-            style = {"marker": "." if len(epochs) == 1 else "", **kwargs}
+            n_points = np.isfinite(np.asarray(curve, dtype=float)).sum()
+            style = {"marker": "." if n_points == 1 else "", **kwargs}
             self.lines_ += self.ax_.plot(epochs, curve, label=label, **style)
         self.best_line_ = None
         if self.best_epoch is not None:

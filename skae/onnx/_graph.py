@@ -65,7 +65,9 @@ def build_model(
         if nodes:
             args = autoencoder.example_round_inputs(rows.double())
             body = trace(RefinementRound(autoencoder), args).graph
-            n_rounds = len(steps_of_rounds(autoencoder.max_refinements))
+            n_rounds = len(
+                steps_of_rounds(autoencoder.max_refinements, autoencoder.n_components)
+            )
             for node in nodes:
                 _replace_by_loop(model.graph, node, body, n_rounds)
     _insert_float32_casts(model.graph)

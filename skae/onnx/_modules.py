@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from skae._base import BaseAutoencoder
 from skae._module import LIMIT, Autoencoder, Scaler
 from skae._refine import (
-    STEPS_PER_JACOBIAN,
     Problem,
     descend_all_at_once,
     initial_damping,
+    steps_per_jacobian,
 )
 
 # Operator type of the node that stands for a whole refinement in a traced graph.
@@ -97,6 +97,7 @@ class TraceableAutoencoder(Autoencoder):
         """Copy the float64 module of a fitted estimator to the CPU."""
         module: Any = copy.deepcopy(estimator.net_.module_in(np.dtype(np.float64)))
         module.__class__, module.scaler.__class__ = cls, TraceableScaler
+        module.functions = None  # those of the original
         return module.cpu().eval()
 
     def _refined(
@@ -111,6 +112,9 @@ class TraceableAutoencoder(Autoencoder):
             shape=Z.shape,
             version=1,
         )
+
+    def _may_have_excess(self, target: Tensor) -> bool:
+        return True  # without a branch on the values
 
     def example_round_inputs(self, X: Tensor) -> tuple[Tensor, ...]:
         """Return example inputs of `RefinementRound` for rows X."""
@@ -128,7 +132,8 @@ class TraceableAutoencoder(Autoencoder):
         def generate(Z: Tensor) -> Tensor:
             return self.output(self.decoder(Z))
 
-        return Problem(generate, target, observed, few_rows=None)
+        linearize = self._linearizer()
+        return Problem(generate, target, observed, linearize=linearize, few_rows=None)
 
 
 def round_inputs(
@@ -168,5 +173,5 @@ class RefinementRound(nn.Module):
         Z, damping, has_converged = descend_all_at_once(
             problem, Z, damping, has_converged, n_left
         )
-        n_left = n_left - STEPS_PER_JACOBIAN
+        n_left = n_left - steps_per_jacobian(Z.shape[1])
         return Z, damping, n_left, has_converged, target, observed

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from skae.engine.passes import MAX_GELU_ENTRIES, overwrite_inputs
+from skae.engine.passes import overwrite_inputs
 from skae.engine.tape import record
 
 
@@ -135,76 +135,6 @@ def test_the_squared_error_shares_its_residuals(name):
 def called(tape):
     """Names of the functions that a tape calls."""
     return [getattr(getattr(c, "func", c), "__name__", "") for c in tape.calls]
-
-
-# GELU
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1e-8, 1.0, 20.0, 1e4])
-def test_gelu_shares_the_error_function_with_its_derivative(dtype, scale):
-    X = randn(40, 30, dtype=dtype)
-    X[0] = 0.0
-
-    def function():
-        Z = (X * scale).requires_grad_()
-        Y = functional.gelu(Z)
-        return Y.detach(), *torch.autograd.grad((Y * Y).sum(), Z)
-
-    result, tape = record(function, [X])
-    X.copy_(-X)
-    with np.errstate(all="ignore"):
-        tape.run()
-    assert "gelu" not in called(tape)
-    exact = X.double() * scale
-    Z = exact.requires_grad_()
-    Y = functional.gelu(Z)
-    (gradient,) = torch.autograd.grad((Y * Y).sum(), Z)
-    eps = torch.finfo(dtype).eps
-    for actual, expected in zip(result, (Y.detach(), gradient), strict=True):
-        error = (actual.double() - expected).abs().max().item()
-        assert error <= 20 * eps * expected.abs().max().item()
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda X: functional.gelu(X, approximate="tanh"),
-        lambda X: functional.gelu(functional.gelu(X)),
-        lambda X: functional.gelu(X) + functional.gelu(X),
-        lambda X: functional.gelu(X.repeat(1, MAX_GELU_ENTRIES)).sum(dim=1),
-        lambda X: functional.gelu(X.bfloat16()),
-        lambda X: functional.gelu(X.t()),
-        lambda X: functional.gelu(X * 1).mul_(2),
-    ],
-)
-def test_other_uses_of_gelu_are_replayed(function):
-    X = randn(6, 4)
-
-    def gradient():
-        Z = X.clone().requires_grad_()
-        Y = function(Z)
-        return Y.detach(), *torch.autograd.grad(Y.float().square().sum(), Z)
-
-    assert_replays(gradient, X, tolerance=1e-4)
-
-
-def test_gelu_of_columns_shares_the_error_function():
-    X = randn(3, 6, 4)
-
-    def gradient():
-        Z = X.clone().requires_grad_()
-        Y = functional.gelu((Z * 2).mT.contiguous().mT)
-        return Y.detach(), *torch.autograd.grad((Y * Y).sum(), Z)
-
-    assert_replays(gradient, X)
-    assert "gelu" not in called(record(gradient, [X])[1])
-
-
-def test_gelu_without_a_derivative_remains():
-    X = randn(6, 4)
-    _, tape = record(lambda: functional.gelu(X), [X])
-    assert called(tape) == ["gelu"]
 
 
 # Operations that overwrite their input

@@ -160,7 +160,59 @@ def decay(module, optimizer):
     optimizer.param_groups[0]["weight_decay"] = 0.5
 
 
-@pytest.mark.parametrize("change", [freeze, decay])
+def replace_activation(module, optimizer):
+    activation = nn.Tanh()
+    activation.approximate = module[1].approximate  # has the same attributes
+    module[1] = activation
+
+
+def replace_class(module, optimizer):
+    module[1].__class__ = nn.Tanh
+
+
+def append_activation(module, optimizer):
+    module.append(nn.Tanh())
+
+
+def repeat_activation(module, optimizer):
+    module.append(module[1])
+
+
+def append_layer(module, optimizer):
+    module.append(nn.Linear(3, 3))
+    with torch.no_grad():
+        for parameter in module[-1].parameters():
+            parameter.fill_(0.1)
+    optimizer.add_param_group({"params": list(module[-1].parameters())})
+
+
+def remove_activation(module, optimizer):
+    del module[1]
+
+
+def remove_bias(module, optimizer):
+    module[0].bias = None
+
+
+def replace_forward(module, optimizer):
+    module[1].forward = torch.tanh
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        freeze,
+        decay,
+        replace_activation,
+        replace_class,
+        append_activation,
+        repeat_activation,
+        append_layer,
+        remove_activation,
+        remove_bias,
+        replace_forward,
+    ],
+)
 def test_a_change_between_epochs_has_an_effect(change):
     step = assert_same_as_eager(n_steps=80, change=change)
     assert is_verified(step)
