@@ -273,14 +273,17 @@ def test_large_offset_costs_no_precision(X):
 def test_wide_sparse_table_is_never_made_dense():
     script = """
     import resource
+    import warnings
     import numpy as np
     from scipy import sparse
+    from sklearn.exceptions import ConvergenceWarning
     from skae import AutoencoderTransformer
 
     rng = np.random.default_rng(0)
     shape, n_stored = (20_000, 20_000), 400_000
     where = tuple(rng.integers(size, size=n_stored) for size in shape)
     X = sparse.csr_array((rng.random(n_stored), where), shape=shape)
+    warnings.simplefilter("ignore", ConvergenceWarning)  # after one epoch
     ae = AutoencoderTransformer(2, max_epochs=1, random_state=0)
     print(ae.fit(X).transform(X).shape)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
