@@ -179,10 +179,10 @@ class BaseAutoencoder(
             When the estimator is fitted, if a given `max_epochs` has ended the training
             while the held-out error still decreased, or before it had decreased, so
             that the initial weights are kept; and if no epoch was better than random
-            initial weights. A transformer also warns if more
-            than a tenth of its components are constant over the training rows, apart
-            from those beyond the rank of the rows, and if it explains less than a tenth
-            of the variance that a PCA with as many components explains.
+            initial weights. A transformer also warns if more than a tenth of its
+            components are constant over the training rows, apart from those beyond the
+            rank of the rows, and if it explains less than a tenth of the variance that
+            a PCA with as many components explains.
         """
         earlier = self._trained if self.warm_start and self._is_fitted() else None
         try:

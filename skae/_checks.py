@@ -336,14 +336,14 @@ def _draw_seed(random_state: Any) -> int:
 def check_X(estimator: Estimator, X: Any) -> Table:
     """Validate rows for a fitted estimator; return a float array or a CSR matrix."""
     with np.errstate(over="ignore", invalid="ignore"):  # in the sum of extreme values
-        if _is_plain(estimator, X):
+        if _is_plain_array(estimator, X):
             return X
         _check_dimensions(estimator, X)
         X = validate_data(estimator, X, reset=False, **_X_SETTINGS)
     return _without_duplicates(X)
 
 
-def _is_plain(estimator: Estimator, X: Any) -> bool:
+def _is_plain_array(estimator: Estimator, X: Any) -> bool:
     """Whether scikit-learn's validation certainly returns X itself.
 
     It takes a third of the time of a detector's prediction for one row.

@@ -211,7 +211,7 @@ PLAIN = np.random.default_rng(0).standard_normal((30, 3))
 def test_plain_arrays_are_those_that_validation_returns_unchanged(X, is_plain):
     ae = AutoencoderTransformer(1, max_epochs=1).fit(PLAIN)
     with np.errstate(all="ignore"):
-        assert _checks._is_plain(ae, X) == is_plain
+        assert _checks._is_plain_array(ae, X) == is_plain
         if is_plain:
             settings = _checks._X_SETTINGS
             assert validate_data(ae, X, reset=False, **settings) is X
