@@ -95,7 +95,13 @@ class PCADetector:
 
 
 network = Conv(channels=(16, 32), kernel_size=9, stride=4, hidden_layer_sizes=(128,))
-common = {"n_components": 16, "max_epochs": 25, "trim": 0, "random_state": 0}
+common = {
+    "n_components": 16,
+    "max_epochs": 25,
+    "trim": 0,
+    "n_neighbors": 0,  # the reconstruction error alone
+    "random_state": 0,
+}
 detectors = {
     "autoencoder, convolutional": AutoencoderOutlierDetector(
         network=network, input_shape=(length,), **common

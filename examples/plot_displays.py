@@ -107,4 +107,19 @@ OutlierScoreDisplay.from_estimator(detector, wine.data, labels, ax=left)
 most_anomalous = detector.score_samples(wine.data).argmin()
 FeatureContributionDisplay.from_estimator(detector, wine.data, most_anomalous, ax=right)
 figure.savefig(out / "displays_outliers.png", dpi=120)
+
+# %%
+# An image
+# --------
+# With the `input_shape` of an image, the contributions are a map over the picture. The
+# right panel shows the same digit with a spoilt patch.
+
+detector = AutoencoderOutlierDetector(input_shape=(8, 8), random_state=0).fit(X_train)
+pair = np.stack([X_test[0], X_test[0]])
+pair.reshape(2, 8, 8)[1, 4:6, :2] = 16
+
+figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+for row, ax in enumerate(axes):
+    FeatureContributionDisplay.from_estimator(detector, pair, row, ax=ax)
+figure.savefig(out / "displays_contributions.png", dpi=120)
 print(f"The figures are in {out}")

@@ -156,11 +156,11 @@ print(f"\nThe figure is in {out}")
 
 # %%
 # The two detectors agree on most rows. The forest is a little better, with an area
-# under the ROC curve of 0.94 against 0.91: most malignant samples have extreme values
+# under the ROC curve of 0.94 against 0.93: most malignant samples have extreme values
 # of single measurements, which a forest detects. With the default thresholds the forest
-# flags 91% of the malignant and 18% of the benign samples, the autoencoder 69% and 6%.
+# flags 91% of the malignant and 18% of the benign samples, the autoencoder 59% and 1%.
 # The autoencoder also gives the contributions of the features. The largest contribution
 # for A is that of "area error" (in these data, the standard error of the mean area of
-# the cell nuclei): it is 200, where 76 is expected from the rest of the row. For B,
+# the cell nuclei): it is 200, where 130 is expected from the rest of the row. For B,
 # which is benign but above both thresholds, no single measurement dominates; its
-# largest contribution is 18%.
+# largest contribution is 17%.

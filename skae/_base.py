@@ -42,6 +42,7 @@ from skae._storage import (
     default_parameters,
     warn_of_other_version,
 )
+from skae._summary import Summary
 from skae._training import max_subtasks, train
 from skae._user_callbacks import copies
 from skae._version import __version__
@@ -271,11 +272,13 @@ class BaseAutoencoder(
 
     @own_settings()
     def score_samples(self, X: MatrixLike) -> np.ndarray:
-        """Return minus the reconstruction error of each row.
+        """Return minus the error of each row.
 
         A high score means a normal row. For a transformer, the error is the row's
         `loss` in the scaled space, averaged over the observed entries. For an outlier
-        detector, the parameter `error` determines it.
+        detector, it is the formula in the description of the class, which combines the
+        reconstruction error, determined by the parameter `error`, with distances to
+        training rows if `n_neighbors` is not 0.
 
         Parameters
         ----------
@@ -360,16 +363,38 @@ class BaseAutoencoder(
     # Methods that the subclasses override
 
     @abstractmethod
-    def _auto_n_components(self, parts: Parts, n_features: int) -> int:
+    def _auto_n_components(
+        self, parts: Parts, n_features: int, scale: str | None
+    ) -> int:
         """Return the width of the code for ``n_components="auto"``."""
 
-    def _ensemble(self, parts: Parts, n_features: int) -> Ensemble | None:
+    def _resolve_scale(self, parts: Parts, summary: Summary) -> str | None:
+        """Return `scale` without ``"auto"``."""
+        return "global" if self.scale == "auto" else self.scale
+
+    def _auto_loss(self, n_features: int, scale: str | None) -> str:
+        """Return the name of the loss for ``loss="auto"``, where it is allowed.
+
+        Parameters
+        ----------
+        scale : {"global", "feature"} or None
+            The resolved value, here and in the methods below.
+        """
+        return "squared_error"
+
+    def _ensemble(
+        self, parts: Parts, n_features: int, scale: str | None
+    ) -> Ensemble | None:
         """Return the ensemble to train, or None for one network with all features."""
         return None
 
     @abstractmethod
     def _training_defaults(
-        self, parts: Parts, ensemble: Ensemble | None, n_features: int
+        self,
+        parts: Parts,
+        ensemble: Ensemble | None,
+        n_features: int,
+        scale: str | None,
     ) -> _defaults.TrainingDefaults:
         """Return rules for the parameters of the training that are ``"auto"``."""
 
@@ -377,12 +402,16 @@ class BaseAutoencoder(
         """Return the number of steps by which `transform` refines the code."""
         return 0
 
-    def _resolve_error(self, parts: Parts) -> str | None:
+    def _resolve_error(self, parts: Parts, scale: str | None) -> str | None:
         """Return the error that scores rows, ``"log"`` or ``"loss"``.
 
         None means that training rows are not scored.
         """
         return None
+
+    def _resolve_n_neighbors(self, parts: Parts) -> int:
+        """Return the number of the nearest row whose distance is a part of scores."""
+        return 0
 
     def _check_combination(self, parts: Parts) -> None:
         """Raise ValueError if valid parameters cannot be combined."""
@@ -413,10 +442,14 @@ class BaseAutoencoder(
         return values.clip(-largest, largest).astype(X.dtype)
 
     def _score_samples(self, X: Table) -> np.ndarray:
-        module = self._trained.net.module_for("row_error", X.dtype)
-        scores = score_rows(module, Rows(X))
+        scores = self._score_rows(Rows(X))
         scores[empty_rows(X)] = self._empty_row_score
         return scores
+
+    def _score_rows(self, rows: Rows) -> np.ndarray:
+        """Return the scores of rows with observed entries."""
+        module = self._trained.net.module_for("row_error", rows.X.dtype)
+        return score_rows(module, rows)
 
     @property
     def _empty_row_score(self) -> float:

@@ -28,7 +28,7 @@ from skae._job import (
 from skae._module import LIMIT
 from skae._parameters import first_difference, snapshot
 from skae._processor import threads_for
-from skae._rows import Table, canonical_rows, empty_rows
+from skae._rows import Rows, Table, canonical_form, canonical_rows, empty_rows
 from skae._summary import Summary, summarize
 from skae._user_callbacks import check_callbacks
 from skae.bottlenecks import BOTTLENECKS
@@ -100,7 +100,7 @@ def check_fit(
     estimator._check_width(n_features)
     if earlier is None:
         _warn_channels_last(estimator.input_shape)
-    rows = canonical_rows(X, check_weight(sample_weight, X))
+    rows, positions = canonical_form(X, check_weight(sample_weight, X))
     names = np.arange(n_features) if feature_names is None else feature_names
     if len(rows) == 0:
         raise no_observed_value(names)
@@ -108,8 +108,11 @@ def check_fit(
     with threads_for(len(rows) * n_features, estimator.n_threads):
         summary = summarize(rows, find_binary=find_binary)
     if earlier is None:
+        scale = estimator._resolve_scale(parts, summary)
+        parts = parts._replace(loss=_resolve_loss(estimator, n_features, scale))
         loss = parts.loss.bind(summary.is_binary, feature_names)
     else:
+        scale = earlier.scale
         loss = earlier.net.module_.loss
     parts = parts._replace(loss=loss)
     is_continued = is_partial and earlier is not None
@@ -124,9 +127,9 @@ def check_fit(
         )
     input_shape = tuple(estimator.input_shape or (n_features,))
     n_components, n_channels = _resolve_n_components(
-        estimator, parts, input_shape, earlier
+        estimator, parts, input_shape, scale, earlier
     )
-    ensemble, n_kept = estimator._ensemble(parts, n_features), 0
+    ensemble, n_kept = estimator._ensemble(parts, n_features, scale), 0
     if earlier is not None:
         n_kept = _count_kept(estimator, ensemble, earlier, is_partial)
     if earlier is not None and ensemble is not None and n_kept:
@@ -139,10 +142,11 @@ def check_fit(
         entropy = [seed, len(earlier.net.history), n_kept]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     return Job(
-        settings=Settings.from_estimator(estimator),
+        settings=Settings.from_estimator(estimator, scale),
         parts=parts,
         parameters=parameters,
         rows=rows,
+        positions=positions,
         summary=summary,
         feature_names=feature_names,
         input_shape=input_shape,
@@ -151,9 +155,10 @@ def check_fit(
         ensemble=ensemble,
         n_kept=n_kept,
         max_refinements=estimator._max_refinements(parts, n_components),
-        defaults=estimator._training_defaults(parts, ensemble, n_features),
+        defaults=estimator._training_defaults(parts, ensemble, n_features, scale),
         device=device,
-        error=estimator._resolve_error(parts),
+        error=estimator._resolve_error(parts, scale),
+        n_neighbors=estimator._resolve_n_neighbors(parts),
         seed=seed,
         split_seed=split_seed,
         is_partial=is_partial,
@@ -183,7 +188,8 @@ def check_parameters(estimator: Estimator) -> Parts:
         resolve_spec(estimator.bottleneck, BOTTLENECKS),
         resolve_spec(estimator.corruption, CORRUPTIONS),
         resolve_spec(estimator.penalty, PENALTIES),
-        resolve_spec(estimator.loss, LOSSES),
+        # Which loss "auto" means depends on the rows, but these checks do not.
+        _resolve_loss(estimator, 1, estimator.scale),
     )
     for part in parts:
         if isinstance(part, BaseEstimator):
@@ -199,6 +205,14 @@ def resolve_spec(part: Any, names: dict[str, type]) -> Any:
     if part is None:
         return None
     return names[part]() if isinstance(part, str) else clone(part)
+
+
+def _resolve_loss(estimator: Estimator, n_features: int, scale: str | None) -> Any:
+    """Return the spec object of the loss; ``"auto"`` depends on the rows."""
+    name = estimator.loss
+    if isinstance(name, str) and name == "auto":
+        name = estimator._auto_loss(n_features, scale)
+    return resolve_spec(name, LOSSES)
 
 
 def _check_combination(estimator: Estimator, parts: Parts) -> None:
@@ -343,6 +357,24 @@ def check_X(estimator: Estimator, X: Any) -> Table:
     return _without_duplicates(X)
 
 
+def check_scored_rows(
+    estimator: Estimator, X: Any, sample_weight: ArrayLike | None
+) -> Rows:
+    """Validate weighted rows for a fitted estimator; return them in canonical form.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `fit`, if the data are invalid.
+    """
+    X = check_X(estimator, X)
+    rows = canonical_rows(X, check_weight(sample_weight, X))
+    if len(rows) == 0:
+        names = getattr(estimator, "feature_names_in_", np.arange(X.shape[1]))
+        raise no_observed_value(names)
+    return rows
+
+
 def _is_plain_array(estimator: Estimator, X: Any) -> bool:
     """Whether scikit-learn's validation certainly returns X itself.
 
@@ -452,7 +484,8 @@ def check_input_shape(input_shape: Any, n_features: int) -> None:
     """Raise ValueError unless `input_shape` is None or has `n_features` values."""
     if input_shape is None:
         return
-    if not (1 <= len(input_shape) <= 3 and are_sizes(input_shape)):
+    is_shape = isinstance(input_shape, (tuple, list)) and 1 <= len(input_shape) <= 3
+    if not (is_shape and are_sizes(input_shape)):
         raise ValueError(
             "input_shape must be (length,), (height, width), (channels, height, width) "
             f"or (channels, 1, length), all integers >= 1, got {input_shape!r}."
@@ -577,6 +610,7 @@ def _resolve_n_components(
     estimator: Estimator,
     parts: Parts,
     input_shape: tuple[int, ...],
+    scale: str | None,
     earlier: Trained | None,
 ) -> tuple[int, int]:
     """Return the width of the code, that of a fitted model, and its number of channels.
@@ -590,7 +624,8 @@ def _resolve_n_components(
         if earlier is not None:
             n_components = earlier.net.module_.n_components
         elif isinstance(n_components, str):
-            n_components = estimator._auto_n_components(parts, math.prod(input_shape))
+            n_features = math.prod(input_shape)
+            n_components = estimator._auto_n_components(parts, n_features, scale)
         return int(n_components), int(n_components)
     n_components, n_channels = math.prod(fixed), fixed[1]
     if estimator.n_components not in ("auto", n_components):

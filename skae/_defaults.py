@@ -165,6 +165,16 @@ DETECTOR_WIDE_MEMBERS = TrainingDefaults.with_one_recipe(
     samples_rows=True,
 )
 
+# The same with features in one unit. On images of one digit of MNIST, four members of
+# 150 steps have the ROC AUC of four of 300 steps at half of the rate (.900), and with
+# 5 % other digits among the training rows too (.890), in half of the time.
+DETECTOR_WIDE_UNIT_MEMBERS = TrainingDefaults.with_one_recipe(
+    DETECTOR_RECIPE._replace(n_steps=150, rate_factor=2.0),
+    min_epochs=1,
+    max_epochs=100,
+    samples_rows=True,
+)
+
 # Number of weights that a table of any size justifies. On the digits, 40 components,
 # 2**18 weights explained .004 less of the variance than 2**20; with 100 components and
 # 1,000 rows, networks of more weights did not improve on the PCA.

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from skae._defaults import TrainingDefaults
+from skae._folds import Holdout
 from skae._layers import make_activation
 from skae._members import has_code_widths
 from skae._module import Autoencoder
@@ -117,7 +118,10 @@ class Ensemble(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """Constructor parameters that training uses, see the estimators' docstrings."""
+    """Constructor parameters that training uses, see the estimators' docstrings.
+
+    `scale` is without ``"auto"``.
+    """
 
     bottleneck_weight: float
     corruption_level: float
@@ -140,9 +144,10 @@ class Settings:
     precision: str
 
     @classmethod
-    def from_estimator(cls, estimator: Any) -> Self:
-        """Read the parameters of an estimator."""
-        return cls(**{f.name: getattr(estimator, f.name) for f in fields(cls)})
+    def from_estimator(cls, estimator: Any, scale: str | None) -> Self:
+        """Read the parameters of an estimator, except for the resolved scale."""
+        parameters = {f.name: getattr(estimator, f.name) for f in fields(cls)}
+        return cls(**{**parameters, "scale": scale})
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,9 @@ class Job:
         network.
     rows : Rows
         All rows with a positive weight, in canonical form.
+    positions : ndarray of int of shape (n_samples,) or None
+        Where `rows` has each row that was passed, see `CanonicalForm`. The job on
+        coordinates, see `reduction`, has those of the job on the rows.
     summary : Summary
         Statistics of the features over these rows.
     feature_names : ndarray of str or None
@@ -183,6 +191,9 @@ class Job:
     error : {"log", "loss"} or None
         Reconstruction error by which the training rows are scored; None if they are
         not scored.
+    n_neighbors : int
+        Number of the nearest training row, the distance to which is a part of the
+        score; 0 if it has none.
     seed : int
         Seed of all random numbers of the fit, except for the choice of held-out rows.
     split_seed : int
@@ -194,12 +205,16 @@ class Job:
         The fitted model from which training continues, or whose members are kept.
     reduction : Reduction or None
         How this job was derived from one on rows of more features, if it was.
+    holdout : Holdout or None
+        Which rows the members do not learn, those that are kept included; None if all
+        members learn all rows.
     """
 
     settings: Settings
     parts: Parts
     parameters: dict[str, Any]
     rows: Rows
+    positions: np.ndarray | None
     summary: Summary
     feature_names: np.ndarray | None
     input_shape: tuple[int, ...]
@@ -211,11 +226,20 @@ class Job:
     defaults: TrainingDefaults
     device: torch.device
     error: str | None
+    n_neighbors: int
     seed: int
     split_seed: int
     is_partial: bool
     earlier: Trained | None
     reduction: Reduction | None = None
+    holdout: Holdout | None = None
+
+    def drawn(self, n_rows: float) -> np.ndarray | None:
+        """Return positions of rows drawn at random; None if there are no more rows."""
+        if len(self.rows) <= n_rows:
+            return None
+        rng = np.random.default_rng([self.split_seed, 1])
+        return np.sort(rng.choice(len(self.rows), int(n_rows), replace=False))
 
     @property
     def is_resumed(self) -> bool:
@@ -298,6 +322,8 @@ class TrainingScores(NamedTuple):
         ``(n / (n + m)) ** decay``. The i-th of n rows that were added one by one so has
         a weight proportional to ``(i / n) ** decay`` until the maximum is reached.
         """
+        if len(earlier.values) == 0 or len(self.values) == 0:
+            return self if len(earlier.values) == 0 else earlier
         n_earlier = min(earlier.n_seen, max_weight)
         n_added = self.weight.sum()
         share = min(1.0, max_weight / earlier.weight.sum())
@@ -409,6 +435,18 @@ class Trained:
     median_score : float
         Median of the scores of the training rows, which is the score of a row without
         an observed entry.
+    scores_in_order : ndarray of shape (n_samples,) or None
+        Scores of all rows of the last call in the order in which they were passed, NaN
+        for a row without an observed entry. None if training rows are not scored, or if
+        the model was stored by a version that did not record them.
+    holdout : Holdout or None
+        Which rows the members did not learn; None if all members learnt all rows.
+    held_out_scores : tuple of TrainingScores or None
+        For each fold, the scores of its rows by the members that did not learn them;
+        None without folds.
+    scale : {"global", "feature"} or None
+        Scaling of the features, without ``"auto"``. The default is that of the
+        detector in versions that did not record it.
     """
 
     net: AutoencoderNet
@@ -426,6 +464,10 @@ class Trained:
     warnings: tuple[str, ...] = ()
     shape: Shape | None = None
     median_score: float = 0.0
+    scores_in_order: np.ndarray | None = None
+    holdout: Holdout | None = None
+    held_out_scores: tuple[TrainingScores, ...] | None = None
+    scale: str | None = "feature"
 
     @property
     def n_features(self) -> int:

@@ -17,6 +17,7 @@ from skae._members import (
     linear_end_tangents,
     starts_linear,
 )
+from skae._neighbors import NearestRows
 from skae._noise import Noise
 from skae._refine import Linearizer, refine, steps_per_jacobian
 from skae._rows import BLOCK_ENTRIES, Batch, Rows
@@ -50,12 +51,19 @@ EXCESS_WEIGHT = 1e6
 # Methods in which an error of float32 could be as large as the result: a residual is
 # the difference of two nearly equal numbers.
 EXACT_METHODS = frozenset(
-    {"contributions", "residual_sums", "residuals", "row_error", "row_squares"}
+    {"contributions", "distances", "excess_error", "member_errors"}
+    | {"reconstruction_error"}
+    | {"residual_sums", "residuals", "row_error", "row_squares", "scaled"}
 )
 
 # Methods that use reconstructions, but do not return them.
 SPARSE_METHODS = frozenset(
-    {"encode", "residual_sums", "row_error", "row_squares", "training"}
+    {"distances", "encode", "excess_error", "member_errors", "reconstruction_error"}
+    | {"residual_sums"}
+    | {"row_error", "row_squares", "training"}
+)
+ERROR_METHODS = frozenset(
+    {"distances", "excess_error", "member_errors", "reconstruction_error", "row_error"}
 )
 
 # Largest offset c of sparse rows S - 1 c' in the scaled space, in one feature and as
@@ -150,6 +158,9 @@ class Autoencoder(nn.Module):
         Mean absolute residual of each feature in the scaled space, by which the score
         divides residuals, of shape (n_features,) or (n_members, 1, n_features); None
         if the score is the loss.
+    neighbors : NearestRows or None
+        Training rows, the distances to which are a part of the score; None if they are
+        not.
     max_refinements : int
         Number of optimisation steps by which a code is refined after encoding,
         outside training.
@@ -171,6 +182,7 @@ class Autoencoder(nn.Module):
     code_factor: Tensor
     visible: Tensor | None
     residual_scale: Tensor | None
+    neighbors: NearestRows | None
 
     def __init__(
         self,
@@ -200,6 +212,7 @@ class Autoencoder(nn.Module):
         self.draws_globally = draws_globally
         self.register_buffer("visible", visible)
         self.register_buffer("residual_scale", None)
+        self.register_module("neighbors", None)
         self.noise = noise
         self.max_refinements = 0
         self.max_validation_refinements = max_validation_refinements(n_components)
@@ -238,6 +251,10 @@ class Autoencoder(nn.Module):
         if method in ("encode", "quantize", "forward"):
             return self.max_refinements > 0 or not self.bottleneck.is_continuous
         return method in EXACT_METHODS
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._modules.setdefault("neighbors", None)  # added after version 0.1
 
     @property
     def n_members(self) -> int:
@@ -303,7 +320,7 @@ class Autoencoder(nn.Module):
         return (
             method in ("encode", "row_squares", "residual_sums")
             or not self.loss.depends_on_column
-            or (method == "row_error" and self.residual_scale is not None)
+            or (method in ERROR_METHODS and self.residual_scale is not None)
         )
 
     @property
@@ -427,32 +444,87 @@ class Autoencoder(nn.Module):
     def contributions(self, X: Tensor) -> Tensor:
         """Compute each entry's share of its row's error, (n_samples, n_features)."""
         propagation = self.propagate(X)
-        errors = self._errors(propagation) + EXCESS_WEIGHT * self.excess(X)
-        return self._mean(observed_share(errors, propagation.observed))
+        target, observed = propagation.target, propagation.observed
+        shares = self._mean(observed_share(self._errors(propagation), observed))
+        if self.neighbors is not None:
+            nearness = self.neighbors(target, observed)
+            shares = self.neighbors.shares(shares, target, observed, nearness)
+        return shares + observed_share(EXCESS_WEIGHT * self.excess(X), observed)
 
     def row_error(self, X: Any) -> Tensor:
-        """Compute each row's mean error over its observed entries, (n_samples,).
+        """Compute minus the score of each row, of shape (n_samples,).
 
-        Some bottlenecks add a term of their own. It is in nats, and multiplied by the
-        scale of the noise, as the log-likelihood is.
+        This is the reconstruction error, combined with the distances to training rows
+        if `neighbors` is set, plus the error of values beyond the possible range.
+        """
+        error = self.reconstruction_error(X)
+        if self.neighbors is not None:
+            error = self.neighbors.combine(error, *self.distances(X).unbind(1))
+        return error + self.excess_error(X)
+
+    def distances(self, X: Any) -> Tensor:
+        """Compute distances to the nearest row of the core and of all that are kept.
+
+        Of shape (n_samples, 2).
+        """
+        assert self.neighbors is not None
+        target, observed = self.scaler(X)
+        nearness = self.neighbors(self._within_range(target), observed)
+        return torch.stack([nearness.core_distance, nearness.distance], dim=1)
+
+    def excess_error(self, X: Any) -> Tensor:
+        """Compute the error of values that no training row could have, (n_samples,).
+
+        See `excess`. It is 0 for sparse rows.
         """
         if isinstance(X, SparseRows):
-            return self._sparse_row_error(X)
+            return torch.zeros(len(X), dtype=X.dtype)
+        target, observed = self.scaler(X)
+        if not self._may_have_excess(target):
+            return torch.zeros_like(target[:, 0])
+        return observed_mean(EXCESS_WEIGHT * self.excess(X), observed)
+
+    def scaled(self, X: Tensor) -> Tensor:
+        """Scale rows, and replace missing entries by the mean.
+
+        Values beyond the range of the loss are replaced by the nearest one in it.
+        """
+        return self._within_range(self.scaler(X)[0])
+
+    def scaled_error(self, scaled: Tensor) -> Tensor:
+        """Compute `reconstruction_error` of rows that `scaled` returns."""
+        return self.reconstruction_error(self.scaler.unscale(scaled))
+
+    def reconstruction_error(self, X: Any) -> Tensor:
+        """Compute each row's mean error over its observed entries, (n_samples,).
+
+        Values beyond the possible range count as the nearest one in it. Some
+        bottlenecks add a term of their own. It is in nats, and multiplied by the
+        scale of the noise, as the log-likelihood is.
+        """
+        return self._mean(self._row_errors(X))
+
+    def member_errors(self, X: Any) -> Tensor:
+        """Compute `reconstruction_error` for each member, (n_samples, n_members)."""
+        return self._rows_first(self._row_errors(X))
+
+    def _row_errors(self, X: Any) -> Tensor:
+        """Compute `reconstruction_error` before the average over the members."""
+        if isinstance(X, SparseRows):
+            return self._sparse_row_errors(X)
         propagation = self.propagate(X)
         errors = self._errors(propagation)
         term = self.bottleneck.score_term(propagation.H)
         if term is not None and self.noise is not None:
             errors = self.noise.energy(errors)
             term = self.noise.scale.squeeze(-1) * term
-        if self._may_have_excess(propagation.target):
-            errors = errors + EXCESS_WEIGHT * self.excess(X)
         error = observed_mean(errors, propagation.observed)
         if term is not None:
             error = error + self.per_feature(term, propagation)
-        return self._mean(error)
+        return error
 
-    def _sparse_row_error(self, X: SparseRows) -> Tensor:
-        """Compute `row_error` of rows that remain sparse."""
+    def _sparse_row_errors(self, X: SparseRows) -> Tensor:
+        """Compute `_row_errors` of rows that remain sparse."""
         propagation = self.propagate(X)
         output, target = propagation.raw, propagation.target
         is_distance = (
@@ -468,13 +540,12 @@ class Autoencoder(nn.Module):
         term = self.bottleneck.score_term(propagation.H)
         if term is not None:
             error = error + self.per_feature(term, propagation)
-        error = self._mean(error)
         if not is_distance:
             return error
         # Of rows that are close to their reconstructions, products have too few digits.
         is_near = total <= MIN_DISTANCE * compared_squares(output, target)
         for near in _split(is_near.reshape(-1, len(X)).any(dim=0), self.widest_layer):
-            error[near] = self.row_error(X.take(near).dense()[0])
+            error[..., near] = self._row_errors(X.take(near).dense()[0])
         return error
 
     def _block_errors(self, block: FeatureBlock) -> Tensor:

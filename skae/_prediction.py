@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from skae._folds import Holdout
 from skae._generator import isolated_generator
 from skae._module import Autoencoder
 from skae._processor import torch_threads_for
@@ -139,3 +140,45 @@ def score_rows(module: Autoencoder, rows: Rows) -> np.ndarray:
     errors = evaluate(module, "row_error", rows).astype(np.float64, copy=False)
     errors[np.isnan(errors)] = np.inf
     return np.negative(errors, out=errors)
+
+
+class FoldScores(NamedTuple):
+    """Scores of rows by all members, and by those that did not learn each fold.
+
+    Attributes
+    ----------
+    all : ndarray of shape (n_rows,), float64
+        As of `score_rows`.
+    by_fold : ndarray of shape (n_rows, n_folds), float64
+        The same for the members of each fold alone.
+    """
+
+    all: np.ndarray
+    by_fold: np.ndarray
+
+
+def score_folds(module: Autoencoder, rows: Rows, holdout: Holdout) -> FoldScores:
+    """Score rows by the members that did not learn each fold, in a single pass.
+
+    Parameters
+    ----------
+    module : Autoencoder
+    rows : Rows
+        Rows in the units of the data.
+    holdout : Holdout
+    """
+    n_folds = holdout.n_folds
+    errors = np.empty((len(rows), 1 + n_folds))  # of all members, and for each fold
+    for where, block in evaluate_blocks(module, "member_errors", rows):
+        errors[where, 0] = block.mean(axis=1)
+        for fold in range(n_folds):
+            errors[where, 1 + fold] = block[:, holdout.group == fold].mean(axis=1)
+    if module.neighbors is not None:
+        distances = evaluate(module, "distances", rows)
+        device = module.neighbors.medians.device
+        parts = (errors, distances[:, :1], distances[:, 1:])
+        terms = (torch.from_numpy(part).to(device) for part in parts)
+        errors = module.neighbors.combine(*terms).cpu().numpy()
+    errors += evaluate(module, "excess_error", rows)[:, None]
+    errors[np.isnan(errors)] = np.inf
+    return FoldScores(-errors[:, 0], -errors[:, 1:])

@@ -167,7 +167,28 @@ class Rows:
             yield where, self.dense(where)
 
 
+class CanonicalForm(NamedTuple):
+    """Rows of a table in canonical form, see `canonical_form`.
+
+    Attributes
+    ----------
+    rows : Rows
+        With positive weights. There may be none.
+    positions : ndarray of int of shape (n_samples,) or None
+        Position in `rows` of each row of the table, -1 for a row that was dropped. None
+        if `rows` are the rows of the table in their order.
+    """
+
+    rows: Rows
+    positions: np.ndarray | None
+
+
 def canonical_rows(X: Table, weight: np.ndarray | None) -> Rows:
+    """Return rows in canonical form, see `canonical_form`."""
+    return canonical_form(X, weight).rows
+
+
+def canonical_form(X: Table, weight: np.ndarray | None) -> CanonicalForm:
     """Return rows in canonical form, so that fits do not depend on their order.
 
     Rows of weight zero, and rows without an observed entry, are dropped. Up to
@@ -183,8 +204,8 @@ def canonical_rows(X: Table, weight: np.ndarray | None) -> Rows:
 
     Returns
     -------
-    rows : Rows
-        With positive weights. `X` is referenced, not copied. There may be none.
+    form : CanonicalForm
+        `X` is referenced, not copied.
     """
     empty = empty_rows(X)
     if weight is None and len(empty) == 0:
@@ -195,12 +216,23 @@ def canonical_rows(X: Table, weight: np.ndarray | None) -> Rows:
         index = np.flatnonzero(is_kept)
         rows = Rows(X, index, None if weight is None else weight[index])
     if len(rows) > MAX_CANONICAL_ROWS:
-        return rows
+        group = None if rows.index is None else np.arange(len(rows))
+        return CanonicalForm(rows, _positions(rows, group))
     _, first, group = np.unique(
         _row_hashes(rows), return_index=True, return_inverse=True
     )
     index = first if rows.index is None else rows.index[first]
-    return Rows(X, index, np.bincount(group, rows.weight).astype(np.float64))
+    weight = np.bincount(group, rows.weight).astype(np.float64)
+    return CanonicalForm(Rows(X, index, weight), _positions(rows, group))
+
+
+def _positions(rows: Rows, group: np.ndarray | None) -> np.ndarray | None:
+    """Return the group of each row of the table, -1 for rows that are not selected."""
+    if group is None or rows.index is None:
+        return group
+    positions = np.full(rows.X.shape[0], -1, dtype=np.int32)
+    positions[rows.index] = group
+    return positions
 
 
 def empty_rows(X: Table) -> np.ndarray:
@@ -240,12 +272,16 @@ class Batch(NamedTuple):
     fold_weight : Tensor of shape (n_rows, n_folds) or None
         Weights in the training of the network of each fold, negligible for its held-out
         rows; None unless early stopping is cross-validated.
+    is_learnt : Tensor of shape (n_rows, n_members) or None
+        1 for rows that a member of an ensemble learns, 0 for others; None if all
+        members learn all rows.
     """
 
     target: Tensor
     observed: Tensor | None
     weight: Tensor
     fold_weight: Tensor | None = None
+    is_learnt: Tensor | None = None
 
     def split(self, sizes: list[int]) -> Iterator[Batch]:
         """Return an iterator over consecutive batches of these sizes."""

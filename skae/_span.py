@@ -147,7 +147,7 @@ def _reduced_network(job: Job) -> Network | None:
         and parts.corruption is None
         and parts.penalty is None
         and job.ensemble is None
-        and settings.scale in ("auto", "global")
+        and settings.scale == "global"
     )
     # Callbacks find the rows and the network of the estimator.
     if not is_invariant or settings.callbacks:

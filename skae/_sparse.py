@@ -232,6 +232,12 @@ class SparseRows:
             return rows.linear(weight, *(bias or [None]), **(kwargs or {}))
         return NotImplemented
 
+    def row_squares(self) -> Tensor:
+        """Sum the squares of the entries of each row, of shape (n_rows,)."""
+        offset = self.offset[self.columns]
+        stored = self._row_sums(self.values * (self.values - 2 * offset))
+        return stored + self.offset.square().sum()
+
     def _row_sums(self, values: Tensor) -> Tensor:
         """Sum values of the stored entries over each row."""
         return _bag(

@@ -24,6 +24,14 @@ CACHED_ENTRIES = 2**17
 # the fits. Above, only stored entries are read: blocks of 2e9 entries take 30 s.
 MAX_DENSE_ENTRIES = 2**24
 
+# Of features in one unit, see `share_one_unit`: their smallest number, and the smallest
+# share of them that reaches both ends of the common range. Of the zeros among 8 x 8
+# images of digits, 48 pixels vary and 15 % of these reach both 0 and 16; of 28 x 28
+# images of one digit, 50 to 80 %. Of 48 tables with columns in different units and from
+# 3 to 62 columns, none of this size has such columns.
+MIN_SHARING = 40
+MIN_SHARE = 0.1
+
 
 class Summary(NamedTuple):
     """Weighted statistics of each feature over its observed entries.
@@ -213,6 +221,29 @@ def weighted_median(values: np.ndarray, weight: np.ndarray) -> float:
     half = reached[-1] / 2
     low, high = np.searchsorted(reached, [half * (1 - 1e-12), half * (1 + 1e-12)])
     return float(values[low] / 2 + values[high] / 2)
+
+
+def share_one_unit(summary: Summary) -> bool:
+    """Whether features are likely to be values of one bounded quantity, as pixels are.
+
+    Of the features that take more than two values, at least `MIN_SHARING` in number,
+    a tenth or more, but not all, must reach both the smallest and the largest value of
+    all of them. All features do after scaling each to the same range. Features with two
+    values do not count, unless all have the same two.
+
+    The answer is the same for ``a * X + b`` with numbers a and b other than a = 0.
+    """
+    mean, low, high = summary.mean, summary.low, summary.high
+    with np.errstate(over="ignore", invalid="ignore"):
+        # The variance of two values is the largest that is possible within the range.
+        is_graded = summary.variance < (1 - 1e-6) * (mean - low) * (high - mean)
+    is_binary = (low < high) & ~is_graded
+    counts = is_graded if is_graded.any() else is_binary
+    if counts.sum() < MIN_SHARING:
+        return False
+    low, high = low[counts], high[counts]
+    share = ((low == low.min()) & (high == high.max())).mean()
+    return bool(MIN_SHARE <= share < 1 if is_graded.any() else share == 1)
 
 
 def _is_not_binary(values: np.ndarray) -> np.ndarray:

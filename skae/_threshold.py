@@ -17,6 +17,9 @@ LAST_PART = 0.5
 FALL = 3.0
 # Number of distinct errors between the median and a break, at least.
 MIN_BEFORE = 2
+# Largest share of the weight behind a break. A larger group, such as the rows of a
+# discrete table that have no equal ones, is no group of outliers.
+MAX_BEHIND = 0.25
 # Of several breaks, the first with at least this fraction of the largest log-likelihood
 # ratio is used; and of several gaps, if there is no break, that of the largest spacing.
 SUPPORT = 0.5
@@ -65,8 +68,9 @@ def threshold(
               E = \int_0^t p(u) \, du, \quad E' = \int_t^{t + 4} p(u) \, du.
 
     Events are distinct errors; an interval without any is extended to the next error. A
-    break is a t with at least two events before, and with an error beyond t + 4, behind
-    which the hazard is at most a third of that before. If there are at least ten errors
+    break is a t with at least two events before, with an error beyond t + 4 and at most
+    a quarter of the weight beyond t, behind which the hazard is at most a third of that
+    before. If there are at least ten errors
     beyond t, the excess of their lowest tenth must be at least a quarter of that of
     their highest tenth.
 
@@ -219,6 +223,7 @@ def _find_break(
     farthest = excess[quantile(1 - share * (1 - FARTHEST_SHARE))]
     is_break = (
         (end <= excess[-1])
+        & (share <= MAX_BEHIND)
         & (FALL * n_behind * before <= n_before * behind)
         & (n_behind * last < n_last * behind)
         & ((nearest >= CLOSEST * farthest) | (n_beyond < MIN_SPREAD))

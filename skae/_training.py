@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from skae._build import (
     Start,
@@ -19,18 +18,21 @@ from skae._build import (
 )
 from skae._callbacks import Task
 from skae._convergence import find_warnings
+from skae._folds import Holdout, choose_holdout
 from skae._generator import isolated_generator
-from skae._job import Job, LossCurves, ResidualSums, Trained, TrainingScores
-from skae._prediction import evaluate, score_rows, sum_residuals
+from skae._job import Job, LossCurves, Trained
+from skae._prediction import (
+    evaluate,
+)
 from skae._processor import flushed_denormals, matmul_precision, threads_for
 from skae._progress import Progress
+from skae._scores import median_score, score_training_rows
 from skae._span import reduced
-from skae._summary import Summary, weighted_median
 from skae._user_callbacks import check_training, copies, prints_history
 from skae.engine.interrupt import Interruption
 from skae.engine.judge import Judgement
 from skae.engine.net import INTERNAL, AutoencoderNet, without_batches
-from skae.engine.networks import Split
+from skae.engine.networks import MemberFolds, Split
 from skae.engine.plan import Plan
 from skae.engine.trainer import OptimizerState, Trainer
 
@@ -49,33 +51,6 @@ MAX_FOLDED_WEIGHTS = 2**22
 # the mean gain of so many rows is about half a percent, and after each epoch, refining
 # the codes of 100,000 rows takes a sixth of the time of an epoch of 900,000 rows.
 MAX_JUDGED_ROWS = 2**15
-
-# Lower bound of the mean residual by which residuals are divided, in standard
-# deviations of the feature: the mean is 0 if a feature is reproduced exactly, such as a
-# constant.
-MIN_RESIDUAL = 1e-3
-
-# Number of rows from which the mean residuals are computed. The relative standard error
-# of the mean of so many residuals is about half a percent.
-MAX_RESIDUAL_ROWS = 2**15
-
-# Upper bound of the weight, in the mean residuals and in the scores for the threshold,
-# of all rows before the last `partial_fit`: their residuals and scores were those of a
-# network with less training.
-MAX_EARLIER_WEIGHT = 1000.0
-
-# Exponent with which the weight of the scores of earlier calls decreases, see
-# `TrainingScores.added_to`.
-SCORE_DECAY = 3.0
-
-# Upper bound of the number of recorded scores of earlier calls of `partial_fit`.
-MAX_RECORDED = 8192
-
-
-# Number of training rows whose scores give the median score of a transformer, in `fit`
-# and in each `partial_fit`.
-MAX_MEDIAN_ROWS = 64
-MAX_PARTIAL_MEDIAN_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -131,9 +106,12 @@ def train(job: Job, task: Task, interruption: Interruption) -> Trained:
         with interruption.allowed():
             is_judged = split_rows(job).is_judged
             check_training(job.settings.callbacks, has_held_out_rows=is_judged)
+            job = replace(job, holdout=_holdout(job))
             trained_job = reduced(job)
             start = build_start(trained_job)
             split = split_rows(trained_job, may_fold=_may_fold(trained_job, start))
+            if job.holdout is not None:
+                split = _with_member_folds(split, job.holdout, job.n_kept)
         training = _train_network(trained_job, start, split, task, interruption)
     is_addition = job.is_partial or job.n_kept > 0
     if is_addition and interruption.requested and not training.epochs:
@@ -160,6 +138,28 @@ def _may_fold(job: Job, start: Start) -> bool:
     return not job.parts.network.may_mix_rows and n_weights <= MAX_FOLDED_WEIGHTS
 
 
+def _holdout(job: Job) -> Holdout | None:
+    """Return the rows that the members of an ensemble do not learn, if any."""
+    earlier, ensemble = job.earlier, job.ensemble
+    if ensemble is None or not job.parts.members_stack:
+        return None
+    known = None if earlier is None else earlier.holdout
+    if job.is_resumed:  # rows that a member has learnt cannot be held out from it
+        return known
+    widths = ensemble.widths or (job.n_components,) * ensemble.n_members
+    if known is not None:
+        return known.extended(widths)
+    # A `partial_fit` may begin with few rows.
+    rows = None if job.is_partial else job.rows
+    return choose_holdout(rows, widths, job.split_seed, job.n_kept)
+
+
+def _with_member_folds(split: Split, holdout: Holdout, n_kept: int) -> Split:
+    """Return the split with the training rows that the trained members do not learn."""
+    fold, group = holdout.fold_of(split.train), holdout.group[n_kept:]
+    return split._replace(members=MemberFolds(fold, group))
+
+
 def split_rows(job: Job, *, may_fold: bool = True) -> Split:
     """Split rows into training and held-out rows, or into folds."""
     rows, settings = job.rows, job.settings
@@ -168,7 +168,7 @@ def split_rows(job: Job, *, may_fold: bool = True) -> Split:
     if early_stopping == "auto":
         early_stopping = n_rows >= 2
     if job.is_partial or not early_stopping:
-        return Split(rows.normalised(_drawn(job, _max_rows(job))), None)
+        return Split(rows.normalised(job.drawn(_max_rows(job))), None)
     order = np.arange(n_rows, dtype=np.int32)
     np.random.default_rng([job.split_seed, 0]).shuffle(order)
     may_fold &= settings.early_stopping == "auto" and not job.is_resumed
@@ -193,14 +193,6 @@ def _max_rows(job: Job) -> float:
     if isinstance(batch_size, str):
         batch_size = recipe.auto_batch_size(len(job.rows))
     return recipe.n_steps * batch_size
-
-
-def _drawn(job: Job, n_rows: float) -> np.ndarray | None:
-    """Return the positions of rows drawn at random; None if there are no more rows."""
-    if len(job.rows) <= n_rows:
-        return None
-    rng = np.random.default_rng([job.split_seed, 1])
-    return np.sort(rng.choice(len(job.rows), int(n_rows), replace=False))
 
 
 def _plan(job: Job, split: Split) -> Plan:
@@ -303,14 +295,7 @@ def _finish(job: Job, training: TrainingRun) -> Trained:
     summary, n_rows = job.summary, len(job.rows)
     if job.is_partial and earlier is not None:
         summary, n_rows = earlier.summary.merged(summary), earlier.n_rows
-    residuals = scale = None
-    if job.error is not None and job.parts.bottleneck.has_plain_score:
-        # Also for error="loss": the next `partial_fit` may have another error.
-        residuals = _sum_residuals(job, net)
-    if residuals is not None and job.error == "log":
-        scale = _residual_scale(residuals, summary, net)
-    net.module_.residual_scale = scale
-    scores = _score_training_rows(job, net)
+    scored = score_training_rows(job, net, summary)
     return Trained(
         net=net,
         parts=job.parts,
@@ -320,12 +305,16 @@ def _finish(job: Job, training: TrainingRun) -> Trained:
         summary=summary._replace(is_binary=None),
         curves=_curves(job, training),
         bottleneck_attributes=_bottleneck_attributes(job, net),
-        scores=scores,
-        residuals=residuals,
+        scores=scored.scores,
+        residuals=scored.residuals,
         judgement=training.judgement,
         optimizer=training.optimizer,
         shape=job.shape,
-        median_score=_median_score(job, training, scores),
+        median_score=median_score(job, net, scored.scores),
+        scores_in_order=scored.in_order,
+        holdout=job.holdout,
+        held_out_scores=scored.held_out,
+        scale=job.settings.scale,
     )
 
 
@@ -366,90 +355,3 @@ def _bottleneck_attributes(job: Job, net: AutoencoderNet) -> dict[str, Any]:
         name: np.stack([attributes[name] for attributes in members])
         for name in members[0]
     }
-
-
-def _sum_residuals(job: Job, net: AutoencoderNet) -> ResidualSums:
-    """Sum the absolute residuals of the training rows and of earlier calls.
-
-    Of more than `MAX_RESIDUAL_ROWS` rows without a missing entry, a sample represents
-    the others.
-    """
-    is_complete = job.summary.weight.min() >= (1 - 1e-9) * job.rows.weight.sum()
-    drawn = _drawn(job, MAX_RESIDUAL_ROWS if is_complete else math.inf)
-    rows = job.rows if drawn is None else job.rows.subset(drawn)
-    total, weight = sum_residuals(net.module_for("residuals", rows.X.dtype), rows)
-    represented = job.rows.weight.sum() / rows.weight.sum()
-    total, weight = represented * total, represented * weight
-    earlier = None if job.earlier is None else job.earlier.residuals
-    if job.is_partial and earlier is not None:
-        share = np.minimum(1, MAX_EARLIER_WEIGHT / np.maximum(earlier.weight, 1))
-        total = total + share * earlier.total
-        weight = weight + share * earlier.weight
-    return ResidualSums(total, weight)
-
-
-def _residual_scale(
-    residuals: ResidualSums, summary: Summary, net: AutoencoderNet
-) -> torch.Tensor:
-    """Return the mean absolute residual of each feature, in the scaled space.
-
-    Returns
-    -------
-    residual_scale : Tensor of shape (n_features,) or (n_members, 1, n_features)
-    """
-    module = net.module_
-    deviation = summary.deviation / module.scaler.factor.cpu().numpy()
-    scale = np.maximum(
-        residuals.total / np.maximum(residuals.weight, 1e-300), MIN_RESIDUAL * deviation
-    )
-    tensor = torch.from_numpy(scale)
-    if tensor.ndim == 2:  # one axis more, for the rows of a batch
-        tensor = tensor[:, None]
-    return tensor.to(module.code_factor.device)
-
-
-def _score_training_rows(job: Job, net: AutoencoderNet) -> TrainingScores | None:
-    """Score the training rows; in `partial_fit`, add the scores of earlier calls."""
-    if job.error is None:
-        return None
-    rows = job.rows
-    scores = TrainingScores(
-        score_rows(net.module_for("row_error", rows.X.dtype), rows),
-        np.array(rows.weight),
-        rounding=1e3 * float(np.finfo(np.float64).eps),
-        error=job.error,
-        n_seen=float(rows.weight.sum()),
-    )
-    earlier = None if job.earlier is None else job.earlier.scores
-    if not job.is_partial or earlier is None or earlier.error != scores.error:
-        return scores
-    earlier = earlier.condensed(MAX_RECORDED)
-    return scores.added_to(earlier, MAX_EARLIER_WEIGHT, SCORE_DECAY)
-
-
-def _median_score(
-    job: Job, training: TrainingRun, scores: TrainingScores | None
-) -> float:
-    """Return the median score of the training rows.
-
-    If the training rows are not scored otherwise, it is the median of at most
-    `MAX_MEDIAN_ROWS` of them. In a `partial_fit`, for which scoring all rows would take
-    longer than training, it is a running mean of the medians of at most
-    `MAX_PARTIAL_MEDIAN_ROWS` rows of each call, weighted as scores of a detector are.
-    """
-    if scores is not None:
-        return weighted_median(scores.values, scores.weight)
-    n_scored = MAX_MEDIAN_ROWS
-    module = training.net.module_for("row_error", job.rows.X.dtype)
-    if job.is_partial:
-        n_scored = MAX_PARTIAL_MEDIAN_ROWS
-        module = training.net.module_  # a copy in float64 takes time
-    rows = job.rows.sample(n_scored)
-    median = weighted_median(score_rows(module, rows), rows.weight)
-    if not job.is_partial or job.earlier is None or not np.isfinite(median):
-        return median
-    n_earlier = min(float(job.earlier.summary.weight.max()), MAX_EARLIER_WEIGHT)
-    n_added = float(job.summary.weight.max())
-    n_earlier *= (n_earlier / (n_earlier + n_added)) ** SCORE_DECAY
-    share = n_added / (n_earlier + n_added)
-    return (1 - share) * job.earlier.median_score + share * median

@@ -129,6 +129,8 @@ class Network(StoredParametersMixin, ABC):
     members_stack : bool
         Whether several of these networks can be trained as one network with
         stacked weights.
+    depends_on_order : bool
+        Whether the order of the features matters, as in a convolution.
     decoder_may_end_in_activation : bool
         Whether the decoder itself may end in an output activation.
     draws_globally : bool
@@ -167,6 +169,7 @@ class Network(StoredParametersMixin, ABC):
     may_mix_rows: bool = True
     refines_held_out: ClassVar[bool] = True
     members_stack: ClassVar[bool] = False
+    depends_on_order: ClassVar[bool] = False
     decoder_may_end_in_activation: ClassVar[bool] = False
 
     @abstractmethod
@@ -559,6 +562,7 @@ class Conv(Network, BaseEstimator):
 
     # The refinement of held-out codes would take about as long as the training.
     refines_held_out: ClassVar[bool] = False
+    depends_on_order: ClassVar[bool] = True
 
     def auto_learning_rate(self, batch_size: int) -> float:
         # With .008 instead of .004, 10,000 rows of MNIST have 4 % less held-out error

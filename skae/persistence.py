@@ -39,6 +39,7 @@ from skae._compat import (
     METADATA_REQUESTS_MODULE,
 )
 from skae._files import replace_file
+from skae._module import Autoencoder
 from skae._processor import own_settings
 from skae._storage import (
     StoredParametersMixin,
@@ -60,6 +61,7 @@ METADATA_KEY = "skae"
 # Classes of skae whose objects a file may hold without `trusted`, by the module that
 # defines them. Others are the modules of PyTorch and scikit-learn's metadata requests.
 KNOWN_CLASSES: dict[str, tuple[str, ...]] = {
+    "skae._folds": ("Holdout",),
     "skae._job": ("LossCurves", "Parts", "ResidualSums", "Trained", "TrainingScores"),
     "skae._layers": (
         "BinarySigmoid",
@@ -74,6 +76,7 @@ KNOWN_CLASSES: dict[str, tuple[str, ...]] = {
     ),
     "skae._members": ("CodeWidths", "MemberSqueezes", "Members"),
     "skae._module": ("Autoencoder", "Scaler"),
+    "skae._neighbors": ("KeptRows", "NearestRows"),
     "skae._noise": ("Noise",),
     "skae._summary": ("Summary",),
     "skae.bottlenecks": (
@@ -569,6 +572,8 @@ class _Reader:
             nn.Module.__init__(value)  # sets the empty dicts of hooks
         if isinstance(value, StoredParametersMixin):
             state = {**default_parameters(kind), **state}
+        if isinstance(value, Autoencoder):
+            value.__setstate__(state)
         vars(value).update(state)  # also in a frozen dataclass
         return value
 

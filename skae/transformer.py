@@ -806,11 +806,17 @@ class AutoencoderTransformer(
         return N_REFINEMENTS if is_refined else 0
 
     def _training_defaults(
-        self, parts: Parts, ensemble: Ensemble | None, n_features: int
+        self,
+        parts: Parts,
+        ensemble: Ensemble | None,
+        n_features: int,
+        scale: str | None,
     ) -> _defaults.TrainingDefaults:
         return _defaults.TRANSFORMER
 
-    def _auto_n_components(self, parts: Parts, n_features: int) -> int:
+    def _auto_n_components(
+        self, parts: Parts, n_features: int, scale: str | None
+    ) -> int:
         return math.ceil(math.sqrt(n_features))
 
     @property

@@ -48,11 +48,13 @@ DIFFERENT_MEANING = (
     "batch_size",
     "hidden_layer_sizes",
     "learning_rate",
+    "loss",
     "max_epochs",
     "n_components",
+    "scale",
 )
 # Parameters that differ in their default only.
-DIFFERENT_DEFAULT = ("early_stopping", "init", "loss", "scale", "trim")
+DIFFERENT_DEFAULT = ("early_stopping", "init", "trim")
 
 # Fitted attributes whose descriptions mention the members of the detector.
 DIFFERENT_ATTRIBUTES = ("module_", "n_components_")

@@ -1,5 +1,6 @@
 """Tests of skae.inspection."""
 
+import re
 import subprocess
 import sys
 
@@ -8,13 +9,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import sklearn
+from matplotlib.colors import Normalize
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import false_discovery_control
 from sklearn.datasets import load_wine
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae.inspection import (
@@ -24,6 +27,7 @@ from skae.inspection import (
     LatentSpaceDisplay,
     LossCurveDisplay,
     OutlierScoreDisplay,
+    PValueDisplay,
     ReconstructionDisplay,
 )
 from skae.model_selection import explained_variance, one_standard_error
@@ -101,6 +105,7 @@ def test_displays_accept_searches_and_pipelines(wine, pipeline):
         (LatentSpaceDisplay, "AutoencoderTransformer"),
         (ComponentTraversalDisplay, "AutoencoderTransformer"),
         (OutlierScoreDisplay, "AutoencoderOutlierDetector"),
+        (PValueDisplay, "AutoencoderOutlierDetector"),
         (FeatureContributionDisplay, "AutoencoderOutlierDetector"),
     ],
 )
@@ -124,7 +129,11 @@ def test_displays_draw_into_given_axes(method, images, detector, wine, digits):
         lambda ax: LatentSpaceDisplay.from_estimator(images, digits, ax=ax),
         lambda ax: ComponentTraversalDisplay.from_estimator(images, digits, ax=ax),
         lambda ax: OutlierScoreDisplay.from_estimator(detector, wine, ax=ax),
+        lambda ax: PValueDisplay.from_estimator(detector, wine, ax=ax),
         lambda ax: FeatureContributionDisplay.from_estimator(detector, wine, ax=ax),
+        lambda ax: FeatureContributionDisplay(
+            digits[0], x=digits[0], input_shape=(8, 8)
+        ).plot(ax),
     ):
         figure = plt.figure()
         ax = (
@@ -281,10 +290,110 @@ def test_roc_auc_of_a_single_class_is_none(detector, wine):
     assert display.roc_auc is None
 
 
+def test_p_values_up_to_the_threshold_are_alarms(detector, wine):
+    rows = wine.copy()
+    rows.iloc[:20] *= 3
+    display = PValueDisplay.from_estimator(detector, rows, level=0.2)
+    assert_allclose(display.p_values, detector.p_values(rows))
+    is_alarm = false_discovery_control(display.p_values) <= 0.2
+    assert display.n_alarms == is_alarm.sum() >= 20
+    assert display.threshold == display.p_values[is_alarm].max()
+    assert display.ax_.lines[1].get_xdata() == [display.threshold] * 2
+    assert sum(bar.get_height() for bar in display.ax_.patches) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("p_values", "threshold", "n_alarms"),
+    [
+        ([0.9, 0.02, 0.5, 0.05], 0.05, 2),  # .05 = 2 * .1 / 4
+        ([0.9, 0.02, 0.5, 0.051], 0.02, 1),
+        ([0.04, 0.04, 0.04, 1], 0.04, 3),
+        ([0.9, 0.3], None, 0),
+    ],
+)
+def test_threshold_is_that_of_benjamini_and_hochberg(p_values, threshold, n_alarms):
+    display = PValueDisplay(p_values).plot()
+    assert display.threshold == threshold
+    assert display.n_alarms == n_alarms
+    assert len(display.ax_.lines) == (1 if threshold is None else 2)
+    assert display.ax_.get_title().startswith(f"{n_alarms} alarms")
+
+
+@pytest.mark.parametrize("level", [0, 1, -0.1, np.nan])
+def test_level_outside_of_the_unit_interval_is_rejected(level, detector, wine):
+    with pytest.raises(ValueError, match=r"level=.* must be in \(0, 1\)"):
+        PValueDisplay.from_estimator(detector, wine, level=level)
+
+
 @pytest.mark.parametrize("y", [[0, 1] * 89, np.arange(178) % 3 - 1])
 def test_labels_without_outlier_label_are_rejected(y, detector, wine):
     with pytest.raises(ValueError, match=r"two labels, one of them outlier_label=-1"):
         OutlierScoreDisplay.from_estimator(detector, wine, y)
+
+
+def heights(container):
+    """Heights of the bars of a histogram."""
+    return [bar.get_height() for bar in container]
+
+
+def test_training_scores_are_drawn_without_x(wine):
+    weight = np.arange(len(wine)) % 3  # rows of weight zero are drawn, too
+    settings = {"autoencoderoutlierdetector__sample_weight": weight}
+    detector = AutoencoderOutlierDetector(max_epochs=3, random_state=0)
+    model = make_pipeline(StandardScaler(), detector).fit(wine, **settings)
+    display = OutlierScoreDisplay.from_estimator(model)
+    assert_allclose(display.scores, model.score_samples(wine))
+    assert sum(heights(display.ax_.containers[0])) == len(wine)
+    assert display.ax_.lines[0].get_xdata() == [model[-1].offset_] * 2
+    y = np.where(np.arange(len(wine)) % 5 == 0, -1, 1)
+    labelled = OutlierScoreDisplay.from_estimator(model, y=y)
+    expected = OutlierScoreDisplay.from_estimator(model, wine, y)
+    assert_allclose(labelled.roc_auc, expected.roc_auc)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda detector, X: setattr(detector, "offset_", -0.75),
+        lambda detector, X: detector.set_params(contamination=0.3).recalibrate(),
+        lambda detector, X: detector.recalibrate(X[:60]),
+    ],
+    ids=["assigned", "recalibrated", "recalibrated from rows"],
+)
+@pytest.mark.parametrize("rows", [None, slice(100)])
+def test_the_present_threshold_is_drawn(change, rows, wine):
+    detector = AutoencoderOutlierDetector(max_epochs=2, random_state=0).fit(wine)
+    before = detector.offset_
+    change(detector, wine)
+    X = None if rows is None else wine[rows]
+    display = OutlierScoreDisplay.from_estimator(detector, X)
+    assert display.ax_.lines[0].get_xdata() == [detector.offset_] * 2
+    assert display.offset != before
+
+
+@pytest.mark.parametrize("is_labelled", [False, True])
+def test_training_scores_are_drawn_beside_those_of_x(is_labelled, detector, wine):
+    y = np.where(np.arange(60) % 5 == 0, -1, 1) if is_labelled else None
+    display = OutlierScoreDisplay.from_estimator(
+        detector, wine[:60], y, show_training=True
+    )
+    assert_array_equal(display.training_scores, detector.training_scores_)
+    outline = display.ax_.patches[-1].get_xy()  # corners of the steps
+    width = np.unique(outline[:, 0])[1] - np.unique(outline[:, 0])[0]
+    total = outline[1:-1:2, 1].sum() * (width if is_labelled else 1)
+    assert_allclose(total, 1 if is_labelled else 60)
+    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert "178 training rows" in labels
+    alone = OutlierScoreDisplay.from_estimator(detector, show_training=True)
+    assert alone.training_scores is None
+
+
+@pytest.mark.parametrize("rows", [None, slice(100)])
+def test_labels_of_another_length_than_the_rows_are_rejected(rows, detector, wine):
+    y = np.where(np.arange(90) % 5 == 0, -1, 1)
+    X = None if rows is None else wine[rows]
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        OutlierScoreDisplay.from_estimator(detector, X, y)
 
 
 def test_contributions_are_drawn_in_descending_order(detector, wine):
@@ -305,6 +414,164 @@ def test_missing_entry_has_no_contribution_and_is_labelled_missing(detector, win
     labels = [t.get_text() for t in display.ax_.get_yticklabels()]
     assert "malic_acid missing" in labels
     assert display.contributions[1] == 0
+
+
+@pytest.fixture(scope="module")
+def image_detector(digits):
+    return AutoencoderOutlierDetector(input_shape=(8, 8), **FAST).fit(digits[:300])
+
+
+@pytest.mark.parametrize("in_pipeline", [False, True])
+def test_contributions_of_an_image_are_a_map_over_it(
+    in_pipeline, image_detector, digits
+):
+    model, X = image_detector, digits[:9]
+    if in_pipeline:
+        model = make_pipeline(FunctionTransformer(lambda X: X / 2), model)
+        X = 2 * X
+    display = FeatureContributionDisplay.from_estimator(model, X, 4)
+    expected = image_detector.feature_contributions(digits[4:5]).reshape(8, 8)
+    picture, over = display.ax_.get_images()
+    assert (picture, over) == (display.image_, display.map_)
+    assert_array_equal(picture.get_array(), digits[4].reshape(8, 8))
+    assert picture.get_cmap().name == "gray"
+    assert_allclose(over.get_array(), expected)
+    assert over.get_clim() == (0, expected.max())
+    assert display.colorbar_.ax.get_ylabel() == "contribution to the error"
+    assert display.ax_.get_xlabel() == f"row's error of {expected.sum():.3g}"
+    assert not hasattr(display, "bars_")
+    display.figure_.canvas.draw()
+
+
+def test_pixels_of_larger_contributions_are_more_opaque(image_detector, digits):
+    for settings in ({}, {"cmap": "viridis"}, {"norm": Normalize(0, 0.1)}):
+        over = FeatureContributionDisplay.from_estimator(
+            image_detector, digits, **settings
+        ).map_
+        values = np.linspace(*over.get_clim(), 200)
+        opacity = over.to_rgba(values)[:, 3]
+        assert opacity[0] == 0
+        assert 0.8 < opacity[-1] < 1  # the picture shows through
+        assert (np.diff(opacity) >= 0).all()
+
+
+def test_spoilt_patch_is_the_largest_part_of_the_map(digits):
+    detector = AutoencoderOutlierDetector(input_shape=(8, 8), random_state=0)
+    digit = digits[:1].copy()
+    digit.reshape(8, 8)[1:3, :2] = 16
+    display = FeatureContributionDisplay.from_estimator(detector.fit(digits), digit)
+    largest = np.argsort(display.map_.get_array(), axis=None)[-4:]
+    assert sorted(largest) == [8, 9, 16, 17]
+
+
+@pytest.mark.parametrize("shape", [None, (64,), [64], (64, 1, 1), (2, 1, 32)])
+def test_rows_without_the_shape_of_an_image_have_bars(shape, digits):
+    display = FeatureContributionDisplay(digits[0], input_shape=shape).plot()
+    assert len(display.bars_) == 10
+    assert not display.ax_.get_images()
+
+
+def test_given_shape_replaces_that_of_the_estimator(image_detector, digits):
+    def draw(shape):
+        return FeatureContributionDisplay.from_estimator(
+            image_detector, digits, input_shape=shape
+        )
+
+    assert len(draw((64,)).bars_) == 10
+    assert draw([4, 16]).map_.get_array().shape == (4, 16)
+    assert draw((4, 4, 4)).map_.get_array().shape == (4, 4)
+
+
+@pytest.mark.parametrize("n_channels", [1, 2, 3, 4])
+def test_map_is_the_sum_over_channels(n_channels):
+    rng = np.random.default_rng(0)
+    contributions, x = rng.uniform(1, 2, size=(2, n_channels, 4, 5))
+    display = FeatureContributionDisplay(
+        contributions.ravel(), x=x.ravel(), input_shape=x.shape
+    ).plot()
+    assert_allclose(display.map_.get_array(), contributions.sum(axis=0))
+    shown = display.image_.get_array()
+    if n_channels == 3:
+        assert_allclose(shown, np.moveaxis((x - x.min()) / np.ptp(x), 0, -1))
+    else:
+        assert_allclose(shown, x.mean(axis=0))
+
+
+def test_missing_pixels_are_blank_and_contribute_nothing(image_detector, digits):
+    X = digits[:1].copy()
+    X[0, 20:30] = np.nan
+    display = FeatureContributionDisplay.from_estimator(image_detector, X)
+    is_missing = np.isnan(X[0]).reshape(8, 8)
+    assert_array_equal(np.ma.getmaskarray(display.image_.get_array()), is_missing)
+    opacity = display.map_.to_rgba(display.map_.get_array())[..., 3]
+    assert (opacity[is_missing] == 0).all()
+    assert (opacity[~is_missing] > 0).any()
+
+
+@pytest.mark.parametrize("kind", [FeatureContributionDisplay, ReconstructionDisplay])
+def test_pixels_with_a_missing_channel_are_blank(kind):
+    x = np.random.default_rng(0).uniform(size=(3, 4, 5))
+    x[1, 2, 3] = np.nan
+    if kind is FeatureContributionDisplay:
+        settings = {"x": x.ravel(), "input_shape": x.shape}
+        shown = kind(np.zeros(60), **settings).plot().image_
+    else:
+        panels = kind(x.reshape(1, -1), np.zeros((1, 60)), input_shape=x.shape).plot()
+        shown = panels.axes_[0, 0].get_images()[0]
+    assert_array_equal(shown.get_array()[..., 3], np.isfinite(x).all(axis=0))
+
+
+def test_map_without_a_picture_and_without_contributions():
+    display = FeatureContributionDisplay(np.zeros(64), input_shape=(8, 8)).plot()
+    assert display.image_ is None
+    assert display.map_.get_clim() == (0, 1)
+    display.figure_.canvas.draw()
+
+
+def test_infinite_contributions_are_drawn_as_the_largest():
+    contributions = np.arange(16.0)
+    contributions[3] = np.inf
+    display = FeatureContributionDisplay(contributions, input_shape=(4, 4)).plot()
+    shown = display.map_.get_array()
+    assert not np.ma.is_masked(shown)
+    assert shown[0, 3] == shown.max() == display.map_.get_clim()[1] == 15
+    assert display.colorbar_.extend == "max"
+    display.figure_.canvas.draw()
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (8, 9), (8, 0), (1, 8, 8, 1), 8, (8.0, 8.0)])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ae, X, shape: FeatureContributionDisplay(X[0], input_shape=shape).plot(),
+        lambda ae, X, shape: ReconstructionDisplay(X, X, input_shape=shape).plot(),
+        lambda ae, X, shape: ComponentTraversalDisplay(
+            X[:2, :1], X[:2, None], input_shape=shape
+        ).plot(),
+        lambda ae, X, shape: ReconstructionDisplay.from_estimator(
+            ae, X, input_shape=shape
+        ),
+        lambda ae, X, shape: FeatureContributionDisplay.from_estimator(
+            ae, X, input_shape=shape
+        ),
+    ],
+)
+def test_shape_that_does_not_fit_is_rejected(draw, shape, image_detector, digits):
+    value = re.escape(repr(shape))
+    with pytest.raises(
+        ValueError, match=rf"input_shape(={value} has|.*, got {value}\.)"
+    ):
+        draw(image_detector, digits[:9], shape)
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("name", ["x", "x_hat"])
+def test_rows_of_another_length_than_the_contributions_are_rejected(name):
+    with pytest.raises(
+        ValueError, match=rf"^{name} must .* \(64,\).*got shape \(63,\)"
+    ):
+        FeatureContributionDisplay(np.zeros(64), **{name: np.zeros(63)}).plot()
+    assert plt.get_fignums() == []
 
 
 def test_row_out_of_range_is_rejected(detector, wine):

@@ -1,16 +1,33 @@
 """AutoencoderOutlierDetector: scores, threshold, and its members."""
 
+import copy
+import io
 import pickle
+from functools import partial
 
+import joblib
 import numpy as np
+import pandas as pd
 import pytest
+import skops.io
 import torch
 from devices import device_of
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from skae import AutoencoderOutlierDetector, load, save
+from skae import (
+    AutoencoderOutlierDetector,
+    AutoencoderTransformer,
+    _rows,
+    _scores,
+    load,
+    save,
+)
 from skae.bottlenecks import Gaussian
 from skae.outlier import auto_n_estimators
 
@@ -151,7 +168,7 @@ def test_weights_are_repetitions_for_the_record_of_scores(table):
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "size", "tolerance"), [(100, 1, 0.08), (300, 20, 0.03), (300, 100, 0.03)]
+    ("n_rows", "size", "tolerance"), [(100, 1, 0.08), (300, 20, 0.04), (300, 100, 0.03)]
 )
 def test_partial_fit_in_pieces_flags_the_contamination(n_rows, size, tolerance):
     rng = np.random.default_rng(1)
@@ -271,6 +288,7 @@ def test_reconstruction_and_score_are_means_of_the_members(table):
         max_features=1.0,
         loss="absolute_error",
         error="loss",
+        n_neighbors=0,
         **SMALL,
     ).fit(table)
     module = detector.net_.module_in(table.dtype)
@@ -285,7 +303,9 @@ def test_reconstruction_and_score_are_means_of_the_members(table):
 
 
 def test_log_error_is_relative_to_the_mean_residual(table):
-    detector = AutoencoderOutlierDetector(1, n_estimators=1, **SMALL).fit(table)
+    detector = AutoencoderOutlierDetector(
+        1, n_estimators=1, n_neighbors=0, **SMALL
+    ).fit(table)
     residuals = np.abs(table - detector.reconstruct(table))
     ratio = residuals / residuals.mean(axis=0)
     assert_allclose(detector.score_samples(table), -np.log1p(ratio).mean(axis=1))
@@ -404,3 +424,415 @@ def test_sparse_code_has_several_components(sparse, n_features, n_components):
     X = np.random.default_rng(0).normal(size=(30, n_features))
     detector = AutoencoderOutlierDetector(max_epochs=1, **sparse).fit(X)
     assert detector.n_components_ == n_components
+
+
+# Training scores, and thresholds that are assigned or computed anew
+
+BRIEF = {
+    "hidden_layer_sizes": (8,),
+    "n_estimators": 2,
+    "max_epochs": 2,
+    "batch_size": 32,
+    "random_state": 0,
+}
+
+
+def brief(**settings):
+    return AutoencoderOutlierDetector(1, **{**BRIEF, **settings})
+
+
+def with_nan(X, rows, columns):
+    X = X.copy()
+    X[rows, columns] = np.nan
+    return X
+
+
+# Rows and weights of each kind, from a table of 212 rows and three columns.
+KINDS = {
+    "plain": lambda X: (X, None),
+    "weighted": lambda X: (X, np.arange(len(X)) % 3 + 0.5),
+    "zero weights": lambda X: (X, np.arange(len(X)) % 3),
+    "repeated": lambda X: (np.repeat(X, np.arange(len(X)) % 3, axis=0), None),
+    "permuted": lambda X: (X[np.random.default_rng(0).permutation(len(X))], None),
+    "empty rows": lambda X: (with_nan(X, slice(0, None, 9), slice(None)), None),
+    "missing": lambda X: (with_nan(X, slice(0, None, 4), 1), None),
+    "empty, repeated, weighted": lambda X: (
+        np.tile(with_nan(X, slice(0, None, 9), slice(None)), (2, 1)),
+        np.arange(2 * len(X)) % 4,
+    ),
+    "sparse": lambda X: (sparse.csr_array(np.where(X < 0, 0, X)), None),
+    "sparse, zero weights": lambda X: (
+        sparse.csr_matrix(np.where(X < 0, 0, X)),
+        np.arange(len(X)) % 2,
+    ),
+    "float32": lambda X: (X.astype(np.float32), None),
+    "frame": lambda X: (pd.DataFrame(X, columns=["a", "b", "c"]), None),
+    "weight zero, beyond any training row": lambda X: (
+        np.vstack([X, np.full((2, 3), 1e300)]),
+        np.arange(len(X) + 2) < len(X),
+    ),
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.mark.parametrize("maximum", [20, 10_000])  # rows up to which equal ones merge
+@each_kind
+def test_training_scores_are_the_scores_of_the_rows_in_order(
+    kind, maximum, table, monkeypatch
+):
+    monkeypatch.setattr(_rows, "MAX_CANONICAL_ROWS", maximum)
+    X, weight = KINDS[kind](table)
+    detector = brief().fit(X, sample_weight=weight)
+    scores, expected = detector.training_scores_, detector.score_samples(X)
+    assert scores.dtype == np.float64
+    assert scores.shape == (X.shape[0],)
+    assert_allclose(scores, expected, rtol=1e-5 if kind == "float32" else 1e-12)
+
+
+def test_only_rows_of_weight_zero_are_evaluated_for_training_scores(table, monkeypatch):
+    X = np.vstack([table, table, np.full((5, 3), np.nan)])
+    weight = np.r_[np.ones(len(table)), np.zeros(len(table)), np.ones(5)]
+    n_evaluated = []
+
+    def counting(score, module, rows, *args):
+        n_evaluated.append(len(rows))
+        return score(module, rows, *args)
+
+    for name in ("score_rows", "score_folds"):
+        score = getattr(_scores, name)
+        monkeypatch.setattr(_scores, name, partial(counting, score))
+    brief().fit(np.vstack([table, table]))
+    assert n_evaluated == [len(table)]
+    brief().fit(X, sample_weight=weight)
+    assert n_evaluated == [len(table)] * 3
+
+
+def test_training_scores_of_equal_rows_are_equal(table):
+    weight = np.arange(len(table)) % 3
+    order = np.random.default_rng(0).permutation(len(table))
+    weighted = brief().fit(table, sample_weight=weight).training_scores_
+    repeated = brief().fit(np.repeat(table, weight, axis=0)).training_scores_
+    permuted = brief().fit(table[order], sample_weight=weight[order]).training_scores_
+    assert_array_equal(repeated, np.repeat(weighted, weight))
+    # Rows of weight zero are evaluated in the order in which they were passed.
+    assert_allclose(permuted, weighted[order], rtol=1e-14)
+
+
+@pytest.mark.parametrize("error", ["log", "loss"])
+def test_training_scores_are_those_of_the_last_call(error, table):
+    detector = brief(error=error).partial_fit(table[:100])
+    detector.partial_fit(table[90:99], sample_weight=[0, 1, 2] * 3)
+    expected = detector.score_samples(table[90:99])
+    assert_allclose(detector.training_scores_, expected, rtol=1e-12)
+    detector.set_params(warm_start=True).fit(table[50:])
+    expected = detector.score_samples(table[50:])
+    assert_allclose(detector.training_scores_, expected, rtol=1e-12)
+    detector.set_params(n_estimators=3).fit(table)  # keeps the first two members
+    expected = detector.score_samples(table)
+    assert_allclose(detector.training_scores_, expected, rtol=1e-12)
+
+
+def test_training_scores_of_wide_rows_are_in_the_order_of_the_rows():
+    # These rows are trained on in coordinates of the space that they span.
+    X = np.random.default_rng(0).normal(size=(20, 90))
+    X[3], weight = X[7], np.arange(20) % 4
+    detector = brief(init="pca", loss="squared_error", scale="global", n_estimators=1)
+    detector.fit(X, sample_weight=weight)
+    assert_allclose(detector.training_scores_, detector.score_samples(X), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"network": "conv"},
+        {"bottleneck": Gaussian(score="elbo")},
+        {"bottleneck": "quantized", "penalty": "l1"},
+        {"loss": "mixed"},
+        {"early_stopping": True, "trim": 0.0},
+        {"error": "loss"},
+    ],
+    ids=str,
+)
+def test_training_scores_of_variants_are_the_scores(settings, table):
+    X, weight = KINDS["empty, repeated, weighted"](table)
+    X[:, 0] = np.where(np.isnan(X[:, 0]), np.nan, X[:, 0] > 0)
+    detector = brief(**settings).fit(X, sample_weight=weight)
+    expected = detector.score_samples(X)
+    assert_allclose(detector.training_scores_, expected, rtol=1e-10)
+
+
+def test_training_scores_of_rows_that_remain_sparse():
+    X = sparse.random_array((40, 2100), density=0.02, rng=0, format="csr")
+    weight = np.arange(40) % 3
+    detector = brief(max_epochs=1, loss="squared_error", error="loss", compile=False)
+    detector.fit(
+        sparse.vstack([X, X[:9]], format="csr"), sample_weight=[*weight] + [1] * 9
+    )
+    expected = detector.score_samples(X)
+    assert_allclose(detector.training_scores_[:40], expected, rtol=1e-10)
+
+
+def test_a_change_of_the_returned_training_scores_has_no_effect(table):
+    detector = brief().fit(table)
+    offset = detector.offset_
+    detector.training_scores_[:] = -1.0
+    assert len(np.unique(detector.training_scores_)) > 100
+    assert detector.recalibrate().offset_ == offset
+
+
+def test_training_scores_and_offset_are_absent_before_fit(table):
+    detector = brief()
+    for name in ("offset_", "training_scores_"):
+        assert not hasattr(detector, name)
+        with pytest.raises(AttributeError, match="is not fitted yet"):
+            getattr(detector, name)
+    with pytest.raises(NotFittedError):
+        detector.offset_ = -1.0
+    transformer = AutoencoderTransformer(1, max_epochs=1).fit(table)
+    assert not hasattr(transformer, "training_scores_")
+
+
+def test_training_scores_are_absent_if_an_older_version_stored_the_model(table):
+    detector = brief().fit(table)
+    state = pickle.loads(pickle.dumps(detector))
+    vars(state._trained).pop("scores_in_order")
+    vars(state).pop("_calibration")
+    assert not hasattr(state, "training_scores_")
+    with pytest.raises(AttributeError, match="stored by a version of skae"):
+        _ = state.training_scores_
+    assert state.recalibrate().offset_ == detector.offset_
+    loaded = pickle.loads(pickle.dumps(state))
+    assert loaded.partial_fit(table[:9]).training_scores_.shape == (9,)
+
+
+def test_predictions_follow_an_assigned_offset(table):
+    model = make_pipeline(StandardScaler(), brief()).fit(table)
+    detector, rows = model[-1], table[[0, 200, 0]]
+    rows[2] = np.nan
+    scores = model.score_samples(table)
+    for value in (np.float64(-1.25), np.float32(-0.25), -3, -0.0):
+        detector.offset_ = value
+        assert type(detector.offset_) is float
+        assert detector.offset_ == value
+        assert_array_equal(model.decision_function(table), scores - float(value))
+        assert_array_equal(model.predict(table), np.where(scores < value, -1, 1))
+        assert model.predict(rows)[2] == 1  # a row without an observed entry
+    assert_array_equal(model.score_samples(table), scores)
+    assert_array_equal(np.isnan(detector.training_scores_), False)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (np.nan, ValueError),
+        (-np.inf, ValueError),
+        (np.float32("inf"), ValueError),
+        ("low", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+        ([-1.0], TypeError),
+        (np.array([-1.0]), TypeError),
+        (1j, TypeError),
+    ],
+    ids=str,
+)
+def test_an_offset_that_is_no_finite_number_is_refused(value, error, table):
+    detector = brief().fit(table)
+    offset = detector.offset_
+    with pytest.raises(error, match="offset_ must be a finite number"):
+        detector.offset_ = value
+    assert detector.offset_ == offset
+
+
+def by_joblib(detector, folder):
+    file = io.BytesIO()
+    joblib.dump(detector, file)
+    file.seek(0)
+    return joblib.load(file)
+
+
+def by_save(detector, folder):
+    save(detector, folder / "model.safetensors")
+    return load(folder / "model.safetensors")
+
+
+def by_skops(detector, folder):
+    written = skops.io.dumps(detector)
+    types = skops.io.get_untrusted_types(data=written)
+    return skops.io.loads(written, trusted=types)
+
+
+WAYS = {
+    "pickle": lambda detector, folder: pickle.loads(pickle.dumps(detector)),
+    "copy": lambda detector, folder: copy.copy(detector),
+    "deepcopy": lambda detector, folder: copy.deepcopy(detector),
+    "joblib": by_joblib,
+    "save": by_save,
+    "skops": by_skops,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("is_assigned", [True, False])
+def test_training_scores_and_thresholds_are_stored(way, is_assigned, table, tmp_path):
+    X, weight = KINDS["empty, repeated, weighted"](table)
+    detector = brief(contamination=0.2).fit(X, sample_weight=weight)
+    offset = detector.offset_
+    detector.recalibrate(table[::2])
+    if is_assigned:
+        detector.offset_ = -1.2
+    loaded = WAYS[way](detector, tmp_path)
+    assert loaded.offset_ == detector.offset_
+    assert type(loaded.offset_) is float
+    assert_array_equal(loaded.training_scores_, detector.training_scores_)
+    assert_array_equal(loaded.predict(table), detector.predict(table))
+    assert_array_equal(loaded._calibration.values, detector._calibration.values)
+    assert loaded.recalibrate().offset_ == offset
+    assert detector.offset_ != offset
+
+
+def test_a_clone_has_neither_scores_nor_threshold(table):
+    detector = brief().fit(table)
+    detector.offset_ = -1.2
+    cloned = clone(detector.recalibrate(table))
+    assert not hasattr(cloned, "offset_")
+    assert not hasattr(cloned, "training_scores_")
+    assert cloned._calibration is None
+
+
+CALLS = {
+    "fit": lambda detector, X: detector.fit(X),
+    "warm_start": lambda detector, X: detector.set_params(warm_start=True).fit(X),
+    "partial_fit": lambda detector, X: detector.partial_fit(X),
+    "recalibrate": lambda detector, X: detector.recalibrate(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_next_call_replaces_the_threshold(call, table):
+    expected, assigned, calibrated = (brief(contamination=0.1) for _ in range(3))
+    for detector in (expected, assigned, calibrated):
+        detector.fit(table)
+    assigned.offset_ = -99.0
+    calibrated.recalibrate(3 * table)
+    assert calibrated.offset_ < expected.offset_
+    for detector in (expected, assigned, calibrated):
+        CALLS[call](detector, table[:50])
+        assert detector.offset_ == expected.offset_
+        assert detector._calibration is None
+
+
+@pytest.mark.parametrize("call", ["fit", "warm_start", "partial_fit"])
+def test_a_call_that_fails_keeps_the_threshold(call, table):
+    detector = brief().fit(table).recalibrate(table[:99])
+    calibration, scores = detector._calibration, detector.training_scores_
+    detector.offset_ = -1.2
+    with pytest.raises(ValueError, match="no observed value"):
+        CALLS[call](detector, np.full((4, 3), np.nan))
+    assert detector.offset_ == -1.2
+    assert detector._calibration is calibration
+    assert_array_equal(detector.training_scores_, scores)
+
+
+@pytest.mark.parametrize("contamination", ["auto", 0.1])
+@each_kind
+def test_recalibration_gives_the_threshold_of_the_fit(kind, contamination, table):
+    X, weight = KINDS[kind](table)
+    expected = brief(contamination=contamination).fit(X, sample_weight=weight)
+    other = "auto" if contamination == 0.1 else 0.4
+    detector = brief(contamination=other).fit(X, sample_weight=weight)
+    assert detector.offset_ != expected.offset_
+    detector.set_params(contamination=contamination)
+    assert detector.recalibrate() is detector
+    assert detector.offset_ == expected.offset_
+    assert detector._calibration is None
+
+
+def test_recalibration_gives_the_threshold_of_partial_fit(table):
+    expected, detector = brief(contamination=0.1), brief(contamination=0.4)
+    for rows in (table[:100], table[100:], table[::5]):
+        expected.partial_fit(rows)
+        detector.partial_fit(rows)
+    assert detector.offset_ != expected.offset_
+    detector.set_params(contamination=0.1).recalibrate()
+    assert detector.offset_ == expected.offset_
+
+
+@each_kind
+def test_recalibration_flags_the_contamination_of_the_rows_given(kind, table):
+    detector = brief(contamination=0.1).fit(table + 0.3)
+    X, weight = KINDS[kind](table)
+    if kind == "frame":
+        X = X.to_numpy()
+    before = detector.score_samples(X), detector.training_scores_
+    detector.set_params(contamination=0.2).recalibrate(X, weight)
+    weight = np.ones(X.shape[0]) if weight is None else 1.0 * weight
+    scores = detector.score_samples(X)
+    dense = X.toarray() if sparse.issparse(X) else X
+    is_counted = ~np.isnan(dense).all(axis=1)
+    weight = weight * is_counted
+    share = weight[scores < detector.offset_].sum() / weight.sum()
+    assert abs(share - 0.2) < 0.02
+    # Scores remain; an empty row has at least the threshold.
+    raised = np.maximum(before[0], detector.offset_)
+    assert_array_equal(scores, np.where(is_counted, before[0], raised))
+    assert_array_equal(detector.training_scores_, before[1])
+
+
+def test_weights_are_repetitions_in_a_recalibration(table):
+    detector, X = brief(contamination=0.15).fit(table), 2 * table
+    weight = np.arange(len(X)) % 4
+    offset = detector.recalibrate(X, weight).offset_
+    order = np.random.default_rng(0).permutation(len(X))
+    empty = np.full((3, 3), np.nan)
+    for rows, w in (
+        (np.repeat(X, weight, axis=0), None),
+        (X[order], weight[order]),
+        (X[weight > 0], weight[weight > 0]),
+        (np.vstack([X, empty]), np.append(weight, [5, 5, 0])),
+        (sparse.csr_array(X), weight),
+        (X.tolist(), list(weight)),
+    ):
+        assert detector.recalibrate().recalibrate(rows, w).offset_ == offset
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "message"),
+    [
+        ({"contamination": 0.6}, (), "'contamination' parameter"),
+        ({"contamination": "half"}, (), "'contamination' parameter"),
+        ({}, (None, np.ones(212)), "sample_weight .* but X is None"),
+        ({}, (np.ones((5, 2)),), "2 features, but .* expecting 3 features"),
+        ({}, (np.ones(5),), "Expected 2D array"),
+        ({}, (np.full((5, 3), np.inf),), "infinity"),
+        ({}, (np.ones((5, 3)), np.ones(4)), r"sample_weight.shape == \(4,\)"),
+        ({}, (np.ones((5, 3)), -np.ones(5)), "Negative values"),
+        ({}, (np.ones((5, 3)), np.full(5, 1e-200)), "sample_weight has values"),
+        ({}, (np.full((5, 3), np.nan),), "no observed value"),
+        ({}, (with_nan(np.ones((2, 3)), 0, slice(None)), [1, 0]), "no observed value"),
+    ],
+    ids=str,
+)
+def test_a_recalibration_that_fails_changes_nothing(
+    settings, arguments, message, table
+):
+    detector = brief().fit(table).recalibrate(table[:99])
+    detector.offset_, calibration = -1.2, detector._calibration
+    detector.set_params(**settings)
+    with pytest.raises(ValueError, match=message):
+        detector.recalibrate(*arguments)
+    assert detector.offset_ == -1.2
+    assert detector._calibration is calibration
+
+
+def test_recalibration_needs_a_fitted_estimator(table):
+    for arguments in ((), (table,)):
+        with pytest.raises(NotFittedError):
+            brief(contamination=7).recalibrate(*arguments)
+
+
+def test_rows_that_overflow_the_network_count_in_a_recalibration(table):
+    detector = brief(contamination=0.1).fit(table)
+    X = np.vstack([table[:90], np.full((10, 3), 1e300)])
+    flagged = detector.recalibrate(X).predict(X) == -1
+    assert flagged.tolist() == [False] * 90 + [True] * 10

@@ -6,10 +6,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.testing import assert_array_equal
 from scipy import sparse
 
 from skae import _rows
-from skae._rows import Batch, Rows, canonical_rows, empty_rows, is_expanded
+from skae._rows import (
+    Batch,
+    Rows,
+    canonical_form,
+    canonical_rows,
+    empty_rows,
+    is_expanded,
+)
 
 # Few values, so that rows repeat.
 TABLES = hnp.arrays(
@@ -158,6 +166,30 @@ def test_canonical_sparse_rows_equal_dense_ones(table, data):
     )
 
 
+@pytest.mark.parametrize("maximum", [0, 100])
+@settings(max_examples=30)
+@given(TABLES, st.data())
+def test_positions_of_canonical_rows_lead_to_equal_rows(maximum, table, data):
+    weight = data.draw(
+        st.none()
+        | hnp.arrays(np.float64, len(table), elements=st.sampled_from([0.0, 0.5, 2.0]))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_rows, "MAX_CANONICAL_ROWS", maximum)
+        rows, positions = canonical_form(table, weight)
+    is_kept = ~np.isnan(table).all(axis=1)
+    if weight is not None:
+        is_kept &= weight > 0
+    if positions is None:
+        positions = np.arange(len(table))
+        assert len(rows) == len(table)
+    assert_array_equal(positions >= 0, is_kept)
+    assert_array_equal(rows.dense(positions[is_kept]), table[is_kept])
+    counts = np.ones(len(table)) if weight is None else weight
+    expected = np.bincount(positions[is_kept], counts[is_kept], len(rows))
+    assert_array_equal(rows.weight, expected)
+
+
 @settings(max_examples=30)
 @given(TABLES)
 def test_canonical_rows_are_distinct_and_keep_the_total_weight(table):
@@ -252,11 +284,13 @@ def make_batch(n_rows=6, observed=True, expanded=False):
 @pytest.mark.parametrize("expanded", [True, False])
 def test_selected_and_split_batches_agree(observed, expanded):
     batch = make_batch(observed=observed, expanded=expanded)
+    batch = batch._replace(is_learnt=torch.rand(batch.n_rows, 3))
     selected = [batch.select(torch.tensor(where)) for where in ([0, 1, 2, 3], [4, 5])]
     for one, other in zip(batch.split([4, 2]), selected, strict=True):
         assert one.n_rows == other.n_rows
         assert torch.equal(one.target, other.target)
         assert torch.equal(one.weight, other.weight)
+        assert torch.equal(one.is_learnt, other.is_learnt)
         assert is_expanded(one.weight) == is_expanded(other.weight) == expanded
         assert (one.observed is None) == (other.observed is None) == (not observed)
         if observed:
@@ -264,7 +298,10 @@ def test_selected_and_split_batches_agree(observed, expanded):
 
 
 def test_a_cloned_batch_owns_its_memory():
-    batch = make_batch()._replace(fold_weight=torch.rand(len(make_batch().weight), 2))
+    batch = make_batch()
+    batch = batch._replace(
+        fold_weight=torch.rand(batch.n_rows, 2), is_learnt=torch.rand(batch.n_rows, 3)
+    )
     copied = batch.clone()
     for one, other in zip(batch, copied, strict=True):
         assert torch.equal(one, other)

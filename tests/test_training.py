@@ -1009,7 +1009,7 @@ def test_mean_residuals_come_from_a_sample_of_complete_rows(monkeypatch, is_comp
     )
     scale = detector.fit(X).module_.residual_scale.numpy()
     total_weight = detector._trained.residuals.weight
-    monkeypatch.setattr("skae._training.MAX_RESIDUAL_ROWS", 200)
+    monkeypatch.setattr("skae._scores.MAX_RESIDUAL_ROWS", 200)
     sampled = detector.fit(X).module_.residual_scale.numpy()
     assert (scale != sampled).any() == is_complete
     np.testing.assert_allclose(sampled, scale, rtol=0.2)

@@ -117,6 +117,8 @@ class TrainingBatches:
         Shuffles the rows before each pass. None keeps their order.
     fold_weight : ndarray of shape (n_rows, n_folds), default=None
         The `fold_weight` of the batches.
+    is_learnt : callable, default=None
+        Maps positions of rows to the `is_learnt` of a batch.
     max_resident : int, default=MAX_RESIDENT_CPU
         Number of entries up to which a table is scaled once and kept in memory.
     is_copied : bool, default=False
@@ -132,6 +134,7 @@ class TrainingBatches:
         prepare: Callable[[Any], tuple[Any, Tensor | None]],
         rng: np.random.Generator | None = None,
         fold_weight: np.ndarray | None = None,
+        is_learnt: Callable[[Any], np.ndarray] | None = None,
         max_resident: int = MAX_RESIDENT_CPU,
         is_copied: bool = False,
         keeps_sparse: bool = False,
@@ -141,6 +144,7 @@ class TrainingBatches:
         self.prepare = prepare
         self.rng = rng
         self.fold_weight = fold_weight
+        self.is_learnt = is_learnt
         self.bounds = batch_bounds(len(rows), batch_size)
         self._order = np.arange(len(rows), dtype=np.int32)
         is_resident = rows.n_entries <= max_resident
@@ -198,11 +202,15 @@ class TrainingBatches:
             weight = torch.ones(1).expand(len(block))
         else:
             weight = torch.from_numpy(self.rows.weight[where].astype(np.float32))
-        fold_weight = None
+        fold_weight = is_learnt = None
         if self.fold_weight is not None:
             values = self.fold_weight[where].astype(np.float32)
             fold_weight = torch.from_numpy(values).to(target.device)
-        return Batch(target, observed, weight.to(target.device), fold_weight)
+        if self.is_learnt is not None:
+            values = self.is_learnt(where)
+            is_learnt = torch.from_numpy(values).to(target.device)
+        weight = weight.to(target.device)
+        return Batch(target, observed, weight, fold_weight, is_learnt)
 
 
 def batch_bounds(n_rows: int, batch_size: int) -> np.ndarray:

@@ -25,6 +25,25 @@ HELD_OUT_WEIGHT = 1e-20
 MAX_EVALUATED_AT_ONCE = 2**20
 
 
+class MemberFolds(NamedTuple):
+    """Rows that the members of an ensemble do not learn.
+
+    Attributes
+    ----------
+    fold : ndarray of int of shape (n_train,)
+        Fold of each training row, from 0.
+    group : ndarray of int of shape (n_members,)
+        Fold whose rows each member does not learn; -1 for none.
+    """
+
+    fold: np.ndarray
+    group: np.ndarray
+
+    def is_learnt(self, where: Any) -> np.ndarray:
+        """Return the `is_learnt` of a batch of rows, (n_rows, n_members)."""
+        return (self.fold[where][:, None] != self.group).astype(np.float32)
+
+
 class Split(NamedTuple):
     """Rows to train on, and held-out rows.
 
@@ -38,11 +57,14 @@ class Split(NamedTuple):
         Fold of each training row, from 0, if early stopping is cross-validated. For
         each fold a further network is trained on the rows of the other folds, and
         judged by those of the fold. `held_out` is None then.
+    members : MemberFolds or None
+        Training rows that the members of an ensemble do not learn, if any.
     """
 
     train: Rows
     held_out: Rows | None
     fold: np.ndarray | None = None
+    members: MemberFolds | None = None
 
     @property
     def is_judged(self) -> bool:

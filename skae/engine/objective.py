@@ -157,7 +157,48 @@ def trimmed_share(trim: float, n_rows: int) -> float:
     return n_left_out / n_rows
 
 
-def trimmed_weight(losses: Tensor, weight: Tensor, trim: float) -> Tensor:
+def trimmed_for_members(
+    losses: Tensor, weight: Tensor, is_learnt: Tensor, trim: float
+) -> Tensor:
+    """Return the weights of rows for each member, trimmed as in `trimmed_weight`.
+
+    A member does not count the rows that it does not learn, see `trimmed_share`.
+
+    Parameters
+    ----------
+    losses : Tensor of shape (n_members, n_rows)
+    weight : Tensor of shape (n_rows,)
+    is_learnt : Tensor of shape (n_members, n_rows)
+        1 for rows that a member learns, 0 for others.
+    trim : float
+        Share of the weight that is left out, in [0, 1).
+
+    Returns
+    -------
+    kept : Tensor of shape (n_members, n_rows)
+        Divided by the number of rows that are learnt and not left out, so that the
+        weighted sum of losses is a mean. All zero for a member that learns no row.
+    """
+    n_learnt = is_learnt.sum(dim=-1, keepdim=True)
+    if trim == 0:
+        return weight * is_learnt / n_learnt.clamp(min=1)
+    # As in `trimmed_share`, but in float32, whose rounding errors are larger. The
+    # number of rows to leave out is the next integer.
+    n_left_out = (trim * n_learnt - 1e-3).minimum(n_learnt - 1)
+    if not is_expanded(weight):
+        share = n_left_out.ceil() / n_learnt.clamp(min=1)
+        kept = trimmed_weight(losses, weight * is_learnt, share)
+        return kept / ((1 - share) * n_learnt).clamp(min=1)
+    # As many candidates as a member that learns all rows leaves out.
+    n_most = min(math.ceil(round(trim * losses.shape[-1], 6)), losses.shape[-1])
+    highest = losses.masked_fill(is_learnt == 0, -torch.inf).topk(n_most).indices
+    rank = torch.arange(n_most, device=losses.device)
+    rest = is_learnt.gather(-1, highest) * (rank >= n_left_out)
+    kept = is_learnt.scatter(-1, highest, rest)
+    return kept / kept.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+def trimmed_weight(losses: Tensor, weight: Tensor, trim: float | Tensor) -> Tensor:
     """Return the weights of rows, reduced to 0 for those with the highest losses.
 
     The last of these rows keeps a part of its weight, so that a row of weight w counts
@@ -168,7 +209,7 @@ def trimmed_weight(losses: Tensor, weight: Tensor, trim: float) -> Tensor:
     losses : Tensor of shape (..., n_rows)
     weight : Tensor of shape (n_rows,) or of the shape of `losses`
         Non-negative.
-    trim : float
+    trim : float or Tensor of shape (..., 1)
         Share of the weight that is left out, in [0, 1).
 
     Returns
@@ -176,13 +217,14 @@ def trimmed_weight(losses: Tensor, weight: Tensor, trim: float) -> Tensor:
     kept : Tensor of the shape of `losses`, or `weight` itself without trimming
         At most `weight`; along the rows it sums to ``(1 - trim) * weight.sum()``.
     """
-    if trim == 0:
-        return weight
-    n_left_out = trim * len(weight)
-    if is_expanded(weight) and abs(n_left_out - round(n_left_out)) < 1e-6:
-        # Rows of equal weight need not be sorted, which takes four times as long.
-        highest = losses.topk(round(n_left_out), sorted=False).indices
-        return weight.expand_as(losses).scatter(-1, highest, 0.0)
+    if not isinstance(trim, Tensor):
+        if trim == 0:
+            return weight
+        n_left_out = trim * len(weight)
+        if is_expanded(weight) and abs(n_left_out - round(n_left_out)) < 1e-6:
+            # Rows of equal weight need not be sorted, which takes four times as long.
+            highest = losses.topk(round(n_left_out), sorted=False).indices
+            return weight.expand_as(losses).scatter(-1, highest, 0.0)
     order = losses.argsort(dim=-1)
     ascending = weight.expand_as(losses).gather(-1, order)
     cumulative = ascending.cumsum(dim=-1)

@@ -24,7 +24,7 @@ from skae.engine.judge import DIVISOR, Judge
 from skae.engine.net import AutoencoderNet, StopTraining, lacks_float64
 from skae.engine.networks import Network, Networks, Split
 from skae.engine.notifier import Notifier
-from skae.engine.objective import trimmed_share, trimmed_weight
+from skae.engine.objective import trimmed_for_members, trimmed_share, trimmed_weight
 from skae.engine.step import Step, filler
 
 # Largest number of records of batches in the history of an epoch.
@@ -477,6 +477,7 @@ class Trainer:
             self._prepare,
             self.rng if training else None,
             self.split.fold_weight() if training else None,
+            self.split.members.is_learnt if training and self.split.members else None,
             max_resident=MAX_RESIDENT if is_cuda else MAX_RESIDENT_CPU,
             is_copied=is_cuda,
             keeps_sparse=self._keeps_sparse,
@@ -537,9 +538,15 @@ class Trainer:
         uses_bfloat16 = self.plan.precision == "bfloat16"
         with torch.autocast(batch.target.device.type, torch.bfloat16, uses_bfloat16):
             row_losses = network.objective(network.module, batch, self._progress)
-        share = trimmed_share(self.plan.trim, batch.n_rows)
+        trim, n_rows = self.plan.trim, batch.n_rows
+        if batch.is_learnt is not None:
+            kept = trimmed_for_members(
+                row_losses.detach(), batch.weight, batch.is_learnt.T, trim
+            )
+            return (row_losses * kept).sum() / len(kept)
+        share = trimmed_share(trim, n_rows)
         kept = trimmed_weight(row_losses.detach(), batch.weight, share)
-        losses = (row_losses * kept).sum(dim=-1) / ((1 - share) * batch.n_rows)
+        losses = (row_losses * kept).sum(dim=-1) / ((1 - share) * n_rows)
         return losses if batch.weight.ndim == 2 else losses.mean()
 
     # Callbacks

@@ -19,6 +19,7 @@ from skae.inspection._feature_contributions import FeatureContributionDisplay
 from skae.inspection._latent_space import LatentSpaceDisplay
 from skae.inspection._loss_curve import LossCurveDisplay
 from skae.inspection._outlier_scores import OutlierScoreDisplay
+from skae.inspection._p_values import PValueDisplay
 from skae.inspection._reconstruction import ReconstructionDisplay
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "LatentSpaceDisplay",
     "LossCurveDisplay",
     "OutlierScoreDisplay",
+    "PValueDisplay",
     "ReconstructionDisplay",
 ]

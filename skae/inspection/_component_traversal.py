@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skae._base import MatrixLike
+from skae._checks import check_input_shape
 from skae.inspection._drawing import (
     add_panels,
     draw_images,
@@ -17,7 +18,11 @@ from skae.inspection._drawing import (
     label_features,
     value_limits,
 )
-from skae.inspection._estimators import find_autoencoder_and_input, to_dense
+from skae.inspection._estimators import (
+    find_autoencoder_and_input,
+    resolve_input_shape,
+    to_dense,
+)
 from skae.transformer import AutoencoderTransformer
 
 if TYPE_CHECKING:
@@ -123,6 +128,7 @@ class ComponentTraversalDisplay:
         autoencoder, X, feature_names = find_autoencoder_and_input(
             estimator, X, AutoencoderTransformer
         )
+        input_shape = resolve_input_shape(input_shape, autoencoder)
         Z = to_dense(autoencoder.transform(X))
         low, median, high = np.percentile(
             Z, (percentiles[0], 50, percentiles[1]), axis=0
@@ -136,7 +142,7 @@ class ComponentTraversalDisplay:
         display = cls(
             steps,
             X_hat.reshape(n_components, n_steps, -1),
-            input_shape=input_shape or autoencoder.input_shape,
+            input_shape=input_shape,
             feature_names=feature_names,
         )
         return display.plot(ax)
@@ -156,6 +162,7 @@ class ComponentTraversalDisplay:
         """
         steps, X_hat = np.asarray(self.steps), np.asarray(self.X_hat, float)
         n_components, n_steps, n_features = X_hat.shape
+        check_input_shape(self.input_shape, n_features)
         if is_image(self.input_shape):
             size = (0.9 * n_steps + 1, 0.9 * n_components + 0.4)
             self.ax_, self.figure_ = get_axes(self, ax, size)

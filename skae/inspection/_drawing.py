@@ -12,6 +12,7 @@ from skae._compat import check_matplotlib_support
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 # Largest number of features whose names are drawn along an axis.
 MAX_NAMED_FEATURES = 30
@@ -104,27 +105,36 @@ def draw_images(
     panels = add_panels(ax, n_rows, n_columns)
     for row_panels, row_images, label in zip(panels, images, labels, strict=True):
         for panel, image in zip(row_panels, row_images, strict=True):
-            _draw_image(panel, image, input_shape, limits)
+            draw_image(panel, image, input_shape, limits)
         row_panels[0].set_ylabel(label, rotation=0, ha="right", va="center")
     return panels
 
 
-def _draw_image(
+def split_channels(row: np.ndarray, input_shape: Sequence[int] | None) -> np.ndarray:
+    """Return the image of a row, of shape (n_channels, height, width)."""
+    assert input_shape is not None
+    return row.reshape(-1, *input_shape[-2:])
+
+
+def draw_image(
     ax: Axes,
     row: np.ndarray,
     input_shape: Sequence[int] | None,
     limits: tuple[float, float],
-) -> None:
-    """Draw one row as an image: in colour if it has three channels, else their mean."""
-    assert input_shape is not None
+) -> AxesImage:
+    """Draw one row as an image: in colour if it has three channels, else their mean.
+
+    Pixels with a missing channel are blank.
+    """
     low, high = limits
-    image = row.reshape(-1, *input_shape[-2:])  # (n_channels, height, width)
-    if len(image) == 3:
-        scaled = (image - low) / (high - low or 1)
-        ax.imshow(np.nan_to_num(scaled).clip(0, 1).transpose(1, 2, 0))
-    else:
-        ax.imshow(image.mean(axis=0), cmap="gray", vmin=low, vmax=high)
+    image = split_channels(row, input_shape)
     ax.set(xticks=[], yticks=[])
+    if len(image) != 3:
+        return ax.imshow(image.mean(axis=0), cmap="gray", vmin=low, vmax=high)
+    is_missing = np.isnan(image).any(axis=0)
+    scaled = np.where(is_missing, 0, (image - low) / (high - low or 1)).clip(0, 1)
+    opacity = [~is_missing] if is_missing.any() else []
+    return ax.imshow(np.stack([*scaled, *opacity], axis=-1))
 
 
 def resolve_feature_names(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skae._base import BaseAutoencoder, MatrixLike
+from skae._checks import check_input_shape
 
 
 class AutoencoderInput(NamedTuple):
@@ -100,6 +102,17 @@ def find_autoencoder_and_input(
     if not hasattr(X, "shape"):
         X = np.asarray(X)
     return AutoencoderInput(autoencoder, X, feature_names)
+
+
+def resolve_input_shape(
+    input_shape: Sequence[int] | None, autoencoder: Any
+) -> Sequence[int] | None:
+    """Return the shape of a row: `input_shape`, or that of the autoencoder if None.
+
+    Raises ValueError if rows of the autoencoder cannot have the shape.
+    """
+    check_input_shape(input_shape, autoencoder.n_features_in_)
+    return autoencoder.input_shape if input_shape is None else input_shape
 
 
 def _best_estimator(estimator: Any) -> Any:

@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from skae._base import MatrixLike
+from skae._checks import check_input_shape
 from skae._compat import safe_indexing
-from skae.inspection._drawing import get_axes, resolve_feature_names
-from skae.inspection._estimators import find_autoencoder_and_input, to_dense
+from skae.inspection._drawing import (
+    draw_image,
+    get_axes,
+    is_image,
+    resolve_feature_names,
+    split_channels,
+    value_limits,
+)
+from skae.inspection._estimators import (
+    find_autoencoder_and_input,
+    resolve_input_shape,
+    to_dense,
+)
 from skae.outlier import AutoencoderOutlierDetector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+
+# Opacity of the map at the largest contribution: the picture shows through.
+MAX_OPACITY = 0.85
 
 
 class FeatureContributionDisplay:
     """Contributions of the features to the reconstruction error of one row.
 
-    Horizontal bars show which features make a row an outlier.
+    Horizontal bars show which features make a row an outlier. In an image, it is a map
+    over the picture, more opaque where the contribution is larger.
 
     Parameters
     ----------
@@ -33,6 +51,11 @@ class FeatureContributionDisplay:
         Reconstruction of the row: the values expected from the other features.
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features. If None, they are named x0, x1, ...
+    input_shape : tuple of int, default=None
+        Shape of one row, (height, width) or (channels, height, width) of an image. With
+        None or another length, the contributions are drawn as bars. The picture is in
+        colour if it has three channels, otherwise their mean in grey; the contributions
+        are summed over the channels. Missing pixels are blank.
 
     Attributes
     ----------
@@ -41,7 +64,13 @@ class FeatureContributionDisplay:
     figure_ : matplotlib.figure.Figure
         Figure that contains the axes.
     bars_ : matplotlib.container.BarContainer
-        Bars of the features, largest contribution first.
+        Bars of the features, largest contribution first. Not for images.
+    map_ : matplotlib.image.AxesImage
+        Map of the contributions, only for images.
+    image_ : matplotlib.image.AxesImage or None
+        Picture under the map, only for images. None if `x` is None.
+    colorbar_ : matplotlib.colorbar.Colorbar
+        Colour bar of the map, only for images.
 
     See Also
     --------
@@ -58,6 +87,17 @@ class FeatureContributionDisplay:
     >>> display = FeatureContributionDisplay.from_estimator(detector, X, i)
     >>> len(display.bars_)
     10
+
+    A map over a digit of which a part is spoilt:
+
+    >>> from sklearn.datasets import load_digits
+    >>> X = load_digits().data
+    >>> detector = AutoencoderOutlierDetector(input_shape=(8, 8), random_state=0).fit(X)
+    >>> digit = X[:1].copy()
+    >>> digit.reshape(8, 8)[1:3, :2] = 16
+    >>> display = FeatureContributionDisplay.from_estimator(detector, digit)
+    >>> display.map_.get_array().shape
+    (8, 8)
     """
 
     def __init__(
@@ -67,11 +107,13 @@ class FeatureContributionDisplay:
         x: ArrayLike | None = None,
         x_hat: ArrayLike | None = None,
         feature_names: ArrayLike | None = None,
+        input_shape: Sequence[int] | None = None,
     ):
         self.contributions = contributions
         self.x = x
         self.x_hat = x_hat
         self.feature_names = feature_names
+        self.input_shape = input_shape
 
     @classmethod
     def from_estimator(
@@ -81,6 +123,7 @@ class FeatureContributionDisplay:
         row: int = 0,
         *,
         max_features: int = 10,
+        input_shape: Sequence[int] | None = None,
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
@@ -96,11 +139,15 @@ class FeatureContributionDisplay:
         row : int, default=0
             Position in X of the row to plot, in [-n_samples, n_samples).
         max_features : int, default=10
-            Largest number of features to draw; those that contribute most are drawn.
+            Largest number of bars to draw; the features that contribute most are drawn.
+        input_shape : tuple of int, default=None
+            Shape of an image, see `FeatureContributionDisplay`. If None, the
+            estimator's parameter `input_shape`. ``(n_features,)`` draws bars.
         ax : matplotlib.axes.Axes, default=None
             Axes to draw into. If None, a new figure is created.
         **kwargs : dict
-            Keyword arguments passed to `matplotlib.axes.Axes.barh`.
+            Keyword arguments passed to `matplotlib.axes.Axes.barh`, or for an image to
+            `matplotlib.axes.Axes.imshow`, which draws the map.
 
         Returns
         -------
@@ -110,6 +157,7 @@ class FeatureContributionDisplay:
         autoencoder, X, feature_names = find_autoencoder_and_input(
             estimator, X, AutoencoderOutlierDetector
         )
+        input_shape = resolve_input_shape(input_shape, autoencoder)
         if not -X.shape[0] <= row < X.shape[0]:
             raise ValueError(
                 f"row must be the position of one of the {X.shape[0]} rows of X, got "
@@ -121,30 +169,76 @@ class FeatureContributionDisplay:
             x=to_dense(x)[0],
             x_hat=to_dense(autoencoder.reconstruct(x))[0],
             feature_names=feature_names,
+            input_shape=input_shape,
         )
         return display.plot(ax, max_features=max_features, **kwargs)
 
     def plot(
         self, ax: Axes | None = None, *, max_features: int = 10, **kwargs: Any
     ) -> Self:
-        """Plot the contributions as horizontal bars, the largest on top.
+        """Plot the contributions as horizontal bars, or as a map over an image.
+
+        The largest contribution is the bar on top.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, default=None
             Axes to draw into. If None, a new figure is created.
         max_features : int, default=10
-            Largest number of features to draw; those that contribute most are drawn.
+            Largest number of bars to draw; the features that contribute most are drawn.
         **kwargs : dict
-            Keyword arguments passed to `matplotlib.axes.Axes.barh`.
+            Keyword arguments passed to `matplotlib.axes.Axes.barh`, or for an image to
+            `matplotlib.axes.Axes.imshow`, which draws the map.
 
         Returns
         -------
         display : FeatureContributionDisplay
             This object.
         """
-        self.ax_, self.figure_ = get_axes(self, ax)
         contributions = np.asarray(self.contributions, float)
+        self._check_sizes(len(contributions))
+        self.ax_, self.figure_ = get_axes(self, ax)
+        if is_image(self.input_shape):
+            self._plot_map(contributions, kwargs)
+        else:
+            self._plot_bars(contributions, max_features, kwargs)
+        return self
+
+    def _check_sizes(self, n_features: int) -> None:
+        """Raise ValueError if the shape or a row does not fit the contributions."""
+        check_input_shape(self.input_shape, n_features)
+        for name, row in (("x", self.x), ("x_hat", self.x_hat)):
+            if row is not None and np.shape(row) != (n_features,):
+                raise ValueError(
+                    f"{name} must be None or have the shape ({n_features},) of "
+                    f"contributions, got shape {np.shape(row)}."
+                )
+
+    def _plot_map(self, contributions: np.ndarray, kwargs: dict[str, Any]) -> None:
+        """Plot the picture and the contributions over it."""
+        values = split_channels(contributions, self.input_shape).sum(axis=0)
+        total = _finite_sum(contributions)
+        high = values[np.isfinite(values)].max(initial=0) or 1.0
+        limits = {} if "norm" in kwargs else {"vmin": 0, "vmax": high}
+        style = {**limits, **kwargs, "cmap": _fade_in(kwargs.get("cmap"))}
+        self.image_ = None
+        if self.x is not None:
+            x = np.asarray(self.x, float)
+            self.image_ = draw_image(self.ax_, x, self.input_shape, value_limits(x))
+        # imshow leaves out infinite values. They are drawn as the largest finite one.
+        self.map_ = self.ax_.imshow(values.clip(max=high), **style)
+        self.ax_.set(xticks=[], yticks=[], xlabel=f"row's error of {total:.3g}")
+        self.colorbar_ = self.figure_.colorbar(
+            self.map_,
+            ax=self.ax_,
+            label="contribution to the error",
+            extend="max" if np.isinf(values).any() else "neither",
+        )
+
+    def _plot_bars(
+        self, contributions: np.ndarray, max_features: int, kwargs: dict[str, Any]
+    ) -> None:
+        """Plot the largest contributions as bars."""
         top = np.argsort(-contributions, kind="stable")[:max_features]
         names = resolve_feature_names(self.feature_names, len(contributions))
         labels = [self._label(names[j], j) for j in top]
@@ -153,11 +247,9 @@ class FeatureContributionDisplay:
         )
         self.ax_.set_yticks(np.arange(len(top)), labels)
         self.ax_.invert_yaxis()
-        total = contributions[np.isfinite(contributions)].sum()
-        shown = contributions[top][np.isfinite(contributions[top])].sum()
+        total, shown = _finite_sum(contributions), _finite_sum(contributions[top])
         share = f" ({shown / total:.0%} shown)" if total > 0 else ""
         self.ax_.set_xlabel(f"contribution to the row's error of {total:.3g}{share}")
-        return self
 
     def _label(self, name: str, j: int) -> str:
         """Return the label of feature j: its name, value and reconstruction."""
@@ -167,3 +259,20 @@ class FeatureContributionDisplay:
         if math.isnan(x):
             return f"{name} missing"
         return f"{name} = {x:.3g} instead of {x_hat:.3g}"
+
+
+def _finite_sum(values: np.ndarray) -> float:
+    """Return the sum of the finite values."""
+    return values[np.isfinite(values)].sum()
+
+
+def _fade_in(cmap: Colormap | str | None) -> Colormap:
+    """Return a colormap, by default red, that is transparent at its start."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    # One hue is told from the grey of the picture at every opacity.
+    opaque = ListedColormap(["red"]) if cmap is None else colormaps.get_cmap(cmap)
+    colors = opaque(np.linspace(0, 1, 256))
+    colors[:, 3] *= np.linspace(0, MAX_OPACITY, 256)
+    return ListedColormap(colors)

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
-from sklearn.utils.validation import column_or_1d
+from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from skae._base import MatrixLike
 from skae.inspection._drawing import get_axes
-from skae.inspection._estimators import find_autoencoder_and_input
+from skae.inspection._estimators import (
+    find_autoencoder,
+    find_autoencoder_and_input,
+)
 from skae.outlier import AutoencoderOutlierDetector
 
 if TYPE_CHECKING:
@@ -33,6 +36,10 @@ class OutlierScoreDisplay:
     is_outlier : array-like of bool of shape (n_samples,), default=None
         Ground truth. If given, inliers and outliers are drawn as two densities, and
         `roc_auc` is computed.
+    training_scores : array-like of shape (n_training_samples,), default=None
+        Scores of the training rows, drawn as an outline for comparison: their
+        density, or without `is_outlier` the number of rows that would be in each bin
+        if there were `n_samples` training rows.
 
     Attributes
     ----------
@@ -60,6 +67,13 @@ class OutlierScoreDisplay:
     >>> display = OutlierScoreDisplay.from_estimator(detector, X, y)
     >>> display.roc_auc > 0.9
     True
+
+    The training scores, with another threshold:
+
+    >>> detector = detector.set_params(contamination=0.1).recalibrate()
+    >>> display = OutlierScoreDisplay.from_estimator(detector)
+    >>> int((display.scores < display.offset).sum())
+    20
     """
 
     def __init__(
@@ -68,10 +82,12 @@ class OutlierScoreDisplay:
         *,
         offset: float | None = None,
         is_outlier: ArrayLike | None = None,
+        training_scores: ArrayLike | None = None,
     ):
         self.scores = scores
         self.offset = offset
         self.is_outlier = is_outlier
+        self.training_scores = training_scores
 
     @property
     def roc_auc(self) -> float | None:
@@ -88,27 +104,33 @@ class OutlierScoreDisplay:
     def from_estimator(
         cls,
         estimator: Any,
-        X: MatrixLike,
+        X: MatrixLike | None = None,
         y: ArrayLike | None = None,
         *,
         outlier_label: Any = -1,
+        show_training: bool = False,
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Score X and plot the scores.
+        """Plot the scores of X, or of the training rows, and the present threshold.
 
         Parameters
         ----------
         estimator : estimator
             A fitted `AutoencoderOutlierDetector`, or a fitted `Pipeline` or search
             that ends in one.
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows to score.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), default=None
+            Rows to score. None means the training rows, of which the scores are
+            recorded in `training_scores_`.
         y : array-like of shape (n_samples,), default=None
             True labels, with at most two different values, such as those returned by
             `predict`.
         outlier_label : object, default=-1
             Label of the outliers. Pass 1 if y is 1 for outliers and 0 for inliers.
+        show_training : bool, default=False
+            Whether to draw the scores of the training rows beside those of X, as an
+            outline. If the scores of new inliers are lower than those of the training
+            rows, `recalibrate` sets a threshold from rows that are held out.
         ax : matplotlib.axes.Axes, default=None
             Axes to draw into. If None, a new figure is created.
         **kwargs : dict
@@ -121,7 +143,8 @@ class OutlierScoreDisplay:
         Raises
         ------
         ValueError
-            If y has more than two different labels, or none equal to `outlier_label`.
+            If y has more than two different labels, none equal to `outlier_label`, or
+            another length than X.
         """
         is_outlier = None
         if y is not None:
@@ -133,13 +156,22 @@ class OutlierScoreDisplay:
                     f"{outlier_label!r}, got {labels[:5].tolist()}."
                 )
             is_outlier = y == outlier_label
-        autoencoder, X, _ = find_autoencoder_and_input(
-            estimator, X, AutoencoderOutlierDetector
-        )
+        detector: Any
+        if X is None:
+            detector = find_autoencoder(estimator, AutoencoderOutlierDetector)
+            scores = detector.training_scores_
+        else:
+            detector, X, _ = find_autoencoder_and_input(
+                estimator, X, AutoencoderOutlierDetector
+            )
+            scores = detector.score_samples(X)
+        check_consistent_length(scores, is_outlier)
+        is_shown = show_training and X is not None
         display = cls(
-            autoencoder.score_samples(X),
-            offset=autoencoder.offset_,
+            scores,
+            offset=detector.offset_,
             is_outlier=is_outlier,
+            training_scores=detector.training_scores_ if is_shown else None,
         )
         return display.plot(ax, **kwargs)
 
@@ -161,9 +193,15 @@ class OutlierScoreDisplay:
         self.ax_, self.figure_ = get_axes(self, ax)
         scores = np.asarray(self.scores, float)
         finite = np.isfinite(scores)
-        style = {"bins": np.histogram_bin_edges(scores[finite], 50), **kwargs}
+        drawn, training = scores[finite], None
+        if self.training_scores is not None:
+            training = np.asarray(self.training_scores, float)
+            training = training[np.isfinite(training)]
+            drawn = np.concatenate([drawn, training])
+        style = {"bins": np.histogram_bin_edges(drawn, 50), **kwargs}
         if self.is_outlier is None:
-            self.ax_.hist(scores[finite], color="C0", **style)
+            label = None if training is None else f"{len(scores)} rows"
+            self.ax_.hist(scores[finite], color="C0", label=label, **style)
             self.ax_.set_ylabel("rows")
         else:
             is_outlier = np.asarray(self.is_outlier, bool)
@@ -176,6 +214,17 @@ class OutlierScoreDisplay:
                         scores[finite & mask], color=color, label=label, **style
                     )
             self.ax_.set_ylabel("density of each class")
+        if training is not None and len(training):
+            share = len(scores) / len(training)
+            outline = {
+                **style,
+                "weights": np.full(len(training), share),
+                "histtype": "step",
+                "alpha": 1.0,
+                "color": "0.3",
+                "label": f"{len(training)} training rows",
+            }
+            self.ax_.hist(training, **outline)
         if self.offset is not None:
             label = f"threshold, {self.offset:.3g}"
             self.ax_.axvline(self.offset, color="0.3", linestyle="--", label=label)

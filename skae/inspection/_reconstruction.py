@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
 from skae._base import MatrixLike
+from skae._checks import check_input_shape
 from skae._compat import safe_indexing
 from skae.inspection._drawing import (
     add_panels,
@@ -19,7 +20,11 @@ from skae.inspection._drawing import (
     label_features,
     value_limits,
 )
-from skae.inspection._estimators import find_autoencoder_and_input, to_dense
+from skae.inspection._estimators import (
+    find_autoencoder_and_input,
+    resolve_input_shape,
+    to_dense,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,11 +123,12 @@ class ReconstructionDisplay:
             The display, drawn.
         """
         autoencoder, X, feature_names = find_autoencoder_and_input(estimator, X)
+        input_shape = resolve_input_shape(input_shape, autoencoder)
         rows = safe_indexing(X, _draw_positions(X.shape[0], n_samples, random_state))
         display = cls(
             to_dense(rows),
             to_dense(autoencoder.reconstruct(rows)),
-            input_shape=input_shape or autoencoder.input_shape,
+            input_shape=input_shape,
             feature_names=feature_names,
         )
         return display.plot(ax)
@@ -141,6 +147,7 @@ class ReconstructionDisplay:
             This object.
         """
         X, X_hat = np.asarray(self.X, float), np.asarray(self.X_hat, float)
+        check_input_shape(self.input_shape, X.shape[1])
         if is_image(self.input_shape):
             self.ax_, self.figure_ = get_axes(self, ax, (0.9 * len(X) + 1, 2.2))
             labels = ["original", "reconstruction"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from skae._base import BaseAutoencoder
 from skae._module import LIMIT, Autoencoder, Scaler
+from skae._neighbors import KeptTensors, NearestRows
 from skae._refine import (
     Problem,
     descend_all_at_once,
@@ -85,6 +86,26 @@ class TraceableScaler(Scaler):
         return torch.where(observed, scaled, self.scaled_mean), observed
 
 
+class TraceableNearestRows(NearestRows):
+    """Nearest rows without a loop over blocks, and with tensors that are stored."""
+
+    def __init__(self, neighbors: NearestRows):
+        kept = neighbors.kept
+        super().__init__(
+            kept, neighbors.n_core, neighbors.n_neighbors, neighbors.n_seen
+        )
+        self.medians = neighbors.medians.cpu()
+        for name, tensor in kept.on(self.medians.device)._asdict().items():
+            self.register_buffer(f"kept_{name}", tensor)
+
+    @property
+    def _tensors(self) -> KeptTensors:
+        return KeptTensors(*(getattr(self, f"kept_{n}") for n in KeptTensors._fields))
+
+    def _blocks(self, target: Any, observed: Tensor | None) -> Iterator[Any]:
+        yield target, observed
+
+
 class TraceableAutoencoder(Autoencoder):
     """Autoencoder whose refinement of codes is traced as a single operator.
 
@@ -98,6 +119,8 @@ class TraceableAutoencoder(Autoencoder):
         module: Any = copy.deepcopy(estimator.net_.module_in(np.dtype(np.float64)))
         module.__class__, module.scaler.__class__ = cls, TraceableScaler
         module.functions = None  # those of the original
+        if module.neighbors is not None:
+            module.neighbors = TraceableNearestRows(module.neighbors)
         return module.cpu().eval()
 
     def _refined(

@@ -9,8 +9,18 @@ from hypothesis.extra import numpy as hnp
 from nets import X, batch_of, history_of, make_module, make_net, make_split, train
 from torch import nn
 
+from skae._members import stack
+from skae._module import Autoencoder
+from skae._rows import Rows
 from skae.bottlenecks import Squeeze
-from skae.engine.objective import Objective, trimmed_share, trimmed_weight
+from skae.engine.networks import MemberFolds, Split
+from skae.engine.objective import (
+    Objective,
+    trimmed_for_members,
+    trimmed_share,
+    trimmed_weight,
+)
+from skae.losses import SquaredError
 
 
 class Cost(nn.Module):
@@ -171,3 +181,61 @@ def test_trimmed_rows_have_no_gradient():
         losses.append(history_of(net, make_split(X=far))[-1]["train_loss"])
     assert losses[0] > 1e4
     assert losses[1] < 10
+
+
+@pytest.mark.parametrize("trim", [0.0, 0.2, 0.5, 0.99])
+@pytest.mark.parametrize("is_uniform", [True, False])
+def test_members_are_trimmed_over_the_rows_that_they_learn(trim, is_uniform):
+    generator = torch.Generator().manual_seed(0)
+    losses = torch.randn(6, 20, generator=generator)
+    is_learnt = (torch.rand(6, 20, generator=generator) < 0.7).float()
+    is_learnt[4] = 0
+    is_learnt[5] = 0
+    is_learnt[5, 3] = 1
+    weight = torch.ones(1).expand(20) if is_uniform else torch.rand(20) + 0.5
+    kept = trimmed_for_members(losses, weight, is_learnt, trim)
+    assert kept[is_learnt == 0].eq(0).all()
+    for i in range(6):
+        learnt = is_learnt[i] > 0
+        n = int(learnt.sum())
+        if n == 0:
+            continue
+        share = trimmed_share(trim, n)
+        expected = trimmed_weight(losses[i, learnt], weight[learnt].clone(), share)
+        torch.testing.assert_close(kept[i, learnt], expected / ((1 - share) * n))
+    if is_uniform:
+        torch.testing.assert_close(kept.sum(dim=1), torch.tensor([1.0] * 4 + [0, 1]))
+
+
+@pytest.mark.parametrize("compile", [False, "auto"])
+@pytest.mark.parametrize("trim", [0.0, 0.25])
+def test_members_do_not_depend_on_rows_that_they_do_not_learn(trim, compile):
+    fold = np.arange(len(X)) % 3
+    group = np.array([0, 1, 2, -1])
+
+    def weights(rows):
+        module = make_module()
+        encoder, decoder = (
+            stack([part] * 4) for part in (module.encoder, module.decoder)
+        )
+        visible = torch.ones(4, 1, 2, dtype=torch.bool)
+        net = make_net(
+            Autoencoder(
+                *(module.scaler, encoder, module.bottleneck, decoder, nn.Identity()),
+                SquaredError(),
+                n_components=1,
+                visible=visible,
+            ),
+            trim=trim,
+            compile=compile,
+            max_epochs=40,
+        )
+        split = Split(Rows(rows), None, members=MemberFolds(fold, group))
+        train(net, split)
+        return list(net.module_.parameters())
+
+    changed = X.copy()
+    changed[fold == 1] += 3
+    for one, other in zip(weights(X), weights(changed), strict=True):
+        is_equal = [torch.equal(a, b) for a, b in zip(one, other, strict=True)]
+        assert is_equal == [False, True, False, False]
