@@ -26,11 +26,11 @@ MAX_DISTANCES = 2**28
 # core: rows that are inliers even if many of the training rows are outliers.
 CORE_SHARE = 0.4
 
-# Powers of the terms of the score, see `NearestRows`. A larger power of the distance
-# is better on clean and worse on contaminated training rows: the mean ROC AUC on the
-# tables of ADBench is .845 and .753, and with 0.533 .848 and .749. Both together only
-# determine how the scores spread: outliers that are far from all rows do not hide
-# nearer ones from the rule of contamination="auto", which was made for logarithms.
+# Powers of the two terms of the score, see `NearestRows`. A larger `POWER` is better on
+# clean and worse on contaminated training rows: on the tables of ADBench, the mean ROC
+# AUC is .845 and .753 with 0.5, and .848 and .749 with 0.533. The ratio of the powers
+# determines the ranks. Their size determines how far the scores spread: with powers 2.5
+# times as large, far outliers hid nearer ones from the rule of contamination="auto".
 CORE_POWER, POWER = 0.2, 0.5
 
 # Smallest relative distance. Rows that equal a training row differ in their errors.
