@@ -38,6 +38,8 @@ def keep_rows(job: Job, net: AutoencoderNet) -> None:
         sample = _with_earlier(job, net, earlier)
     else:
         sample = _drawn(job, net, _n_kept(len(job.rows), job.rows.n_features))
+    if sample.error.min() < 0:
+        return  # a loss of one's own; a ratio of such errors has no meaning
     order = np.argsort(sample.error, kind="stable")
     weight = sample.weight[order]
     reached = np.cumsum(weight) / weight.sum()

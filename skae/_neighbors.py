@@ -235,11 +235,14 @@ class NearestRows(nn.Module):
         return Nearness(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     def combine(self, error: Tensor, core_distance: Tensor, distance: Tensor) -> Tensor:
-        """Combine reconstruction errors and distances, all of shape (n_rows,)."""
+        """Combine reconstruction errors and distances, all of shape (n_rows,).
+
+        Negative errors, which a loss of one's own may have, count as 0.
+        """
         median_error, median_core, median = self.medians.unbind()
         core = (core_distance / median_core).clamp(min=MIN_RATIO)
         ratio = (distance / median).clamp(min=MIN_RATIO)
-        by_core = (error / median_error * core) ** CORE_POWER
+        by_core = (error.clamp(min=0) / median_error * core) ** CORE_POWER
         return torch.maximum(by_core, ratio**POWER)
 
     def shares(

@@ -310,8 +310,10 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         >= 0. With 0 the score is minus the reconstruction error. ``"auto"`` means 1,
         and 0 for networks other than fully connected ones, since distances do not see
         the structure that convolutions use, and if the score has no sum over features,
-        as with ``Gaussian(score="elbo")``. If there are fewer other rows, the farthest
-        one counts. See Notes on the training rows that are kept.
+        as with ``Gaussian(score="elbo")``. If training rows have negative errors, as
+        with some losses of one's own, the score is minus the reconstruction error, too.
+        If there are fewer other rows, the farthest one counts. See Notes on the
+        training rows that are kept.
     contamination : float or "auto", default="auto"
         Fraction of outliers among the training rows, in (0, 0.5], which determines the
         threshold `offset_`. The fraction that is flagged is the nearest one that equal

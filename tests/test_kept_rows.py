@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skae import AutoencoderOutlierDetector, _kept_rows
 from skae._kept_rows import _n_kept, repetitions
 from skae._neighbors import CORE_SHARE, MAX_ENTRIES, MAX_ROWS, MIN_ROWS
+from skae.losses import SquaredError
 
 SMALL = {"n_estimators": 2, "max_epochs": 2, "random_state": 0}
 rng = np.random.default_rng(0)
@@ -82,6 +83,21 @@ def test_a_sample_is_kept_where_there_are_many_rows(monkeypatch):
 def test_no_row_is_kept_without_neighbors():
     assert fitted(n_neighbors=0).fit(X).module_.neighbors is None
     assert fitted(bottleneck="gaussian").fit(X).module_.neighbors is not None
+
+
+class ShiftedLoss(SquaredError):  # noqa: N818
+    """Squared error minus 1, which may be negative."""
+
+    def elementwise(self, x, x_hat):
+        return super().elementwise(x, x_hat) - 1
+
+
+def test_negative_errors_are_scores_alone():
+    detector = fitted(loss=ShiftedLoss(), error="loss").fit(X)
+    assert detector.module_.neighbors is None
+    alone = fitted(loss=ShiftedLoss(), error="loss", n_neighbors=0).fit(X)
+    assert_array_equal(detector.score_samples(X), alone.score_samples(X))
+    assert np.isfinite(detector.score_samples(X)).all()
 
 
 def test_partial_fit_keeps_rows_of_all_calls_once(monkeypatch):
