@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
+from attempts import OutOfTimeError, format_error, quiet, time_limit
 from outliers_data import DataSet, Split, Table
 from outliers_explain import KINDS, ForestShap, share_found, spoil
 from outliers_peers import (
@@ -16,8 +19,6 @@ from outliers_peers import (
     ConformalForest,
     build,
     outlier_scores,
-    quiet,
-    time_limit,
     warm_up,
 )
 from scipy.stats import false_discovery_control
@@ -61,6 +62,11 @@ class Result(NamedTuple):
     def key(self) -> Key:
         return self.section, self.method, self.table, self.seed
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the method took too long."""
+        return self.error.startswith(OutOfTimeError.__name__)
+
 
 class Clock:
     """Processor time since the last call of `start`."""
@@ -78,7 +84,8 @@ class Clock:
 def measure(key: Key, data: DataSet, limit: float) -> Result:
     """Measure a method; a failure is a result, with the measures of a useless method.
 
-    `limit` is the processor time that the measurement may take.
+    `limit` is the processor time that the measurement may take. In a ranking, a method
+    that takes longer has no measures, and is compared on the other data sets.
     """
     section, method, _, seed = key
     warm_up(method)
@@ -87,8 +94,10 @@ def measure(key: Key, data: DataSet, limit: float) -> Result:
         with quiet(), time_limit(limit):
             seconds, measures = MEASUREMENTS[section](section, method, data, seed)
     except Exception as error:  # failures are reported as results
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
-        return Result(*key, clock.seconds(), message, USELESS[section](data, seed))
+        measures = USELESS[section](data, seed)
+        if isinstance(error, OutOfTimeError) and section in RANKINGS:
+            measures = dict.fromkeys(measures, np.nan)
+        return Result(*key, clock.seconds(), format_error(error), measures)
     return Result(*key, seconds, "", measures)
 
 
@@ -270,6 +279,36 @@ def useless_reasons(data: DataSet, seed: int) -> Measures:
     return dict.fromkeys(KINDS, 0.0) | {"chance": 1 / data.size().n_features}
 
 
+# Time
+
+
+def measure_seconds(
+    section: str, method: str, data: DataSet, seed: int
+) -> tuple[float, Measures]:
+    """Measure the processor time of a fit, for skae also without held-out rows.
+
+    There is no parameter for that: the function that divides the rows is replaced. The
+    order of the two fits alternates with the seed.
+    """
+    X = data.split(seed, only_inliers=False).X_train
+    holds_out = [True, False] if method == SKAE else [True]
+    seconds = {False: np.nan}
+    for holdout in holds_out[:: 1 if seed % 2 else -1]:
+        replaced = mock.patch("skae._training.choose_holdout", return_value=None)
+        detector = build(method, seed, X.shape[1])
+        with contextlib.nullcontext() if holdout else replaced:
+            clock = Clock()
+            detector.fit(X)
+            seconds[holdout] = clock.seconds()
+    ratio = seconds[True] / seconds[False]
+    measures = {"seconds": seconds[True], "without": seconds[False], "ratio": ratio}
+    return seconds[True], measures
+
+
+def useless_seconds(data: DataSet, seed: int) -> Measures:
+    return dict.fromkeys(("seconds", "without", "ratio"), np.nan)
+
+
 RANKINGS = ("contaminated", "clean", "odd", "digits")
 
 MEASUREMENTS: dict[str, Callable[..., tuple[float, Measures]]] = {
@@ -278,6 +317,7 @@ MEASUREMENTS: dict[str, Callable[..., tuple[float, Measures]]] = {
     "generated": measure_generated,
     "pvalues": measure_p_values,
     "reasons": measure_reasons,
+    "seconds": measure_seconds,
 }
 # What a failed measurement counts as.
 USELESS: dict[str, Callable[..., Measures]] = {
@@ -286,4 +326,5 @@ USELESS: dict[str, Callable[..., Measures]] = {
     "generated": useless_generated,
     "pvalues": useless_p_values,
     "reasons": useless_reasons,
+    "seconds": useless_seconds,
 }

@@ -1,21 +1,18 @@
-"""Detectors of `outliers.py`, and how they are built, seeded and limited in time."""
+"""Detectors of `outliers.py`, and how they are built and seeded."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import io
-import signal
-import warnings
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from types import FrameType
 from typing import Any, Self
 
 import numpy as np
 import torch
+from attempts import quiet
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
 
@@ -133,42 +130,3 @@ def warm_up(method: str) -> None:
     # A failure is reported when the method is fitted to a data set.
     with quiet(), contextlib.suppress(Exception):
         outlier_scores(build(method, 0, 5).fit(X), X)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress warnings and printed output."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        yield
-
-
-class OutOfTimeError(Exception):
-    """A method has used more processor time than it is allowed to."""
-
-
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise OutOfTimeError as soon as the block has used this processor time.
-
-    A single call of compiled code is not interrupted, but the error follows it. There
-    is no limit on systems without interval timers (Windows).
-    """
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-    previous = signal.signal(signal.SIGPROF, partial(stop, seconds))
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, previous)
-
-
-def stop(seconds: float, number: int, frame: FrameType | None) -> None:
-    raise OutOfTimeError(f"did not finish in {seconds:g} s of processor time")

@@ -54,11 +54,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import platform
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from importlib import import_module
@@ -69,6 +67,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from attempts import format_error, quiet
 from results_file import append, read
 from sklearn import datasets
 from sklearn.decomposition import PCA, KernelPCA
@@ -533,22 +532,6 @@ def reconstruct_by_pyod(detector: Any, X: np.ndarray) -> np.ndarray:
 
 def explained_variance(X: np.ndarray, X_hat: np.ndarray, mean: np.ndarray) -> float:
     return 1 - np.sum((X - X_hat) ** 2) / np.sum((X - mean) ** 2)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress warnings and printed output."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        yield
-
-
-def format_error(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 # Variance

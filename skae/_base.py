@@ -413,6 +413,10 @@ class BaseAutoencoder(
         """Return the number of the nearest row whose distance is a part of scores."""
         return 0
 
+    def _has_relative_distances(self, n_features: int, scale: str | None) -> bool:
+        """Return whether scores have a mean relative distance to several rows."""
+        return False
+
     def _check_combination(self, parts: Parts) -> None:
         """Raise ValueError if valid parameters cannot be combined."""
         return

@@ -159,6 +159,7 @@ def check_fit(
         device=device,
         error=estimator._resolve_error(parts, scale),
         n_neighbors=estimator._resolve_n_neighbors(parts),
+        has_relative_distances=estimator._has_relative_distances(n_features, scale),
         seed=seed,
         split_seed=split_seed,
         is_partial=is_partial,
@@ -370,8 +371,7 @@ def check_scored_rows(
     X = check_X(estimator, X)
     rows = canonical_rows(X, check_weight(sample_weight, X))
     if len(rows) == 0:
-        names = getattr(estimator, "feature_names_in_", np.arange(X.shape[1]))
-        raise no_observed_value(names)
+        raise ValueError("X has no observed value among rows with a positive weight.")
     return rows
 
 

@@ -194,6 +194,8 @@ class Job:
     n_neighbors : int
         Number of the nearest training row, the distance to which is a part of the
         score; 0 if it has none.
+    has_relative_distances : bool
+        Whether a mean relative distance takes the place of that to the core.
     seed : int
         Seed of all random numbers of the fit, except for the choice of held-out rows.
     split_seed : int
@@ -227,6 +229,7 @@ class Job:
     device: torch.device
     error: str | None
     n_neighbors: int
+    has_relative_distances: bool
     seed: int
     split_seed: int
     is_partial: bool
@@ -295,7 +298,8 @@ class TrainingScores(NamedTuple):
     ----------
     values : ndarray of shape (n_scores,)
         Scores of the distinct rows of the last fit. After `partial_fit`, also those of
-        the rows of earlier calls, computed by the network of that time.
+        the rows of earlier calls, computed by the network of that time. Those of a
+        fitted detector are in descending order, unless an earlier version stored them.
     weight : ndarray of shape (n_scores,)
         Positive weights of these rows.
     rounding : float
@@ -304,6 +308,10 @@ class TrainingScores(NamedTuple):
         Error that the scores are the negative of.
     n_seen : float
         Weight of all rows whose scores were added.
+    isolated : ndarray of shape (n_scores,) or None
+        Share of the weight of each score that belongs to isolated rows, see
+        `skae._neighbors.are_isolated`. None if all count as isolated, because no
+        distances are measured or the version of skae that stored them recorded none.
     """
 
     values: np.ndarray
@@ -311,6 +319,7 @@ class TrainingScores(NamedTuple):
     rounding: float
     error: str
     n_seen: float
+    isolated: np.ndarray | None = None
 
     def added_to(
         self, earlier: TrainingScores, max_weight: float, decay: float
@@ -331,9 +340,17 @@ class TrainingScores(NamedTuple):
         return self._replace(
             values=np.concatenate([earlier.values, self.values]),
             weight=np.concatenate([share * earlier.weight, self.weight]),
+            isolated=np.concatenate([earlier._all_isolated(), self._all_isolated()]),
             rounding=max(earlier.rounding, self.rounding),
             n_seen=earlier.n_seen + n_added,
         )
+
+    def in_descending_order(self) -> TrainingScores:
+        """Return the same scores sorted, which saves the sorting in later uses."""
+        order = np.argsort(-self.values, kind="stable")
+        arrays = {k: v for k, v in self._asdict().items() if isinstance(v, np.ndarray)}
+        ordered: dict[str, Any] = {name: v[order] for name, v in arrays.items()}
+        return self._replace(**ordered)
 
     def condensed(self, size: int) -> TrainingScores:
         """Return at most `size` scores with nearly the same weighted quantiles.
@@ -350,9 +367,16 @@ class TrainingScores(NamedTuple):
         starts = np.append(0, np.flatnonzero(np.diff(group)) + 1)
         total = np.add.reduceat(weight, starts)
         share = weight / np.repeat(total, np.diff(np.append(starts, len(values))))
+        isolated = self._all_isolated()[order]
         return self._replace(
-            values=np.add.reduceat(share * values, starts), weight=total
+            values=np.add.reduceat(share * values, starts),
+            weight=total,
+            isolated=np.add.reduceat(share * isolated, starts),
         )
+
+    def _all_isolated(self) -> np.ndarray:
+        """Return `isolated`, ones if it is None."""
+        return np.ones(len(self.values)) if self.isolated is None else self.isolated
 
 
 class ResidualSums(NamedTuple):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from skae._job import Job
 from skae._neighbors import (
+    AROUND_FACTOR,
     CORE_SHARE,
     MAX_DISTANCES,
     MAX_ENTRIES,
@@ -25,6 +27,10 @@ FLOAT64 = np.dtype(np.float64)
 # Largest number of equal rows that a weight may count. Larger numbers are more likely
 # to be weights of another kind that happen to be whole.
 MAX_COUNT = 1e6
+
+# Weights that do not count rows are negligible below this fraction of their mean. Rows
+# with such weights are not kept.
+NEGLIGIBLE = 1e-3
 
 
 def keep_rows(job: Job, net: AutoencoderNet) -> None:
@@ -46,7 +52,10 @@ def keep_rows(job: Job, net: AutoencoderNet) -> None:
     n_core = int(np.searchsorted(reached, CORE_SHARE)) + 1
     n_core = min(max(n_core, job.n_neighbors + 1), len(weight))
     kept = KeptRows(sample.scaled[order], weight)
-    neighbors = NearestRows(kept, n_core, job.n_neighbors, sample.n_seen)
+    n_around = 0
+    if job.has_relative_distances:
+        n_around = max(1, round(AROUND_FACTOR * math.sqrt(weight.sum())))
+    neighbors = NearestRows(kept, n_core, job.n_neighbors, sample.n_seen, n_around)
     module.neighbors = neighbors.to(job.device)
     neighbors.measure(sample.error[order])
 
@@ -78,26 +87,58 @@ def _n_kept(n_rows: int, n_features: int) -> int:
 
 def _drawn(job: Job, net: AutoencoderNet, size: int) -> Sample:
     """Draw training rows of this call, all of them if there are no more than `size`."""
-    rows, n_seen = job.rows, float(job.rows.weight.sum())
-    if len(rows) > size:
-        drawn = np.sort(_generator(job).choice(len(rows), size, replace=False))
-        rows = rows.subset(drawn)
+    n_seen = float(job.rows.weight.sum())
+    position, weight = _positions(job.rows.weight, size, _generator(job))
+    rows = job.rows.subset(position)
     scaled = evaluate(net.module_in(FLOAT64), "scaled", rows)
     errors = evaluate(net.module_in(FLOAT64), "reconstruction_error", rows)
-    return Sample(scaled, repetitions(rows.weight), errors, n_seen)
+    return Sample(scaled, weight, errors, n_seen)
 
 
-def repetitions(weight: np.ndarray) -> np.ndarray:
+def _positions(
+    weight: np.ndarray, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw rows without replacement, as many as `size` if there are more.
+
+    A row that stands for several rows can be drawn as often, see `repetitions`. Other
+    weights are proportional to the probability that a row is drawn next.
+
+    Returns
+    -------
+    position : ndarray of int64 of shape (n_drawn,)
+        In increasing order.
+    weight : ndarray of shape (n_drawn,)
+        Number of rows that each of them stands for.
+    """
+    counts = repetitions(weight)
+    if counts is None:
+        position = np.flatnonzero(weight >= NEGLIGIBLE * weight.mean())
+        if len(position) > size:
+            share = weight[position] / weight[position].sum()
+            position = np.sort(rng.choice(position, size, replace=False, p=share))
+        return position, np.ones(len(position))
+    if len(counts) <= size:
+        return np.arange(len(counts)), counts
+    reached = np.cumsum(counts)
+    drawn = rng.choice(int(reached[-1]), size, replace=False)
+    position, number = np.unique(
+        np.searchsorted(reached, drawn, side="right"), return_counts=True
+    )
+    return position, number.astype(float)
+
+
+def repetitions(weight: np.ndarray) -> np.ndarray | None:
     """Return how many rows of the table each distinct row stands for.
 
     Weights that are whole multiples of the smallest one, or of one, count repetitions,
-    whatever their scale. Other weights do not, and each row counts once.
+    whatever their scale. None for other weights.
     """
     for counts in (weight / weight.min(), weight):
         whole = counts.round()
-        if counts.max() <= MAX_COUNT and np.abs(counts - whole).max() <= 1e-6:
+        are_counts = whole.min() >= 1 and counts.max() <= MAX_COUNT
+        if are_counts and np.abs(counts - whole).max() <= 1e-6:
             return whole / np.gcd.reduce(whole.astype(np.int64))
-    return np.ones(len(weight))
+    return None
 
 
 def _with_earlier(job: Job, net: AutoencoderNet, earlier: NearestRows) -> Sample:

@@ -412,6 +412,8 @@ def _append_functions(
     elif kind is nn.Sequential:
         for layer in network:  # type: ignore[attr-defined]
             _append_functions(layer, functions)
+    elif kind is nn.Identity:
+        pass
     elif kind is Residual:
         linear = as_function(network.linear)  # type: ignore[arg-type]
         remainder = as_function(network.remainder)  # type: ignore[arg-type]
@@ -421,7 +423,7 @@ def _append_functions(
         bias: Any = network.bias
         functions.append(lambda X: linear_function(X, weight, bias))
     else:
-        is_known = kind in (*ELEMENTWISE, StackedLinear)
+        is_known = kind in ELEMENTWISE or kind.__module__.partition(".")[0] == "skae"
         functions.append(network.forward if is_known else network)
 
 

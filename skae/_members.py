@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from skae._layers import (
     Residual,
     StackedLinear,
     TangentMap,
+    as_function,
     with_tangents,
 )
 from skae._sparse import LinearOutput
@@ -82,6 +84,25 @@ def encode_visible(
             H = layer(H)
         return H
     return encoder(torch.where(visible, X, 0.0 if hidden is None else hidden))
+
+
+def visible_function(encoder: Any) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """Return a function for `encode_visible`, without its first argument.
+
+    It takes less time for a single row and is for immediate use, see `as_function`.
+    """
+    if has_hooks(encoder):
+        return partial(encode_visible, encoder)
+    if type(encoder) is StackedLinear:
+        return encoder.forward
+    if type(encoder) is Residual:
+        linear = visible_function(encoder.linear)
+        remainder = visible_function(encoder.remainder)
+        return lambda *inputs: linear(*inputs) + remainder(*inputs)
+    if type(encoder) is nn.Sequential and len(encoder) > 0:
+        first, others = visible_function(encoder[0]), as_function(encoder[1:])
+        return lambda *inputs: others(first(*inputs))
+    return partial(encode_visible, encoder)
 
 
 def join(one: Any, other: Any) -> Any:

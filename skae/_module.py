@@ -16,6 +16,7 @@ from skae._members import (
     linear_end,
     linear_end_tangents,
     starts_linear,
+    visible_function,
 )
 from skae._neighbors import NearestRows
 from skae._noise import Noise
@@ -23,16 +24,13 @@ from skae._refine import Linearizer, refine, steps_per_jacobian
 from skae._rows import BLOCK_ENTRIES, Batch, Rows
 from skae._sparse import (
     FeatureBlock,
-    LinearOutput,
     Projection,
     SparseRows,
-    compared_squares,
-    feature_blocks,
     squared_distances,
     summed_losses,
 )
 from skae.bottlenecks import Squeeze
-from skae.losses import Loss, count_observed, observed_mean, observed_share
+from skae.losses import Loss, count_observed, observed_mean
 
 # Most refinement steps for held-out rows during training, with a new Jacobian at each
 # step and with updates of it. They identify the best epoch as well as ten, and training
@@ -43,40 +41,9 @@ MAX_EXACT_VALIDATION_STEPS, MAX_VALIDATION_STEPS = 2, 3
 # finite in float32, in which values beyond 1.8e19 would overflow.
 LIMIT = 1e16
 
-# Error of a value beyond the range of the loss, or beyond LIMIT, per unit of its
-# distance to the range. The largest number of features, or a mean of logarithms, cannot
-# hide such an error, and one of the size of a rounding error has no effect.
-EXCESS_WEIGHT = 1e6
-
-# Methods in which an error of float32 could be as large as the result: a residual is
-# the difference of two nearly equal numbers.
-EXACT_METHODS = frozenset(
-    {"contributions", "distances", "excess_error", "member_errors"}
-    | {"reconstruction_error"}
-    | {"residual_sums", "residuals", "row_error", "row_squares", "scaled"}
-)
-
-# Methods that use reconstructions, but do not return them.
-SPARSE_METHODS = frozenset(
-    {"distances", "encode", "excess_error", "member_errors", "reconstruction_error"}
-    | {"residual_sums"}
-    | {"row_error", "row_squares", "training"}
-)
-ERROR_METHODS = frozenset(
-    {"distances", "excess_error", "member_errors", "reconstruction_error", "row_error"}
-)
-
 # Largest offset c of sparse rows S - 1 c' in the scaled space, in one feature and as
 # the mean square over all: rounding errors of float32 are that many times larger.
 MAX_OFFSET, MAX_MEAN_SQUARE = 1e3, 1e2
-
-# Largest number of units of the last hidden layer, per row, for products of its weights
-# in prediction. Fewer rows take less time as dense rows.
-MAX_UNITS_PER_ROW = 4
-
-# Share of the squares of a row below which its squared distance to its reconstruction,
-# a difference of such squares in float64, has lost too many digits.
-MIN_DISTANCE = 1e-7
 
 
 def max_validation_refinements(n_components: int) -> int:
@@ -248,9 +215,9 @@ class Autoencoder(nn.Module):
 
         The refinement of codes and discontinuous codes would magnify rounding errors.
         """
-        if method in ("encode", "quantize", "forward"):
-            return self.max_refinements > 0 or not self.bottleneck.is_continuous
-        return method in EXACT_METHODS
+        if method not in ("encode", "quantize", "forward"):
+            return False
+        return self.max_refinements > 0 or not self.bottleneck.is_continuous
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -277,27 +244,16 @@ class Autoencoder(nn.Module):
 
     # Sparse rows
 
-    def keeps_sparse(self, method: str, rows: Rows) -> bool:
-        """Whether a method, or a training, takes these rows as `SparseRows`.
+    def trains_sparse(self, rows: Rows) -> bool:
+        """Whether a training takes these rows as `SparseRows`."""
+        return rows.are_sparse and self._compares_losses and self.has_precise(rows)
 
-        Dense blocks of rows are needed for reconstructions of all entries, by a network
-        that does not begin or end in a linear layer, on other devices than the CPU, and
-        for rows with large offsets or values, of which products would lose digits. They
-        take less time for a few rows.
+    def has_precise(self, rows: Rows) -> bool:
+        """Whether products of these sparse rows have enough digits.
 
-        Parameters
-        ----------
-        method : str
-            Name of a method, or ``"training"``.
-        rows : Rows
+        Rows with large offsets or values would lose them. Products are computed on the
+        CPU only.
         """
-        if not (rows.are_sparse and self._sparse_method(method)):
-            return False
-        if method != "training" and (
-            rows.n_entries <= BLOCK_ENTRIES
-            or len(rows) * MAX_UNITS_PER_ROW < self._widest_inner_layer
-        ):
-            return False
         scaler = self.scaler
         offset = scaler.shift / scaler.factor
         return (
@@ -307,21 +263,28 @@ class Autoencoder(nn.Module):
             and bool(np.nanmax(np.abs(rows.X.data), initial=0) < self._largest_sparse)
         )
 
-    def _sparse_method(self, method: str) -> bool:
-        """Whether a method can be computed from sparse rows, whatever their values."""
-        if self.loss.bounds is not None or not starts_linear(self.encoder):
-            return False
-        if method == "quantize" or (method == "encode" and not self.max_refinements):
-            return True
-        if method not in SPARSE_METHODS or self.noise is not None:
-            return False
-        if not isinstance(self.output, nn.Identity) or linear_end(self.decoder) is None:
-            return False
+    @property
+    def reads_sparse(self) -> bool:
+        """Whether the encoder can take `SparseRows`: it begins in a linear layer."""
+        return self.loss.bounds is None and starts_linear(self.encoder)
+
+    @property
+    def compares_sparse(self) -> bool:
+        """Whether `SparseRows` can be compared with their reconstructions, too.
+
+        The decoder ends in a linear layer.
+        """
         return (
-            method in ("encode", "row_squares", "residual_sums")
-            or not self.loss.depends_on_column
-            or (method in ERROR_METHODS and self.residual_scale is not None)
+            self.reads_sparse
+            and self.noise is None
+            and isinstance(self.output, nn.Identity)
+            and linear_end(self.decoder) is not None
         )
+
+    @property
+    def _compares_losses(self) -> bool:
+        """Whether the loss of `SparseRows` can be computed."""
+        return self.compares_sparse and not self.loss.depends_on_column
 
     @property
     def _largest_sparse(self) -> float:
@@ -334,10 +297,10 @@ class Autoencoder(nn.Module):
 
         Products of the weights are computed once per block, which is large therefore.
         """
-        return max(1, 4 * BLOCK_ENTRIES // self._widest_inner_layer)
+        return max(1, 4 * BLOCK_ENTRIES // self.widest_inner_layer)
 
     @property
-    def _widest_inner_layer(self) -> int:
+    def widest_inner_layer(self) -> int:
         """Largest number of values of a layer for one row, apart from input and output.
 
         It is determined from the shapes of the weights.
@@ -355,13 +318,15 @@ class Autoencoder(nn.Module):
         self, target: Any, observed: Tensor | None
     ) -> tuple[Any, Tensor | None]:
         """Make sparse rows dense if a hook has been added to the network since."""
-        if isinstance(target, SparseRows) and not self._sparse_method("training"):
+        if isinstance(target, SparseRows) and not self._compares_losses:
             return target.dense()
         return target, observed
 
     def forward(self, X: Tensor) -> Tensor:
         """Reconstruct rows of shape (n_samples, n_features)."""
-        return self.scaler.unscale(self._mean(self.output(self.propagate(X).raw)))
+        return self.scaler.unscale(
+            self.mean_over_members(self.output(self.propagate(X).raw))
+        )
 
     def encode(self, X: Tensor) -> Tensor:
         """Compute codes, of shape (n_samples, n_components).
@@ -370,31 +335,32 @@ class Autoencoder(nn.Module):
         (n_samples, n_members, n_components).
         """
         target, observed, H = self._encode(X)
-        Z = self.bottleneck(H)
+        Z = self._function("bottleneck")(H)
         Z = self._refined(Z, target, observed, self.max_refinements)
-        return self._rows_first(_to_finite(Z * self.code_factor, Z.dtype))
+        return self.rows_first(_to_finite(Z * self.code_factor, Z.dtype))
 
     def decode(self, Z: Tensor) -> Tensor:
         """Compute rows, of shape (n_samples, n_features), from codes."""
         Z = self._members_first(Z / self.code_factor.to(Z.dtype))
-        return self.scaler.unscale(self._mean(self.output(self.decoder(Z))))
+        return self.scaler.unscale(self.mean_over_members(self.output(self.decoder(Z))))
 
     def quantize(self, X: Tensor) -> Tensor:
         """Compute codebook indices, of shape (n_samples, n_groups)."""
         *_, H = self._encode(X)
-        return self._rows_first(self.bottleneck.quantize(H))
+        return self.rows_first(self.bottleneck.quantize(H))
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Compute rows, of shape (n_samples, n_features), from codebook indices."""
         codes = self._members_first(codes.long())
-        return self.decode(self._rows_first(self.bottleneck.look_up(codes)))
+        return self.decode(self.rows_first(self.bottleneck.look_up(codes)))
 
     def propagate(self, X: Any) -> Propagation:
         """Run a forward pass without noise."""
         target, observed, H = self._encode(X)
-        Z = self.bottleneck(H)
+        Z = self._function("bottleneck")(H)
         Z = self._refined(Z, target, observed, self.max_refinements)
-        raw = self._decoded(Z, target)
+        is_dense = isinstance(target, Tensor)
+        raw = self._function("decoder")(Z) if is_dense else self._decoded(Z, target)
         return Propagation(target, observed, target, H, raw, None)
 
     def propagate_in_training(
@@ -438,198 +404,8 @@ class Autoencoder(nn.Module):
         if not isinstance(target, SparseRows):
             return self.decoder(Z)
         decoder = linear_end(self.decoder)
-        assert decoder is not None  # see `keeps_sparse`
+        assert decoder is not None  # see `compares_sparse`
         return decoder(Z)
-
-    def contributions(self, X: Tensor) -> Tensor:
-        """Compute each entry's share of its row's error, (n_samples, n_features)."""
-        propagation = self.propagate(X)
-        target, observed = propagation.target, propagation.observed
-        shares = self._mean(observed_share(self._errors(propagation), observed))
-        if self.neighbors is not None:
-            nearness = self.neighbors(target, observed)
-            shares = self.neighbors.shares(shares, target, observed, nearness)
-        return shares + observed_share(EXCESS_WEIGHT * self.excess(X), observed)
-
-    def row_error(self, X: Any) -> Tensor:
-        """Compute minus the score of each row, of shape (n_samples,).
-
-        This is the reconstruction error, combined with the distances to training rows
-        if `neighbors` is set, plus the error of values beyond the possible range.
-        """
-        error = self.reconstruction_error(X)
-        if self.neighbors is not None:
-            error = self.neighbors.combine(error, *self.distances(X).unbind(1))
-        return error + self.excess_error(X)
-
-    def distances(self, X: Any) -> Tensor:
-        """Compute distances to the nearest row of the core and of all that are kept.
-
-        Of shape (n_samples, 2).
-        """
-        assert self.neighbors is not None
-        target, observed = self.scaler(X)
-        nearness = self.neighbors(self._within_range(target), observed)
-        return torch.stack([nearness.core_distance, nearness.distance], dim=1)
-
-    def excess_error(self, X: Any) -> Tensor:
-        """Compute the error of values that no training row could have, (n_samples,).
-
-        See `excess`. It is 0 for sparse rows.
-        """
-        if isinstance(X, SparseRows):
-            return torch.zeros(len(X), dtype=X.dtype)
-        target, observed = self.scaler(X)
-        if not self._may_have_excess(target):
-            return torch.zeros_like(target[:, 0])
-        return observed_mean(EXCESS_WEIGHT * self.excess(X), observed)
-
-    def scaled(self, X: Tensor) -> Tensor:
-        """Scale rows, and replace missing entries by the mean.
-
-        Values beyond the range of the loss are replaced by the nearest one in it.
-        """
-        return self._within_range(self.scaler(X)[0])
-
-    def scaled_error(self, scaled: Tensor) -> Tensor:
-        """Compute `reconstruction_error` of rows that `scaled` returns."""
-        return self.reconstruction_error(self.scaler.unscale(scaled))
-
-    def reconstruction_error(self, X: Any) -> Tensor:
-        """Compute each row's mean error over its observed entries, (n_samples,).
-
-        Values beyond the possible range count as the nearest one in it. Some
-        bottlenecks add a term of their own. It is in nats, and multiplied by the
-        scale of the noise, as the log-likelihood is.
-        """
-        return self._mean(self._row_errors(X))
-
-    def member_errors(self, X: Any) -> Tensor:
-        """Compute `reconstruction_error` for each member, (n_samples, n_members)."""
-        return self._rows_first(self._row_errors(X))
-
-    def _row_errors(self, X: Any) -> Tensor:
-        """Compute `reconstruction_error` before the average over the members."""
-        if isinstance(X, SparseRows):
-            return self._sparse_row_errors(X)
-        propagation = self.propagate(X)
-        errors = self._errors(propagation)
-        term = self.bottleneck.score_term(propagation.H)
-        if term is not None and self.noise is not None:
-            errors = self.noise.energy(errors)
-            term = self.noise.scale.squeeze(-1) * term
-        error = observed_mean(errors, propagation.observed)
-        if term is not None:
-            error = error + self.per_feature(term, propagation)
-        return error
-
-    def _sparse_row_errors(self, X: SparseRows) -> Tensor:
-        """Compute `_row_errors` of rows that remain sparse."""
-        propagation = self.propagate(X)
-        output, target = propagation.raw, propagation.target
-        is_distance = (
-            self.residual_scale is None
-            and self.loss.is_squared_distance
-            and output.suits_products
-        )
-        if is_distance:
-            total = squared_distances(output, target)
-        else:
-            total = summed_losses(self._block_errors, output, target)
-        error = total / target.n_observed
-        term = self.bottleneck.score_term(propagation.H)
-        if term is not None:
-            error = error + self.per_feature(term, propagation)
-        if not is_distance:
-            return error
-        # Of rows that are close to their reconstructions, products have too few digits.
-        is_near = total <= MIN_DISTANCE * compared_squares(output, target)
-        for near in _split(is_near.reshape(-1, len(X)).any(dim=0), self.widest_layer):
-            error[..., near] = self._row_errors(X.take(near).dense()[0])
-        return error
-
-    def _block_errors(self, block: FeatureBlock) -> Tensor:
-        """Return what `_errors` returns, for some features."""
-        if self.residual_scale is None:
-            return self._block_losses(block)
-        scale = self.residual_scale[..., block.where]
-        return ((block.target - block.raw).abs() / scale).log1p()
-
-    def _block_losses(self, block: FeatureBlock) -> Tensor:
-        """Return the losses of the entries of some features."""
-        return self.loss.elementwise(block.target.expand_as(block.raw), block.raw)
-
-    def residual_sums(self, X: SparseRows, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum the absolute residuals of each feature over its observed entries.
-
-        Parameters
-        ----------
-        X : SparseRows of shape (n_samples, n_features)
-        weight : Tensor of shape (n_samples,)
-            Weights of the rows.
-
-        Returns
-        -------
-        total, count : Tensor of shape (n_features,) or (n_members, n_features)
-            Weighted sums of the residuals in the scaled space, and of ones.
-        """
-        propagation = self.propagate(X)
-        output, target = propagation.raw, propagation.target
-        total, count = torch.zeros_like(output.bias), torch.zeros_like(output.bias)
-        for where, entries, observed, raw in feature_blocks(output, target):
-            residuals = (entries - raw).abs()
-            if observed is None:
-                count[..., where] = weight.sum()
-            else:
-                residuals = torch.where(observed, residuals, 0)
-                count[..., where] = weight @ observed.to(weight)
-            total[..., where] = weight @ residuals
-        return total, count
-
-    def row_squares(self, X: SparseRows) -> Tensor:
-        """Compute what the explained variance of sparse rows compares, (n_samples, 3).
-
-        The squared distances of each row to its reconstruction and to the mean, in the
-        units of the data, and the squares of which the first is a difference.
-        """
-        propagation = self.propagate(X)
-        output, target = propagation.raw, propagation.target
-        metric = self.scaler.factor.to(target.dtype)
-        mean = LinearOutput(
-            output.F.new_zeros(len(target), 1),
-            output.weight.new_zeros(len(metric), 1),
-            self.scaler.scaled_mean,
-        )
-        distances = squared_distances(output, target, metric)
-        total = squared_distances(mean, target, metric)
-        compared = compared_squares(output, target, metric)
-        return torch.stack([distances, total, compared], dim=1)
-
-    def excess(self, X: Tensor) -> Tensor:
-        """Compute the distance of each entry to the range of values that are possible.
-
-        Of shape (n_samples, n_features), in the scaled space and at most `LIMIT`. The
-        range is that of the loss or, for columns without one, up to `LIMIT`.
-        """
-        scaled = self.scaler.scale(X)
-        possible = self._within_range(scaled.clamp(-LIMIT, LIMIT))
-        excess = (scaled - possible).abs().clamp(max=LIMIT)
-        return torch.where(excess > 0, excess, 0)  # 0 at missing entries
-
-    def _may_have_excess(self, target: Tensor) -> bool:
-        """Whether `excess` may differ from zero for rows of this target."""
-        return self.loss.bounds is not None or bool(target.abs().max() >= LIMIT)
-
-    def residuals(self, X: Tensor) -> Tensor:
-        """Compute absolute residuals in the scaled space, NaN at missing entries.
-
-        Of shape (n_samples, n_features), or (n_samples, n_members, n_features).
-        """
-        propagation = self.propagate(X)
-        residuals = self._absolute_residuals(propagation)
-        if propagation.observed is not None:
-            residuals = torch.where(propagation.observed, residuals, torch.nan)
-        return self._rows_first(residuals)
 
     def losses(self, propagation: Propagation) -> Tensor | None:
         """Return the loss of each entry, of shape (n_samples, n_features).
@@ -653,7 +429,7 @@ class Autoencoder(nn.Module):
             if self.loss.is_squared_distance and output.suits_products:
                 total = squared_distances(output, target)
             else:
-                total = summed_losses(self._block_losses, output, target)
+                total = summed_losses(self.block_losses, output, target)
             return total / target.n_observed
         if self.noise is not None:
             losses = self.noise.negative_log_likelihood(losses)
@@ -667,32 +443,32 @@ class Autoencoder(nn.Module):
             return term / propagation.target.shape[1]
         return term / count_observed(propagation.observed).squeeze(-1)
 
-    def _errors(self, propagation: Propagation) -> Tensor:
-        """Return log(1 + |x - x_hat| / residual_scale) of each entry, or its loss."""
-        if self.residual_scale is None:
-            losses = self.losses(propagation)
-            assert losses is not None  # the rows are dense
-            return losses
-        return (self._absolute_residuals(propagation) / self.residual_scale).log1p()
-
-    def _absolute_residuals(self, propagation: Propagation) -> Tensor:
-        return (propagation.target - self.output(propagation.raw)).abs()
+    def block_losses(self, block: FeatureBlock) -> Tensor:
+        """Return the losses of the entries of some features."""
+        return self.loss.elementwise(block.target.expand_as(block.raw), block.raw)
 
     def _encode(self, X: Any) -> tuple[Any, Tensor | None, Tensor]:
         """Return target, observed and H, as in `Propagation`."""
-        target, observed = self.scaler(X)
-        target = self._in_memory_order(self._within_range(target))
-        if self.visible is None and isinstance(target, Tensor):
+        target, observed = self._function("scaler")(X)
+        target = self._in_memory_order(self.within_range(target))
+        if not isinstance(target, Tensor):
+            return target, observed, self._run_encoder(target)
+        if self.visible is None:
             return target, observed, self._function("encoder")(target)
-        return target, observed, self._run_encoder(target)
+        encode = self._kept("members", lambda: visible_function(self.encoder))
+        return target, observed, encode(target, self.visible, self._hidden)
 
-    def _within_range(self, scaled: Tensor) -> Tensor:
+    def within_range(self, scaled: Tensor) -> Tensor:
         """Replace values beyond the range of the loss by the nearest one in it."""
         if self.loss.bounds is None:
             return scaled
         bounded = torch.from_numpy(self.loss.bounded_columns(scaled.shape[-1]))
         clipped = scaled.clamp(*self.loss.bounds)
         return torch.where(bounded.to(scaled.device), clipped, scaled)
+
+    def may_have_excess(self, target: Tensor) -> bool:
+        """Whether rows of this target may have values beyond the possible range."""
+        return self.loss.bounds is not None or bool(target.abs().max() >= LIMIT)
 
     def _refined(
         self, Z: Tensor, target: Any, observed: Tensor | None, max_iter: int
@@ -752,7 +528,7 @@ class Autoencoder(nn.Module):
         dense rows.
         """
         decoder = linear_end(self.decoder)
-        assert decoder is not None  # see `keeps_sparse`
+        assert decoder is not None  # see `compares_sparse`
         _, weight, bias = decoder(Z[:1])
         projection = Projection.of(weight, bias, target)
 
@@ -770,12 +546,12 @@ class Autoencoder(nn.Module):
         linearizer = None if tangents is None else linearize
         Z = Z.clone()
         n_values = 1 + self.n_components  # a value and its derivatives
-        for part in _split(~target.has_missing, self._widest_inner_layer * n_values):
+        for part in in_blocks(~target.has_missing, self.widest_inner_layer * n_values):
             projected = projection.target[part].to(Z.dtype)
             Z[part] = refine(
                 generate, Z[part], projected, None, max_iter, linearize=linearizer
             )
-        for part in _split(target.has_missing, self.widest_layer * n_values):
+        for part in in_blocks(target.has_missing, self.widest_layer * n_values):
             Z[part] = self._refined(Z[part], *target.take(part).dense(), max_iter)
         return Z
 
@@ -803,8 +579,12 @@ class Autoencoder(nn.Module):
             return self.encoder(X)
         if isinstance(X, SparseRows):
             return self.encoder(self.visible_part(X))
-        hidden = None if self.has_zero_mean else self.scaler.scaled_mean
-        return encode_visible(self.encoder, X, self.visible, hidden)
+        return encode_visible(self.encoder, X, self.visible, self._hidden)
+
+    @property
+    def _hidden(self) -> Tensor | None:
+        """What a member receives instead of hidden features; None means zeros."""
+        return None if self.has_zero_mean else self.scaler.scaled_mean
 
     def _in_memory_order(self, X: Any) -> Any:
         """Return scaled rows in the memory order of the reconstructions of members.
@@ -827,11 +607,12 @@ class Autoencoder(nn.Module):
             return X.visible_to(self.visible, self.scaler.scaled_mean)
         return torch.where(self.visible, X, self.scaler.scaled_mean)
 
-    def _mean(self, values: Tensor) -> Tensor:
+    def mean_over_members(self, values: Tensor) -> Tensor:
         """Average over the members."""
         return values if self.visible is None else values.mean(dim=0)
 
-    def _rows_first(self, values: Tensor) -> Tensor:
+    def rows_first(self, values: Tensor) -> Tensor:
+        """Move the axis of the members, if there is one, behind that of the rows."""
         return values if self.visible is None else values.movedim(0, 1)
 
     def _members_first(self, values: Tensor) -> Tensor:
@@ -937,7 +718,7 @@ class Scaler(nn.Module):
         return _to_finite(X * self.factor + self.shift, X.dtype)
 
 
-def _split(is_selected: Tensor, n_values: int) -> tuple[Tensor, ...]:
+def in_blocks(is_selected: Tensor, n_values: int) -> tuple[Tensor, ...]:
     """Return the positions of rows, in blocks that may be dense.
 
     Parameters

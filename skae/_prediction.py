@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from skae._folds import Holdout
 from skae._generator import isolated_generator
 from skae._module import Autoencoder
+from skae._neighbors import are_isolated
 from skae._processor import torch_threads_for
+from skae._row_scores import FUNCTIONS, residual_sums, takes_sparse
 from skae._rows import BLOCK_ENTRIES, Rows
 from skae._sparse import SparseRows
 
@@ -19,8 +22,14 @@ from skae._sparse import SparseRows
 # CPU to be fully used.
 DEVICE_ENTRIES = 2**24
 
+# Largest number of units of the last hidden layer, per row, for products of its weights
+# in prediction. Fewer rows take less time as dense rows.
+MAX_UNITS_PER_ROW = 4
 
-def evaluate(module: Autoencoder, method: str, rows: Rows) -> np.ndarray:
+
+def evaluate(
+    module: Autoencoder, method: str, rows: Rows, *arguments: Any
+) -> np.ndarray:
     """Return what a method of the module returns for all rows.
 
     Parameters
@@ -28,16 +37,19 @@ def evaluate(module: Autoencoder, method: str, rows: Rows) -> np.ndarray:
     module : Autoencoder
         Module in the floating-point type of the rows.
     method : str
-        Name of a method that takes rows, as a tensor, and returns one.
+        Name of a method that takes rows, as a tensor, and returns one, or of a
+        function of `_row_scores`.
     rows : Rows
         Rows in the units of the data.
+    *arguments : Any
+        Further arguments of the function.
 
     Returns
     -------
     values : ndarray of shape (n_rows, ...)
     """
     values: np.ndarray = np.empty(0)
-    for where, block in evaluate_blocks(module, method, rows):
+    for where, block in evaluate_blocks(module, method, rows, *arguments):
         if len(block) == len(rows):
             return block
         if where.start == 0:
@@ -47,7 +59,7 @@ def evaluate(module: Autoencoder, method: str, rows: Rows) -> np.ndarray:
 
 
 def evaluate_blocks(
-    module: Autoencoder, method: str, rows: Rows
+    module: Autoencoder, method: str, rows: Rows, *arguments: Any
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Evaluate a method of the module on blocks of rows; see `evaluate`.
 
@@ -57,6 +69,10 @@ def evaluate_blocks(
         Positions of the rows in the block.
     values : ndarray of shape (n_block, ...)
     """
+    function = FUNCTIONS.get(method)
+    function = (
+        getattr(module, method) if function is None else partial(function, module)
+    )
     device = module.scaler.mean.device
     for where, X in _blocks(module, method, rows):
         # The contexts end before `yield`, so that they do not affect the caller's code.
@@ -65,7 +81,7 @@ def evaluate_blocks(
             torch_threads_for(len(X) * module.work_per_row),
             isolated_generator(module.draws_globally, 0, device),
         ):
-            values = getattr(module, method)(X).cpu().numpy()
+            values = function(X, *arguments).cpu().numpy()
         yield where, values
 
 
@@ -86,11 +102,11 @@ def sum_residuals(module: Autoencoder, rows: Rows) -> tuple[np.ndarray, np.ndarr
     """
     total: Any = 0.0
     weight: Any = 0.0
-    if module.keeps_sparse("residual_sums", rows):
+    if keeps_sparse(module, "residual_sums", rows):
         for where, X in _sparse_blocks(module, rows):
             given = torch.from_numpy(np.array(rows.weight[where]))
             with torch.inference_mode(), torch_threads_for(len(X) * module.work):
-                added, counted = module.residual_sums(X, given.to(module.scaler.unit))
+                added, counted = residual_sums(module, X, given.to(module.scaler.unit))
             total = total + added.numpy()
             weight = weight + counted.numpy()
         return total, weight
@@ -101,11 +117,41 @@ def sum_residuals(module: Autoencoder, rows: Rows) -> tuple[np.ndarray, np.ndarr
     return total, weight
 
 
+def keeps_sparse(module: Autoencoder, method: str, rows: Rows) -> bool:
+    """Whether a method takes these rows as `SparseRows`.
+
+    Dense blocks of rows are needed for reconstructions of all entries, by a network
+    that does not begin or end in a linear layer, on other devices than the CPU, and for
+    rows with large offsets or values, of which products would lose digits. They take
+    less time for a few rows.
+
+    Parameters
+    ----------
+    module : Autoencoder
+    method : str
+        As in `evaluate`, or ``"residual_sums"``.
+    rows : Rows
+    """
+    if not rows.are_sparse:
+        return False
+    if method in ("encode", "quantize"):
+        needs_rows = method == "encode" and module.max_refinements
+        is_taken = module.compares_sparse if needs_rows else module.reads_sparse
+    else:
+        is_taken = takes_sparse(module, method)
+    return (
+        is_taken
+        and rows.n_entries > BLOCK_ENTRIES
+        and len(rows) * MAX_UNITS_PER_ROW >= module.widest_inner_layer
+        and module.has_precise(rows)
+    )
+
+
 def _blocks(
     module: Autoencoder, method: str, rows: Rows
 ) -> Iterator[tuple[slice, torch.Tensor | SparseRows]]:
     """Iterate over blocks of rows, which remain sparse if the method takes them."""
-    if module.keeps_sparse(method, rows):
+    if keeps_sparse(module, method, rows):
         yield from _sparse_blocks(module, rows)
         return
     device = module.scaler.mean.device
@@ -142,6 +188,17 @@ def score_rows(module: Autoencoder, rows: Rows) -> np.ndarray:
     return np.negative(errors, out=errors)
 
 
+def isolated_rows(module: Autoencoder, rows: Rows) -> np.ndarray | None:
+    """Return 1.0 for isolated rows and 0.0 for others, of shape (n_rows,).
+
+    None if the module keeps no training rows, to which distances could be measured.
+    """
+    if module.neighbors is None:
+        return None
+    distance = evaluate(module, "distance", rows)
+    return are_isolated(distance, rows.weight).astype(float)
+
+
 class FoldScores(NamedTuple):
     """Scores of rows by all members, and by those that did not learn each fold.
 
@@ -151,10 +208,13 @@ class FoldScores(NamedTuple):
         As of `score_rows`.
     by_fold : ndarray of shape (n_rows, n_folds), float64
         The same for the members of each fold alone.
+    isolated : ndarray of shape (n_rows,) or None
+        As of `isolated_rows`.
     """
 
     all: np.ndarray
     by_fold: np.ndarray
+    isolated: np.ndarray | None
 
 
 def score_folds(module: Autoencoder, rows: Rows, holdout: Holdout) -> FoldScores:
@@ -167,18 +227,11 @@ def score_folds(module: Autoencoder, rows: Rows, holdout: Holdout) -> FoldScores
         Rows in the units of the data.
     holdout : Holdout
     """
-    n_folds = holdout.n_folds
-    errors = np.empty((len(rows), 1 + n_folds))  # of all members, and for each fold
-    for where, block in evaluate_blocks(module, "member_errors", rows):
-        errors[where, 0] = block.mean(axis=1)
-        for fold in range(n_folds):
-            errors[where, 1 + fold] = block[:, holdout.group == fold].mean(axis=1)
+    n_errors = 1 + holdout.n_folds
+    values = evaluate(module, "errors_by_fold", rows, holdout)
+    errors, distance = values[:, :n_errors], values[:, n_errors:]
+    isolated = None
     if module.neighbors is not None:
-        distances = evaluate(module, "distances", rows)
-        device = module.neighbors.medians.device
-        parts = (errors, distances[:, :1], distances[:, 1:])
-        terms = (torch.from_numpy(part).to(device) for part in parts)
-        errors = module.neighbors.combine(*terms).cpu().numpy()
-    errors += evaluate(module, "excess_error", rows)[:, None]
+        isolated = are_isolated(distance[:, 0], rows.weight).astype(float)
     errors[np.isnan(errors)] = np.inf
-    return FoldScores(-errors[:, 0], -errors[:, 1:])
+    return FoldScores(-errors[:, 0], -errors[:, 1:], isolated)

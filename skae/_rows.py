@@ -66,7 +66,7 @@ class Rows:
         self.X = X
         self.index = index
         n_rows = X.shape[0] if index is None else len(index)
-        self.weight = np.broadcast_to(1.0, n_rows) if weight is None else weight
+        self.weight = _ones(n_rows) if weight is None else weight
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -167,6 +167,16 @@ class Rows:
             yield where, self.dense(where)
 
 
+def _ones(n_rows: int) -> np.ndarray:
+    """Return a vector of ones, stored as a single number."""
+    # Of `np.broadcast_to`, the checks take longer than a row's pass through a layer.
+    return np.ndarray(n_rows, np.float64, _ONE, strides=(0,))
+
+
+# Its memory cannot be written to.
+_ONE = np.float64(1.0).tobytes()
+
+
 class CanonicalForm(NamedTuple):
     """Rows of a table in canonical form, see `canonical_form`.
 
@@ -241,6 +251,8 @@ def empty_rows(X: Table) -> np.ndarray:
         candidates = np.flatnonzero(np.diff(X.indptr) == X.shape[1])
     else:
         candidates = np.flatnonzero(np.isnan(X[:, 0]))
+    if not len(candidates):
+        return candidates
     is_empty = np.zeros(len(candidates), dtype=bool)
     for where, block in Rows(X, candidates).blocks():
         is_empty[where] = np.isnan(block).all(axis=1)

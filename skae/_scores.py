@@ -12,6 +12,7 @@ from skae._job import Job, ResidualSums, TrainingScores
 from skae._kept_rows import keep_rows
 from skae._prediction import (
     FoldScores,
+    isolated_rows,
     score_folds,
     score_rows,
     sum_residuals,
@@ -101,9 +102,9 @@ def score_training_rows(job: Job, net: AutoencoderNet, summary: Summary) -> Scor
     by_fold = _score_folds(job, net)
     scores = _score_rows(job, net, by_fold)
     return Scored(
-        scores=_with_earlier(job, scores),
+        scores=_with_earlier(job, net, scores).in_descending_order(),
         in_order=_scores_in_order(job, net, scores.values),
-        held_out=_held_out_scores(job, by_fold),
+        held_out=_held_out_scores(job, net, by_fold),
         residuals=residuals,
     )
 
@@ -152,7 +153,7 @@ def _score_folds(job: Job, net: AutoencoderNet) -> FoldScores | None:
     """Score the training rows by the members that did not learn each fold."""
     if job.error is None or job.holdout is None:
         return None
-    module = net.module_for("member_errors", job.rows.X.dtype)
+    module = net.module_for("errors_by_fold", job.rows.X.dtype)
     return score_folds(module, job.rows, job.holdout)
 
 
@@ -163,15 +164,17 @@ def _score_rows(
     assert job.error is not None
     rows = job.rows
     if by_fold is None:
-        values = score_rows(net.module_for("row_error", rows.X.dtype), rows)
+        module = net.module_for("row_error", rows.X.dtype)
+        values, isolated = score_rows(module, rows), isolated_rows(module, rows)
     else:
-        values = by_fold.all
+        values, isolated = by_fold.all, by_fold.isolated
     return TrainingScores(
         values,
         np.array(rows.weight),
         rounding=ROUNDING,
         error=job.error,
         n_seen=float(rows.weight.sum()),
+        isolated=isolated,
     )
 
 
@@ -209,26 +212,29 @@ def _scores_in_order(job: Job, net: AutoencoderNet, scores: np.ndarray) -> np.nd
     return in_order
 
 
-def _with_earlier(job: Job, scores: TrainingScores) -> TrainingScores:
+def _with_earlier(
+    job: Job, net: AutoencoderNet, scores: TrainingScores
+) -> TrainingScores:
     """Add the scores of earlier calls in a `partial_fit`."""
     earlier = None if job.earlier is None else job.earlier.scores
-    if earlier is None or not _continues(job, earlier):
+    if earlier is None or not _continues(job, net, earlier):
         return scores
     earlier = earlier.condensed(MAX_RECORDED)
     return scores.added_to(earlier, MAX_EARLIER_WEIGHT, SCORE_DECAY)
 
 
-def _continues(job: Job, earlier: TrainingScores) -> bool:
+def _continues(job: Job, net: AutoencoderNet, earlier: TrainingScores) -> bool:
     """Whether earlier scores are of the same kind as those of this `partial_fit`."""
     assert job.earlier is not None
-    neighbors = job.earlier.net.module_.neighbors
-    n_neighbors = 0 if neighbors is None else neighbors.n_neighbors
-    is_same = earlier.error == job.error and n_neighbors == job.n_neighbors
-    return job.is_partial and is_same
+    before, now = (each.module_.neighbors for each in (job.earlier.net, net))
+    are_alike = before is now is None or (
+        before is not None and now is not None and before.is_like(now)
+    )
+    return job.is_partial and earlier.error == job.error and are_alike
 
 
 def _held_out_scores(
-    job: Job, by_fold: FoldScores | None
+    job: Job, net: AutoencoderNet, by_fold: FoldScores | None
 ) -> tuple[TrainingScores, ...] | None:
     """Return the scores of the training rows in each fold by the members without it.
 
@@ -253,17 +259,17 @@ def _held_out_scores(
         for i in range(job.holdout.n_folds)
     )
     earlier = None if job.earlier is None else job.earlier.held_out_scores
-    if earlier is None or not _continues(job, earlier[0]):
-        return held_out
-    n_folds = len(held_out)
-    return tuple(
-        added.added_to(
-            scored.condensed(MAX_RECORDED // n_folds),
-            MAX_EARLIER_WEIGHT / n_folds,
-            SCORE_DECAY,
+    if earlier is not None and _continues(job, net, earlier[0]):
+        n_folds = len(held_out)
+        held_out = tuple(
+            added.added_to(
+                scored.condensed(MAX_RECORDED // n_folds),
+                MAX_EARLIER_WEIGHT / n_folds,
+                SCORE_DECAY,
+            )
+            for scored, added in zip(earlier, held_out, strict=True)
         )
-        for scored, added in zip(earlier, held_out, strict=True)
-    )
+    return tuple(scores.in_descending_order() for scores in held_out)
 
 
 def median_score(job: Job, net: AutoencoderNet, scores: TrainingScores | None) -> float:

@@ -20,6 +20,10 @@ MIN_BEFORE = 2
 # Largest share of the weight behind a break. A larger group, such as the rows of a
 # discrete table that have no equal ones, is no group of outliers.
 MAX_BEHIND = 0.25
+# Largest share of the weight behind a break whose rows are not isolated. A larger dense
+# group, such as a cluster or a phase of a cycle that the network reproduces less well
+# than others, is no group of outliers.
+MAX_DENSE = 0.05
 # Of several breaks, the first with at least this fraction of the largest log-likelihood
 # ratio is used; and of several gaps, if there is no break, that of the largest spacing.
 SUPPORT = 0.5
@@ -43,6 +47,7 @@ def threshold(
     weight: np.ndarray,
     contamination: float | str,
     rounding: float,
+    isolated: np.ndarray | None = None,
 ) -> float:
     r"""Return the score below which a row is an outlier.
 
@@ -70,9 +75,9 @@ def threshold(
     Events are distinct errors; an interval without any is extended to the next error. A
     break is a t with at least two events before, with an error beyond t + 4 and at most
     a quarter of the weight beyond t, behind which the hazard is at most a third of that
-    before. If there are at least ten errors
-    beyond t, the excess of their lowest tenth must be at least a quarter of that of
-    their highest tenth.
+    before. If more than a twentieth of the weight is beyond t, at least half of it must
+    belong to isolated rows. If there are at least ten errors beyond t, the excess of
+    their lowest tenth must be at least a quarter of that of their highest tenth.
 
     The largest :math:`\Lambda` of a break must be at least the logarithm of the number
     of distinct errors above the median: this is the penalty of a break's two parameters
@@ -104,6 +109,8 @@ def threshold(
         Fraction of the weight to be flagged.
     rounding : float
         Relative difference up to which two scores are considered equal.
+    isolated : ndarray of shape (n_rows,), default=None
+        Share of the weight of each row that belongs to isolated rows. None if all are.
 
     Returns
     -------
@@ -126,19 +133,26 @@ def threshold(
     weight = weight[is_finite]
     order = np.argsort(errors, kind="stable")
     errors, weight = errors[order], weight[order]
+    isolated_weight = weight
+    if isolated is not None:
+        isolated_weight = weight * isolated[is_finite][order]
     # Runs of equal errors: the first and last error of each, and the weight up to it.
     is_gap = np.diff(errors) > rounding * np.abs(errors[1:])
     last = np.append(np.flatnonzero(is_gap), len(errors) - 1)
     first = np.append(0, last[:-1] + 1)
     reached = np.cumsum(weight)[last]
     # Not the total minus `reached`, which is inexact where little weight is beyond.
-    beyond = np.append(np.cumsum(weight[::-1])[::-1], 0)[last + 1]
+    beyond, isolated_beyond = (
+        np.append(np.cumsum(values[::-1])[::-1], 0)[last + 1]
+        for values in (weight, isolated_weight)
+    )
     if contamination != "auto":
         flagged = 1 - reached / (reached[-1] + infinite)
         # Of two gaps at the same distance, take the one that flags more rows.
         k = int(np.argmin(np.round(np.abs(flagged - contamination), 12)))
     elif len(last) > 1:
-        k = _last_inlier(errors[last], reached / reached[-1], beyond / reached[-1])
+        shares = (part / reached[-1] for part in (reached, beyond, isolated_beyond))
+        k = _last_inlier(errors[last], *shares)
     else:
         k = 0
     inlier = errors[last[k]]
@@ -163,17 +177,24 @@ def _midpoint(low: float, high: float) -> float:
     return short if abs(short - middle) < quarter else middle
 
 
-def _last_inlier(errors: np.ndarray, reached: np.ndarray, beyond: np.ndarray) -> int:
+def _last_inlier(
+    errors: np.ndarray,
+    reached: np.ndarray,
+    beyond: np.ndarray,
+    isolated_beyond: np.ndarray,
+) -> int:
     """Return the position of the last error before the outliers.
 
     Parameters
     ----------
     errors : ndarray of shape (n_errors,)
         Distinct errors, at least two, in increasing order.
-    reached, beyond : ndarray of shape (n_errors,)
-        Share of the weight up to each, and beyond it.
+    reached, beyond, isolated_beyond : ndarray of shape (n_errors,)
+        Share of the weight up to each, beyond it, and of isolated rows beyond it.
     """
-    k = _find_break(errors, reached, beyond)
+    # The tolerances are for rounding errors in sums of weights.
+    is_dense = (beyond > MAX_DENSE + 1e-12) & (isolated_beyond < (0.5 - 1e-12) * beyond)
+    k = _find_break(errors, reached, beyond, is_dense)
     if k is not None:
         return k
     start = int(np.searchsorted(reached, 1 - MAX_WITHOUT_BREAK - 1e-12))
@@ -184,9 +205,15 @@ def _last_inlier(errors: np.ndarray, reached: np.ndarray, beyond: np.ndarray) ->
 
 
 def _find_break(
-    errors: np.ndarray, reached: np.ndarray, beyond: np.ndarray
+    errors: np.ndarray,
+    reached: np.ndarray,
+    beyond: np.ndarray,
+    is_dense: np.ndarray,
 ) -> int | None:
-    """Return the position of the last error before the clearest break, if any."""
+    """Return the position of the last error before the clearest break, if any.
+
+    There is no break after an error for which `is_dense` is true.
+    """
 
     def quantile(share: np.ndarray | float) -> np.ndarray:
         # The tolerance is for rounding errors in sums of weights.
@@ -200,6 +227,9 @@ def _find_break(
     with np.errstate(over="ignore"):
         excess = ((errors - errors[middle]) / scale).clip(-MAX_EXCESS, MAX_EXCESS)
     exposure = np.append(0, np.cumsum(beyond[:-1] * np.diff(excess)))
+    is_possible = beyond[candidates] <= MAX_BEHIND
+    is_possible &= excess[candidates] + WINDOW <= excess[-1]
+    candidates = candidates[is_possible]
     n_before = candidates - middle
     before = exposure[candidates] - exposure[middle]
     end = excess[candidates] + WINDOW
@@ -211,6 +241,13 @@ def _find_break(
         exposure[within] + beyond[within] * (end - excess[within]),
     )
     behind -= exposure[candidates]
+    # Few candidates pass this test, so that the others take little time.
+    falls = FALL * n_behind * before <= n_before * behind
+    candidates, n_before, before, n_behind, behind = (
+        values[falls] for values in (candidates, n_before, before, n_behind, behind)
+    )
+    if len(candidates) == 0:
+        return None
     # The last part of the interval before each candidate.
     length = np.maximum(WINDOW, LAST_PART * excess[candidates])
     start = np.maximum(excess[candidates] - length, 0)
@@ -222,9 +259,7 @@ def _find_break(
     nearest = excess[quantile(1 - share * (1 - NEAREST_SHARE))]
     farthest = excess[quantile(1 - share * (1 - FARTHEST_SHARE))]
     is_break = (
-        (end <= excess[-1])
-        & (share <= MAX_BEHIND)
-        & (FALL * n_behind * before <= n_before * behind)
+        ~is_dense[candidates]
         & (n_behind * last < n_last * behind)
         & ((nearest >= CLOSEST * farthest) | (n_beyond < MIN_SPREAD))
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -12,17 +12,17 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state, check_scalar
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from skae import _defaults
+from skae._available import available_unless
 from skae._base import BaseAutoencoder, MatrixLike
 from skae._checks import check_weight, check_X, has_observed_value
 from skae._compat import Interval, StrOptions
 from skae._job import Ensemble, Parts
-from skae._module import MIN_DISTANCE
-from skae._prediction import evaluate
+from skae._prediction import evaluate, keeps_sparse
 from skae._processor import own_settings
+from skae._row_scores import MIN_DISTANCE
 from skae._rows import Rows
 from skae.bottlenecks import Bottleneck
 from skae.corruptions import Corruption
@@ -40,14 +40,20 @@ MAX_REFINED = 16
 MAX_DISTANCE = 1e90
 
 
-def _bottleneck_has(name: str) -> Callable[[BaseAutoencoder], bool]:
-    """Return a check that the bottleneck has an attribute, for `available_if`."""
+def _lacks_prior(autoencoder: BaseAutoencoder) -> str | None:
+    """Return why no rows can be drawn, for `available_unless`."""
+    if hasattr(autoencoder._bottleneck, "sample_prior"):
+        return None
+    return (
+        "it exists only with a variational bottleneck, such as bottleneck='gaussian'."
+    )
 
-    def check(autoencoder: BaseAutoencoder) -> bool:
-        getattr(autoencoder._bottleneck, name)  # may raise AttributeError
-        return True
 
-    return check
+def _lacks_codebook(autoencoder: BaseAutoencoder) -> str | None:
+    """Return why codes are no integers, for `available_unless`."""
+    if hasattr(autoencoder._bottleneck, "n_codes"):
+        return None
+    return "it exists only with a quantized bottleneck, such as bottleneck='quantized'."
 
 
 class AutoencoderTransformer(
@@ -572,7 +578,7 @@ class AutoencoderTransformer(
             )
         return self._evaluate_in_type("decode", codes)
 
-    @available_if(_bottleneck_has("sample_prior"))
+    @available_unless(_lacks_prior)
     @own_settings()
     def sample(
         self,
@@ -613,7 +619,7 @@ class AutoencoderTransformer(
         )
         return self._evaluate_in_type("decode", codes)
 
-    @available_if(_bottleneck_has("n_codes"))
+    @available_unless(_lacks_codebook)
     @own_settings()
     def quantize(self, X: MatrixLike) -> np.ndarray:
         """Encode rows as integers, the indices of codebook entries.
@@ -648,7 +654,7 @@ class AutoencoderTransformer(
         codes = self._evaluate("quantize", check_X(self, X))
         return codes.astype(np.min_scalar_type(self._n_codes - 1))
 
-    @available_if(_bottleneck_has("n_codes"))
+    @available_unless(_lacks_codebook)
     @own_settings()
     def dequantize(self, codes: ArrayLike) -> np.ndarray:
         """Decode integers returned by `quantize`.
@@ -765,7 +771,7 @@ class AutoencoderTransformer(
         # Division by a power of two does not round.
         unit = 2.0 ** np.frexp(module.scaler.factor.cpu().numpy().max())[1]
         exact = self.net_.module_for("row_squares", rows.X.dtype)
-        if exact.keeps_sparse("row_squares", rows):
+        if keeps_sparse(exact, "row_squares", rows):
             squares = evaluate(exact, "row_squares", rows) / unit**2
             if squares[:, 0].sum() > MIN_DISTANCE * squares[:, 2].sum():
                 residual, total = rows.weight * squares[:, :2].T

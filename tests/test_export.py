@@ -27,6 +27,7 @@ from skae.bottlenecks import Gaussian, Quantized
 from skae.losses import Huber, Loss, Mixed
 from skae.networks import MLP, Conv, Custom
 from skae.onnx._graph import build_model
+from skae.onnx._modules import TraceableAutoencoder
 from skae.onnx._trace import trace
 
 METHODS = [name for names in export.METHODS.values() for name in names]
@@ -35,6 +36,12 @@ METHODS = [name for names in export.METHODS.values() for name in names]
 @pytest.fixture(scope="module")
 def X():
     return np.random.default_rng(0).uniform(size=(40, 6))
+
+
+@pytest.fixture(scope="module")
+def many_columns():
+    X = np.random.default_rng(0).uniform(size=(30, 42))
+    return np.vstack([X, 5 + X[:2]])
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +218,23 @@ def test_detectors_agree(settings, X):
     detector = small(AutoencoderOutlierDetector, **settings).fit(X)
     assert set(detector.predict(X)) == {-1, 1}
     assert_agrees(detector, X)
+
+
+ONE_UNIT = {"scale": "global", "n_estimators": 1, "contamination": 0.1}
+
+
+@pytest.mark.slow
+def test_detectors_of_rows_in_one_unit_agree(many_columns):
+    detector = small(AutoencoderOutlierDetector, **ONE_UNIT).fit(many_columns)
+    assert_agrees(detector, many_columns)
+
+
+def test_traced_modules_of_rows_in_one_unit_have_the_same_errors(many_columns):
+    detector = small(AutoencoderOutlierDetector, **ONE_UNIT).fit(many_columns)
+    module = TraceableAutoencoder.from_estimator(detector)
+    assert module.neighbors.n_around > 0
+    error = module.row_error(torch.from_numpy(many_columns)).detach()
+    assert_allclose(-error, detector.score_samples(many_columns))
 
 
 class OwnLoss(Loss):

@@ -9,7 +9,7 @@ from skae import AutoencoderTransformer
 from skae._module import Autoencoder, Scaler
 from skae._rows import Batch
 from skae.bottlenecks import Squeeze
-from skae.losses import BinaryCrossEntropy, SquaredError
+from skae.losses import SquaredError
 from skae.networks import MLP, Conv, Shape
 
 MEAN, SHIFT, FACTOR = np.array([[1.0, -2, 3], [1, -2, 0], [2, 0.5, 4]])
@@ -149,11 +149,6 @@ class TanhSqueeze(Squeeze):
         return H.tanh()
 
 
-class ScoreTermSqueeze(Squeeze):
-    def score_term(self, H):
-        return torch.full((len(H),), 6.0, dtype=H.dtype)
-
-
 class Plus(nn.Module):
     """Corruption that adds one."""
 
@@ -196,54 +191,10 @@ def test_propagation_contains_target_code_and_raw_output():
 
 
 @torch.no_grad()
-def test_row_error_is_the_mean_error_in_the_scaled_space():
-    module, X = make_autoencoder(), make_rows()
-    errors = ((X - module(X)).numpy() / FACTOR) ** 2
-    np.testing.assert_allclose(module.row_error(X), errors.mean(axis=1))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("missing", [False, True])
-def test_contributions_sum_to_the_row_error(missing):
-    module, X = make_autoencoder(), make_rows()
-    if missing:
-        X[1, 2] = X[3, 0] = X[3, 1] = torch.nan
-    contributions = module.contributions(X)
-    assert contributions.shape == X.shape
-    assert (contributions >= 0).all()
-    torch.testing.assert_close(contributions.sum(dim=1), module.row_error(X))
-
-
-@torch.no_grad()
-def test_missing_entries_do_not_count_in_the_loss():
-    module, X = make_autoencoder(), make_rows()
-    X[0, 1] = torch.nan
-    assert module.contributions(X)[0, 1] == 0
-    errors = ((X - module(X)).numpy() / FACTOR) ** 2
-    np.testing.assert_allclose(module.row_error(X), np.nanmean(errors, axis=1))
-
-
-@torch.no_grad()
 def test_missing_entries_are_reconstructed():
     X = make_rows()
     X[0] = torch.nan
     assert make_autoencoder()(X).isfinite().all()
-
-
-@torch.no_grad()
-def test_a_row_without_observed_entries_has_no_loss():
-    X = torch.full((1, 3), torch.nan, dtype=torch.float64)
-    assert make_autoencoder().row_error(X).item() == 0
-
-
-@torch.no_grad()
-def test_loss_is_computed_from_the_values_before_the_sigmoid():
-    module = make_autoencoder(BinaryCrossEntropy(), nn.Sigmoid(), hidden=())
-    module.scaler = Scaler(np.zeros(3), np.zeros(3), np.ones(3)).double()
-    module.decoder[-1].bias.fill_(-500)
-    module.decoder[-1].weight.zero_()
-    X = torch.ones(2, 3, dtype=torch.float64)
-    assert module.row_error(X).tolist() == [500, 500]
 
 
 @torch.no_grad()
@@ -284,18 +235,6 @@ def test_a_missing_entry_is_never_corrupted():
     change = propagation.encoder_input - propagation.target
     assert change[1, 2] == 0
     assert change.sum() == change.numel() - 1
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("missing", [False, True])
-def test_score_term_is_divided_by_the_number_of_observed_features(missing):
-    module, X = make_autoencoder(), make_rows()
-    if missing:
-        X[1, 2] = X[3, 0] = X[3, 1] = torch.nan
-    module.bottleneck = ScoreTermSqueeze()
-    contributions = module.contributions(X).sum(dim=1)
-    expected = contributions + 6 / (3 - X.isnan().sum(dim=1))
-    torch.testing.assert_close(module.row_error(X), expected)
 
 
 def test_widest_layer_is_the_largest_number_of_outputs():

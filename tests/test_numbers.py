@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.decomposition import PCA
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer, _rows
-from skae._module import EXCESS_WEIGHT
+from skae._row_scores import EXCESS_WEIGHT
 from skae.losses import Loss, Mixed
 from skae.outlier import finite_scores
 

@@ -29,6 +29,7 @@ from skae import (
     save,
 )
 from skae.bottlenecks import Gaussian
+from skae.losses import SquaredError
 from skae.outlier import auto_n_estimators
 
 SMALL = {
@@ -129,6 +130,35 @@ def two_blobs(n_outliers, d=5):
     X = rng.uniform(-6, 6, size=(3 * n_outliers, d))
     distance = np.minimum(*(np.linalg.norm(X - c, axis=1) for c in (2.0, -2.0)))
     return np.vstack([inliers, X[distance > 0.3 * (np.sqrt(d) + 3)][:n_outliers]])
+
+
+def five_clusters(rng, n):
+    centers = 3 * np.random.default_rng(0).normal(size=(5, 8))
+    return centers[rng.integers(0, 5, n)] + 0.1 * rng.normal(size=(n, 8))
+
+
+def windows(rng, n):
+    """Windows of a noisy sine."""
+    time = rng.uniform(0, 2 * np.pi, (n, 1)) + np.arange(32) / 20
+    return np.sin(time) + 0.1 * rng.normal(size=(n, 32))
+
+
+def repeated_measurements(rng, n):
+    """Correlated rows; every row of a table was measured twice."""
+    loadings = np.random.default_rng(0).normal(size=(2, 6))
+    rows = rng.normal(size=(n // 2, 2)) @ loadings + 0.3 * rng.normal(size=(n // 2, 6))
+    return np.vstack([rows, rows + 0.01 * rng.normal(size=rows.shape)])
+
+
+@pytest.mark.parametrize("draw", [five_clusters, windows, repeated_measurements])
+def test_auto_threshold_flags_few_rows_of_structured_tables(draw):
+    rng = np.random.default_rng(0)
+    X, X_new = draw(rng, 400), draw(rng, 400)
+    detector = AutoencoderOutlierDetector(random_state=0)
+    assert (detector.fit_predict(X) == -1).mean() <= 0.02
+    assert (detector.predict(X_new) == -1).mean() <= 0.04
+    detector.recalibrate(X_new)
+    assert (detector.predict(X_new) == -1).mean() <= 0.02
 
 
 @pytest.mark.parametrize("n_outliers", [5, 20, 60])
@@ -390,6 +420,32 @@ def test_error_names_the_invalid_parameter(parameter, table):
 def test_max_features_must_not_exceed_the_number_of_features(table):
     with pytest.raises(ValueError, match=r"max_features=4 .* n_features=3"):
         AutoencoderOutlierDetector(max_features=4).fit(table)
+
+
+class ShiftedLoss(SquaredError):  # noqa: N818
+    """Squared error minus 1, which may be negative."""
+
+    def elementwise(self, x, x_hat):
+        return super().elementwise(x, x_hat) - 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"scale": "global"},
+        {"network": "conv", "input_shape": (8, 8)},
+        {"scale": "global", "bottleneck": Gaussian(score="elbo")},
+        {"loss": ShiftedLoss(), "error": "loss"},
+        {"n_neighbors": 0},
+    ],
+    ids=str,
+)
+def test_partial_fit_adds_scores_to_those_of_earlier_calls(settings):
+    X = np.random.default_rng(0).uniform(size=(60, 64))
+    detector = AutoencoderOutlierDetector(n_components=2, random_state=0, **settings)
+    detector.partial_fit(X).partial_fit(X[:20])
+    assert len(detector._trained.scores.values) == 80
 
 
 def test_partial_fit_updates_the_mean_residuals(table):
@@ -746,6 +802,17 @@ def test_recalibration_gives_the_threshold_of_the_fit(kind, contamination, table
     assert detector.recalibrate() is detector
     assert detector.offset_ == expected.offset_
     assert detector._calibration is None
+
+
+@pytest.mark.parametrize("n_calls", [0, 1, 3])
+def test_recorded_scores_need_not_be_sorted_again(n_calls, table):
+    detector = brief().fit(table)
+    for start in range(n_calls):
+        detector.partial_fit(table[start::5])
+    detector.recalibrate(table[::2])
+    records = (detector._trained.scores, *detector._trained.held_out_scores)
+    for record in (*records, detector._calibration):
+        assert (np.diff(record.values) <= 0).all()
 
 
 def test_recalibration_gives_the_threshold_of_partial_fit(table):

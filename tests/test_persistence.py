@@ -1,8 +1,10 @@
 """Tests of skae.persistence: saved and loaded estimators, and rejected files."""
 
+import copy
 import importlib
 import json
 import os
+import pickle
 import pkgutil
 import re
 import subprocess
@@ -212,6 +214,18 @@ def test_loaded_estimators_can_be_saved_and_cloned(X, fitted, path):
     loaded = save_and_load(save_and_load(fitted, path), path)
     assert_same_predictions(fitted, loaded, X)
     clone(loaded).fit(X)
+
+
+def pickled(estimator):
+    return pickle.loads(pickle.dumps(estimator))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_copies_can_be_saved(copied, X, path):
+    detector = AutoencoderOutlierDetector(max_epochs=1, random_state=0).fit(X)
+    skae.save(copied(detector), path)
+    loaded = skae.load(path)
+    assert_array_equal(loaded.score_samples(X), detector.score_samples(X))
 
 
 def test_random_state_continues_after_loading(X, path):

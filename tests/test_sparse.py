@@ -18,6 +18,7 @@ from skae import (
     _kept_rows,
     _module,
     _pca,
+    _prediction,
     _rows,
     _sparse,
     _summary,
@@ -59,6 +60,7 @@ def all_sparse(monkeypatch):
     monkeypatch.setattr(_rows, "MAX_SPARSE_DENSITY", 1.0)
     monkeypatch.setattr(trainer, "MIN_SPARSE_ENTRIES", 0)
     monkeypatch.setattr(_module, "BLOCK_ENTRIES", 1000)
+    monkeypatch.setattr(_prediction, "BLOCK_ENTRIES", 1000)
     monkeypatch.setattr(_sparse, "FEATURE_BLOCK", 2000)
     monkeypatch.setattr(_sparse, "SUMMED_FEATURES", 16)
 
@@ -368,7 +370,7 @@ def make(estimator, kwargs):
 
 def is_sparse(model, table):
     net = model.net_
-    return net.module_.keeps_sparse("training", _rows.Rows(table))
+    return net.module_.trains_sparse(_rows.Rows(table))
 
 
 def assert_same_predictions(one, other, sparse_rows, dense_rows, **tolerance):

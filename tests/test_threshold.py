@@ -138,6 +138,21 @@ def test_a_group_that_is_spread_farther_than_its_distance_is_no_break():
     assert flag(-np.concatenate([bulk(400), 4 + group])).sum() < 60
 
 
+@pytest.mark.parametrize(
+    ("n_group", "is_isolated", "is_flagged"),
+    [(80, 0, False), (80, 0.4, False), (80, 1, True), (15, 0, True), (80, None, True)],
+)
+def test_a_dense_group_is_flagged_only_if_it_is_small(n_group, is_isolated, is_flagged):
+    errors = np.concatenate([bulk(400), np.linspace(6, 6.5, n_group)])
+    isolated = None
+    if is_isolated is not None:
+        isolated = np.repeat([0.0, is_isolated], [400, n_group])
+    weight = np.ones(len(errors))
+    offset = threshold(-errors, weight, "auto", ROUNDING, isolated)
+    n_flagged = (errors > -offset).sum()
+    assert n_flagged == n_group if is_flagged else n_flagged <= 8
+
+
 @pytest.mark.parametrize("contamination", ["auto", 0.02, 0.1])
 def test_infinite_scores_are_flagged_and_do_not_move_the_threshold(contamination):
     errors = np.concatenate([bulk(380), np.linspace(6, 9, 10), np.full(10, np.inf)])
@@ -192,6 +207,15 @@ def test_a_condensed_record_keeps_the_quantiles():
         share = weight[values < offset].sum() / weight.sum()
         assert abs(share - contamination) < 0.003
     assert scores.condensed(5000) is scores
+
+
+def test_records_keep_the_weight_of_isolated_rows():
+    isolated = np.arange(100) % 4 == 0
+    scores = record(-np.arange(100.0))._replace(isolated=isolated.astype(float))
+    condensed = scores.condensed(20)
+    np.testing.assert_allclose((condensed.weight * condensed.isolated).sum(), 25)
+    added = scores.added_to(record(np.zeros(10)), 1000, decay=3)
+    np.testing.assert_array_equal(added.isolated, [*np.ones(10), *isolated])
 
 
 def test_rows_of_little_weight_are_flagged_by_the_widest_gap():

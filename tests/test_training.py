@@ -16,6 +16,7 @@ from torch import nn
 
 import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer, _training
+from skae._row_scores import residuals
 from skae._rows import Rows
 from skae.engine.networks import Networks, Split
 from skae.losses import Mixed
@@ -543,8 +544,8 @@ def member_residuals(detector, X):
     """Absolute residuals in float64, of shape (n_rows, n_members, n_features)."""
     module = detector.net_.module_in(np.dtype(np.float64))
     with torch.no_grad():
-        residuals = module.residuals(torch.from_numpy(X)).numpy()
-    return residuals if residuals.ndim == 3 else residuals[:, None]
+        values = residuals(module, torch.from_numpy(X)).numpy()
+    return values if values.ndim == 3 else values[:, None]
 
 
 def growing(**settings):

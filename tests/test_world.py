@@ -265,7 +265,7 @@ def test_every_public_method_has_the_settings_of_the_package():
                 member = base.__dict__.get(name, member) if member is None else member
             if isinstance(member, property):
                 continue
-            method = getattr(member, "fn", member)
+            method = getattr(estimator, name)
             while method.__code__ is not own_settings()(len).__code__:
                 assert hasattr(method, "__wrapped__"), name
                 method = method.__wrapped__

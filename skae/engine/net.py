@@ -19,6 +19,7 @@ from skae._compat import SkorchNet
 from skae._layers import FrozenModule, random_modules
 from skae._module import Autoencoder, Scaler
 from skae._processor import settings_restored
+from skae._row_scores import FUNCTIONS
 from skae._rows import BLOCK_ENTRIES, Rows
 from skae.engine.batches import Batches, RowsDataset
 from skae.engine.judge import Judgement
@@ -304,11 +305,11 @@ class AutoencoderNet(SkorchNet):
         Parameters
         ----------
         method : str
-            Name of a method of the module.
+            Name of a method of the module, or of a function of `_row_scores`.
         dtype : dtype
             Floating-point type of the rows.
         """
-        is_exact = self.module_.needs_float64(method)
+        is_exact = method in FUNCTIONS or self.module_.needs_float64(method)
         return self.module_in(np.dtype(np.float64) if is_exact else dtype)
 
     def snapshot(self) -> AutoencoderNet:

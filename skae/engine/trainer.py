@@ -494,7 +494,7 @@ class Trainer:
             and plan.precision == "float32"
             and plan.compile is not True
             and net.criterion_.allows_sparse
-            and net.module_.keeps_sparse("training", self.split.train)
+            and net.module_.trains_sparse(self.split.train)
         )
 
     def _prepare(self, block: Any) -> tuple[Any, Tensor | None]:

@@ -19,6 +19,7 @@ from skae._refine import (
     initial_damping,
     steps_per_jacobian,
 )
+from skae._row_scores import row_error
 
 # Operator type of the node that stands for a whole refinement in a traced graph.
 REFINEMENT = "Refinement"
@@ -67,7 +68,7 @@ class OutputModule(nn.Module):
         if "reconstruct" in self.methods:
             outputs["reconstruct"] = self.autoencoder(X).to(self.dtype)
         if set(self.methods) - outputs.keys():  # the others are based on the scores
-            error = self.autoencoder.row_error(X)
+            error = row_error(self.autoencoder, X)
             scores = -torch.where(error.isnan(), torch.inf, error)
             is_empty = X.isnan().all(dim=1)
             scores = torch.where(is_empty, self.empty_row_score, scores)
@@ -92,9 +93,14 @@ class TraceableNearestRows(NearestRows):
     def __init__(self, neighbors: NearestRows):
         kept = neighbors.kept
         super().__init__(
-            kept, neighbors.n_core, neighbors.n_neighbors, neighbors.n_seen
+            kept,
+            neighbors.n_core,
+            neighbors.n_neighbors,
+            neighbors.n_seen,
+            neighbors.n_around,
         )
         self.medians = neighbors.medians.cpu()
+        self.spacing = neighbors.spacing.cpu()
         for name, tensor in kept.on(self.medians.device)._asdict().items():
             self.register_buffer(f"kept_{name}", tensor)
 
@@ -136,7 +142,7 @@ class TraceableAutoencoder(Autoencoder):
             version=1,
         )
 
-    def _may_have_excess(self, target: Tensor) -> bool:
+    def may_have_excess(self, target: Tensor) -> bool:
         return True  # without a branch on the values
 
     def example_round_inputs(self, X: Tensor) -> tuple[Tensor, ...]:

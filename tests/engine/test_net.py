@@ -19,6 +19,7 @@ from nets import (
 from skorch.callbacks import Callback, EpochScoring
 
 from skae import AutoencoderTransformer
+from skae._row_scores import row_error
 from skae._rows import Rows
 from skae.engine import net as net_module
 from skae.engine import trainer as trainer_module
@@ -162,7 +163,7 @@ def test_skorch_scores_the_training_rows_at_the_end_of_an_epoch():
     net = make_net(callbacks=[scoring], max_epochs=2)
     row = history_of(net)[-1]
     with torch.no_grad():
-        loss = net.module_.row_error(torch.from_numpy(X)).mean()
+        loss = row_error(net.module_, torch.from_numpy(X)).mean()
     assert row["mine"] == pytest.approx(loss.item(), rel=1e-6)
 
 

@@ -27,6 +27,7 @@ from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
 from skae._layers import Dropout
+from skae._row_scores import row_error
 from skae._rows import Rows
 from skae.engine import trainer as trainer_module
 from skae.engine.networks import Split
@@ -74,7 +75,7 @@ def test_losses_are_weighted_means_of_rows():
     net = make_net(learning_rate=0.0, max_epochs=1, batch_size=6)
     (row,) = history_of(net, split)
     with torch.no_grad():
-        losses = net.module_.row_error(torch.from_numpy(X)).numpy()
+        losses = row_error(net.module_, torch.from_numpy(X)).numpy()
     for name, where in (("train_loss", TRAIN), ("valid_loss", HELD_OUT)):
         expected = np.average(losses[where], weights=weight[where])
         assert row[name] == pytest.approx(expected, rel=1e-6)
@@ -331,7 +332,7 @@ def test_the_history_keeps_few_records_of_batches(monkeypatch, n_records):
         assert sum(sizes) == 24
         assert row["train_loss"] == pytest.approx(np.average(losses, weights=sizes))
     with torch.no_grad():
-        loss = net.module_.row_error(torch.from_numpy(X)).mean().item()
+        loss = row_error(net.module_, torch.from_numpy(X)).mean().item()
     assert row["train_loss"] == pytest.approx(loss, rel=1e-6)
 
 
