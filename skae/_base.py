@@ -142,7 +142,13 @@ class BaseAutoencoder(
 
     @own_settings()
     def fit(
-        self, X: MatrixLike, y: Any = None, sample_weight: ArrayLike | None = None
+        self,
+        X: MatrixLike,
+        y: Any = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: MatrixLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
     ) -> Self:
         """Train the network to reconstruct the rows of X.
 
@@ -158,6 +164,19 @@ class BaseAutoencoder(
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A row of weight w counts as w equal rows. None means
             that each row has weight 1.
+        X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
+            Rows for early stopping, in place of rows that are held out from X. The
+            loss on them decides when training stops, which epoch is returned, and
+            whether an initial PCA remains; a single row cannot replace a PCA. Nothing
+            else depends on them: they are not used in the mean, the scale, the axes or
+            the threshold. `validation_fraction` then has no effect, and early stopping
+            is not cross-validated. At most 32,768 of them are used, drawn at random. A
+            transformer with ``early_stopping=False`` refuses them; an outlier detector
+            stops by them whatever its `early_stopping`. In a pipeline,
+            ``Pipeline(..., transform_input=["X_val"])`` transforms them as X.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Non-negative weights of the rows of `X_val`, as `sample_weight` of those of
+            X.
 
         Returns
         -------
@@ -188,7 +207,14 @@ class BaseAutoencoder(
         earlier = self._trained if self.warm_start and self._is_fitted() else None
         try:
             with self._restored_after_error():
-                self._fit(X, y, sample_weight, earlier=earlier)
+                self._fit(
+                    X,
+                    y,
+                    sample_weight,
+                    X_val=X_val,
+                    sample_weight_val=sample_weight_val,
+                    earlier=earlier,
+                )
         except DivergenceError:
             # The weights of an earlier fit would not match the present parameters.
             self._clear_fitted_attributes()
@@ -308,13 +334,21 @@ class BaseAutoencoder(
         *,
         earlier: Trained | None,
         is_partial: bool = False,
+        X_val: MatrixLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
     ) -> Self:
         with Interruption() as interruption, environment_restored():
             # Ctrl-C raises KeyboardInterrupt during validation. Later it ends the
             # training, and is raised when the estimator has its fitted attributes.
             with interruption.allowed():
                 job = check_fit(
-                    self, X, sample_weight, earlier=earlier, is_partial=is_partial
+                    self,
+                    X,
+                    sample_weight,
+                    X_val=X_val,
+                    sample_weight_val=sample_weight_val,
+                    earlier=earlier,
+                    is_partial=is_partial,
                 )
             name = "partial-fit" if is_partial else "fit"
             task = Task.of_fit(
@@ -419,6 +453,10 @@ class BaseAutoencoder(
 
     def _check_combination(self, parts: Parts) -> None:
         """Raise ValueError if valid parameters cannot be combined."""
+        return
+
+    def _check_validation_rows(self) -> None:
+        """Raise ValueError if parameters do not allow rows passed for validation."""
         return
 
     def _check_width(self, n_features: int) -> None:

@@ -143,13 +143,7 @@ def _build_module(job: Job) -> Autoencoder:
     ]
     output = parts.network.build_output(parts.loss.build_output(n_features))
     at_pca = starts_at_pca(parts, job.settings.init)
-    may_scale = unbounded_columns(output, n_features)
-    may_scale &= ~parts.loss.bounded_columns(n_features)
-    if job.earlier is None:
-        shift, factor = scaling(job.settings, summary, may_scale, at_pca)
-        scaler = Scaler(summary.mean, shift, factor)
-    else:  # additional members work in the scaled space of those before
-        scaler = copy.deepcopy(job.earlier.net.module_.scaler).cpu()
+    scaler = _scaler(job, output)
     code_factor, deviation = None, summary.deviation / scaler.factor.numpy()
     if at_pca or starts_near_pca(parts, job.settings.init):
         networks, code_factor, deviation = _start_at_pca(networks, job, scaler)
@@ -323,6 +317,25 @@ def _draw_visible(
     u = torch.rand(ensemble.n_members, 1, n_features, generator=generator)
     # The ranks of a member are a random permutation of its features.
     return u.argsort(dim=-1).argsort(dim=-1) < ensemble.n_visible
+
+
+def build_scaler(job: Job) -> Scaler:
+    """Return the scaler of a fit, on the CPU."""
+    parts = job.parts
+    implied = parts.loss.build_output(job.rows.n_features)
+    return _scaler(job, parts.network.build_output(implied))
+
+
+def _scaler(job: Job, output: nn.Module) -> Scaler:
+    """Return the scaler of a fit, on the CPU, for this activation of the output."""
+    if job.earlier is not None:  # additional members work in the same scaled space
+        return copy.deepcopy(job.earlier.net.module_.scaler).cpu()
+    parts, n_features = job.parts, job.rows.n_features
+    may_scale = unbounded_columns(output, n_features)
+    may_scale &= ~parts.loss.bounded_columns(n_features)
+    at_pca = starts_at_pca(parts, job.settings.init)
+    shift, factor = scaling(job.settings, job.summary, may_scale, at_pca)
+    return Scaler(job.summary.mean, shift, factor)
 
 
 def scaling(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_array, validate_data
 
+from skae._build import build_scaler
 from skae._compat import check_sample_weight, validate_parameters
 from skae._job import (
     Ensemble,
@@ -62,6 +64,8 @@ def check_fit(
     X: Any,
     sample_weight: ArrayLike | None,
     *,
+    X_val: Any = None,
+    sample_weight_val: ArrayLike | None = None,
     earlier: Trained | None,
     is_partial: bool = False,
 ) -> Job:
@@ -74,6 +78,8 @@ def check_fit(
     estimator : AutoencoderTransformer or AutoencoderOutlierDetector
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
     sample_weight : array-like of shape (n_samples,) or None
+    X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
+    sample_weight_val : array-like of shape (n_val,), default=None
     earlier : Trained or None
         The model from which training continues.
     is_partial : bool, default=False
@@ -98,6 +104,9 @@ def check_fit(
     X, feature_names = _check_training_data(estimator, X, earlier)
     n_features = X.shape[1]
     estimator._check_width(n_features)
+    validation_rows = _check_validation_rows(
+        estimator, X_val, sample_weight_val, X, feature_names
+    )
     if earlier is None:
         _warn_channels_last(estimator.input_shape)
     rows, positions = canonical_form(X, check_weight(sample_weight, X))
@@ -119,8 +128,8 @@ def check_fit(
     _check_summary(summary, names, may_lack_features=is_continued)
     _check_range(estimator, loss, summary.low, summary.high, names)
     _check_magnitude(estimator, summary, names, earlier)
-    needs_two_rows = estimator.early_stopping not in ("auto", False) and not is_partial
-    if needs_two_rows and len(rows) < 2:
+    holds_out = estimator.early_stopping not in ("auto", False) and not is_partial
+    if holds_out and validation_rows is None and len(rows) < 2:
         raise ValueError(
             "early_stopping=True needs at least two distinct rows with a positive "
             f"weight, got n_samples={len(rows)}."
@@ -141,7 +150,7 @@ def check_fit(
         # and additional members would equal those before.
         entropy = [seed, len(earlier.net.history), n_kept]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-    return Job(
+    job = Job(
         settings=Settings.from_estimator(estimator, scale),
         parts=parts,
         parameters=parameters,
@@ -164,7 +173,10 @@ def check_fit(
         split_seed=split_seed,
         is_partial=is_partial,
         earlier=earlier,
+        validation_rows=validation_rows,
     )
+    _check_validation_range(estimator, job, names)
+    return job
 
 
 # Parameters
@@ -422,16 +434,140 @@ def _check_training_data(
     return X, getattr(copied, "feature_names_in_", None)
 
 
-def _check_dimensions(estimator: Estimator, X: Any) -> None:
+def _check_validation_rows(
+    estimator: Estimator,
+    X_val: Any,
+    sample_weight_val: ArrayLike | None,
+    X: Table,
+    feature_names: np.ndarray | None,
+) -> Rows | None:
+    """Validate the rows that judge the training; return them in canonical form.
+
+    Parameters
+    ----------
+    estimator : AutoencoderTransformer or AutoencoderOutlierDetector
+    X_val : {array-like, sparse matrix} of shape (n_val, n_features) or None
+    sample_weight_val : array-like of shape (n_val,) or None
+    X : ndarray or CSR matrix of shape (n_samples, n_features)
+        Validated training rows.
+    feature_names : ndarray of str or None
+        Their names.
+
+    Returns
+    -------
+    rows : Rows or None
+        In the floating-point type of X, and sparse if X is. None without `X_val`.
+    """
+    if X_val is None:
+        if sample_weight_val is None:
+            return None
+        raise ValueError(
+            "sample_weight_val has the weights of the rows of X_val, but X_val is "
+            "None. Pass X_val, or leave sample_weight_val out."
+        )
+    estimator._check_validation_rows()
+    with np.errstate(over="ignore", invalid="ignore"), _errors_name("X_val"):
+        _check_dimensions(estimator, X_val, "X_val")
+        settings = {**_X_SETTINGS, "dtype": X.dtype, "input_name": "X_val"}
+        table = check_array(X_val, estimator=estimator, **settings)
+    _check_same_features(X_val, table.shape[1], X.shape[1], feature_names)
+    if sparse.issparse(X) and not sparse.issparse(table):
+        table = sparse.csr_array(table)  # a block of sparse rows is read as such
+    table = _without_duplicates(table)
+    with _errors_name("sample_weight_val"):
+        weight = check_weight(sample_weight_val, table)
+    rows = canonical_rows(table, weight)
+    if len(rows) == 0:
+        raise ValueError(
+            "X_val has no row with an observed value and a positive weight. Leave it "
+            "out to hold out rows of X instead."
+        )
+    return rows
+
+
+@contextmanager
+def _errors_name(parameter: str) -> Iterator[None]:
+    """Context in which the messages of errors of scikit-learn name the parameter."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if parameter in str(error):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{parameter}: {error}") from error
+
+
+def _check_same_features(
+    X_val: Any, n_val: int, n_features: int, feature_names: np.ndarray | None
+) -> None:
+    """Raise ValueError unless the rows for validation have the columns of X.
+
+    Parameters
+    ----------
+    X_val : {array-like, sparse matrix} of shape (n_rows, n_val)
+        As it was passed.
+    n_val, n_features : int
+        Number of its columns, and of those of X.
+    feature_names : ndarray of str or None
+        Names of the columns of X.
+    """
+    probe = BaseEstimator()  # receives the names
+    validate_data(probe, X_val, reset=True, skip_check_array=True)
+    names = getattr(probe, "feature_names_in_", None)
+    if names is not None and feature_names is not None:
+        if set(names) != set(feature_names):
+            unseen = np.array([name for name in names if name not in feature_names])
+            missing = np.array([name for name in feature_names if name not in names])
+            raise ValueError(
+                "The feature names of X_val should match those of X. Names that X does "
+                f"not have: {_join_names(unseen) or 'none'}. Names of X that are "
+                f"missing: {_join_names(missing) or 'none'}."
+            )
+        if list(names) != list(feature_names):
+            raise ValueError(
+                "The feature names of X_val should match those of X: they must be in "
+                "the same order as they were in X."
+            )
+    if n_val != n_features:
+        raise ValueError(
+            f"X_val has {n_val} features, but X has {n_features} features."
+        )
+    if (names is None) != (feature_names is None):
+        named, other = ("X", "X_val") if names is None else ("X_val", "X")
+        warnings.warn(
+            f"{named} has feature names, but {other} does not have valid feature "
+            "names: their columns are assumed to be the same, in the same order.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _check_validation_range(estimator: Estimator, job: Job, names: np.ndarray) -> None:
+    """Raise ValueError if rows for validation have values that `fit` refuses in X."""
+    rows = job.validation_rows
+    if rows is None:
+        return
+    with threads_for(rows.n_entries, estimator.n_threads):
+        summary = summarize(rows)
+    loss = job.parts.loss
+    _check_range(estimator, loss, summary.low, summary.high, names, "X_val")
+    scaler = build_scaler(job)
+    large = _exceeds_limit(summary, scaler.shift.numpy(), scaler.factor.numpy())
+    if large.any():
+        source = ", and the training rows determine the scale"
+        raise _too_large(estimator, "X_val", names[large], source)
+
+
+def _check_dimensions(estimator: Estimator, X: Any, parameter: str = "X") -> None:
     """Raise ValueError, which says how to reshape X, if X has three or more axes."""
     n_rows, *shape = _shape_of(X) or (0,)
     if len(shape) < 2:
         return
-    reshaped = f"numpy.reshape(X, ({n_rows}, -1))"
+    reshaped = f"numpy.reshape({parameter}, ({n_rows}, -1))"
     suitable = f"input_shape={tuple(shape)}"
     if _is_channels_last(shape):
         height, width, n_channels = shape
-        reshaped = f"numpy.moveaxis(X, -1, 1).reshape({n_rows}, -1)"
+        reshaped = f"numpy.moveaxis({parameter}, -1, 1).reshape({n_rows}, -1)"
         suitable = f"input_shape={(n_channels, height, width)}"
     elif len(shape) == 2:
         n_channels, length = shape
@@ -439,7 +575,7 @@ def _check_dimensions(estimator: Estimator, X: Any) -> None:
             f", or input_shape={(n_channels, 1, length)} for windows of a signal with "
             f"{n_channels} channels"
         )
-    advice = f"A row of X is one flattened sample: pass {reshaped}"
+    advice = f"A row of {parameter} is one flattened sample: pass {reshaped}"
     if len(shape) <= 3:
         advice += f", and to convolutions {suitable}"
     raise ValueError(
@@ -540,25 +676,39 @@ def _check_summary(
 def _check_magnitude(
     estimator: Estimator, summary: Summary, names: np.ndarray, earlier: Trained | None
 ) -> None:
-    """Raise ValueError if scaled values exceed what the network receives.
+    """Raise ValueError if scaled training rows exceed what the network receives.
 
     Scaled by the rows' own statistics, no value can.
     """
-    shift, factor = np.zeros(len(names)), np.ones(len(names))
+    shift, factor, source = np.zeros(len(names)), np.ones(len(names)), ""
     if earlier is not None:
         scaler = earlier.net.module_.scaler
         shift, factor = scaler.shift.cpu().numpy(), scaler.factor.cpu().numpy()
+        source = ", and the first fit determines the scale"
     elif estimator.scale is not None:
         return
+    large = _exceeds_limit(summary, shift, factor)
+    if large.any():
+        raise _too_large(estimator, "X", names[large], source)
+
+
+def _exceeds_limit(
+    summary: Summary, shift: np.ndarray, factor: np.ndarray
+) -> np.ndarray:
+    """Return whether scaled values of each feature exceed what networks receive."""
     with np.errstate(over="ignore"):
         size = np.fmax(np.abs(summary.low - shift), np.abs(summary.high - shift))
-        large = np.flatnonzero(size / factor > LIMIT)
-    if len(large):
-        raise ValueError(
-            f"X has values beyond {LIMIT:g} in the internally scaled space, in "
-            f"feature(s) {_join_names(names[large])}; scale={estimator.scale!r}"
-            f"{'' if earlier is None else ', and the first fit determines the scale'}."
-        )
+        return size / factor > LIMIT
+
+
+def _too_large(
+    estimator: Estimator, parameter: str, names: np.ndarray, source: str
+) -> ValueError:
+    """Return the error for features whose scaled values are too large."""
+    return ValueError(
+        f"{parameter} has values beyond {LIMIT:g} in the internally scaled space, in "
+        f"feature(s) {_join_names(names)}; scale={estimator.scale!r}{source}."
+    )
 
 
 def no_observed_value(names: np.ndarray) -> ValueError:
@@ -576,6 +726,7 @@ def _check_range(
     low: np.ndarray,
     high: np.ndarray,
     names: np.ndarray,
+    parameter: str = "X",
 ) -> None:
     """Raise ValueError if features have values outside the range of the loss.
 
@@ -588,6 +739,8 @@ def _check_range(
         Smallest and largest value of each feature, NaN if it has no observed value.
     names : ndarray of shape (n_features,)
         Names or positions of the features, for the error message.
+    parameter : {"X", "X_val"}, default="X"
+        Where the rows were passed.
     """
     if loss.bounds is None:
         return
@@ -596,9 +749,10 @@ def _check_range(
     smallest = np.fmin.reduce(low[bounded], initial=np.nan)
     largest = np.fmax.reduce(high[bounded], initial=np.nan)
     if smallest < least or largest > most:
-        where = (
-            "all of X" if bounded.all() else f"column(s) {_join_names(names[bounded])}"
-        )
+        where = f"all of {parameter}"
+        if not bounded.all():
+            table = "" if parameter == "X" else f" of {parameter}"
+            where = f"column(s) {_join_names(names[bounded])}{table}"
         raise ValueError(
             f"loss={estimator.loss!r} needs {where} in [{least:g}, {most:g}], got "
             f"values between {float(smallest)!r} and {float(largest)!r}. "

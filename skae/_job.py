@@ -210,6 +210,9 @@ class Job:
     holdout : Holdout or None
         Which rows the members do not learn, those that are kept included; None if all
         members learn all rows.
+    validation_rows : Rows or None
+        Rows of the user by which the training is judged, in canonical form; they are
+        no part of `rows`. None holds out some of `rows`, as `settings` say.
     """
 
     settings: Settings
@@ -236,6 +239,7 @@ class Job:
     earlier: Trained | None
     reduction: Reduction | None = None
     holdout: Holdout | None = None
+    validation_rows: Rows | None = None
 
     def drawn(self, n_rows: float) -> np.ndarray | None:
         """Return positions of rows drawn at random; None if there are no more rows."""

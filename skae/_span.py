@@ -135,6 +135,8 @@ def _reduced_network(job: Job) -> Network | None:
     is_wide = rows.n_features >= MIN_RATIO * len(rows) and len(rows) <= MAX_ROWS
     if not is_wide or job.earlier is not None or job.is_partial:
         return None
+    if job.validation_rows is not None:  # they are outside of the space
+        return None
     if sparse.issparse(rows.X) and rows.n_entries > MAX_DENSE_ENTRIES:
         return None
     if job.summary.weight.min() < (1 - 1e-9) * rows.weight.sum():  # entries are missing

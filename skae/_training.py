@@ -18,7 +18,7 @@ from skae._build import (
 )
 from skae._callbacks import Task
 from skae._convergence import find_warnings
-from skae._folds import Holdout, choose_holdout
+from skae._folds import Holdout, choose_holdout, row_keys
 from skae._generator import isolated_generator
 from skae._job import Job, LossCurves, Trained
 from skae._prediction import (
@@ -26,6 +26,7 @@ from skae._prediction import (
 )
 from skae._processor import flushed_denormals, matmul_precision, threads_for
 from skae._progress import Progress
+from skae._rows import MAX_CANONICAL_ROWS, Rows
 from skae._scores import median_score, score_training_rows
 from skae._span import reduced
 from skae._user_callbacks import check_training, copies, prints_history
@@ -106,7 +107,7 @@ def train(job: Job, task: Task, interruption: Interruption) -> Trained:
         with interruption.allowed():
             is_judged = split_rows(job).is_judged
             check_training(job.settings.callbacks, has_held_out_rows=is_judged)
-            job = replace(job, holdout=_holdout(job))
+            job = replace(job, holdout=_holdout(job), validation_rows=_judged_rows(job))
             trained_job = reduced(job)
             start = build_start(trained_job)
             split = split_rows(trained_job, may_fold=_may_fold(trained_job, start))
@@ -161,8 +162,13 @@ def _with_member_folds(split: Split, holdout: Holdout, n_kept: int) -> Split:
 
 
 def split_rows(job: Job, *, may_fold: bool = True) -> Split:
-    """Split rows into training and held-out rows, or into folds."""
+    """Split rows into training and held-out rows, or into folds.
+
+    Rows that the user passed for validation are the held-out rows, if there are any.
+    """
     rows, settings = job.rows, job.settings
+    if job.validation_rows is not None:
+        return Split(rows.normalised(), job.validation_rows.normalised())
     n_rows = len(rows)
     early_stopping = settings.early_stopping
     if early_stopping == "auto":
@@ -181,6 +187,19 @@ def split_rows(job: Job, *, may_fold: bool = True) -> Split:
     parts = (order[n_held_out:], order[: min(n_held_out, MAX_JUDGED_ROWS)])
     train, held_out = (rows.normalised(np.sort(part)) for part in parts)
     return Split(train, held_out)
+
+
+def _judged_rows(job: Job) -> Rows | None:
+    """Return the rows of the user that judge the training, independent of their order.
+
+    Many rows, which are not in canonical form, are sorted by a random number that
+    depends on their values, and at most `MAX_JUDGED_ROWS` of them are returned.
+    """
+    rows = job.validation_rows
+    if rows is None or len(rows) <= min(MAX_CANONICAL_ROWS, MAX_JUDGED_ROWS):
+        return rows
+    order = np.lexsort((rows.weight, row_keys(rows, job.split_seed)))
+    return rows.subset(order[:MAX_JUDGED_ROWS])
 
 
 def _max_rows(job: Job) -> float:

@@ -285,10 +285,12 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         resumes (see `warm_start`), for networks of more than 4,194,304 weights, and for
         those with modules of one's own (``Custom``, or an activation that is none of
         PyTorch's activations of single entries), in which the rows of a
-        batch may depend on each other, as in batch normalization.
+        batch may depend on each other, as in batch normalization. Rows passed to `fit`
+        as `X_val` take the place of held-out rows and of folds.
     validation_fraction : float, default=0.1
         Fraction of the distinct rows to hold out for early stopping, in (0, 1). At most
-        32,768 of them are used. There are none where early stopping is cross-validated.
+        32,768 of them are used. There are none where early stopping is cross-validated,
+        or where `X_val` is passed to `fit`.
     n_iter_no_change : int or np.inf, default=10
         Number of epochs without an improvement, >= 1, after which training returns to
         the best epoch and continues with a fifth of the learning rate. The third time,
@@ -425,11 +427,11 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         Mean objective over the training rows in each epoch: the loss plus the weighted
         terms of bottleneck and penalty. Calls that resume training append to it.
     validation_loss_curve_ : list of float or None
-        Mean objective over the held-out rows after each epoch, computed with the same
-        noise each time. Where early stopping is cross-validated, each row is evaluated
-        by the network that was trained without it. As long as `loss_curve_`: an epoch
-        of a training without held-out rows, such as a `partial_fit`, has NaN. None if
-        rows were never held out.
+        Mean objective over the held-out rows, or over the rows of `X_val`, after each
+        epoch, computed with the same noise each time. Where early stopping is
+        cross-validated, each row is evaluated by the network that was trained without
+        it. As long as `loss_curve_`: an epoch of a training without held-out rows, such
+        as a `partial_fit`, has NaN. None if rows were never held out.
     active_units_ : bool ndarray of shape (n_components,) or (n_members, n_components)
         Whether each component varies by more than 0.01 over the training rows (of the
         last call), see :class:`~skae.bottlenecks.Gaussian`. Only with a Gaussian

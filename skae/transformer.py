@@ -238,10 +238,12 @@ class AutoencoderTransformer(
         resumes (see `warm_start`), for networks of more than 4,194,304 weights, and for
         those with modules of one's own (``Custom``, or an activation that is none of
         PyTorch's activations of single entries), in which the rows of a
-        batch may depend on each other, as in batch normalization.
+        batch may depend on each other, as in batch normalization. Rows passed to `fit`
+        as `X_val` take the place of held-out rows and of folds.
     validation_fraction : float, default=0.1
         Fraction of the distinct rows to hold out for early stopping, in (0, 1). At most
-        32,768 of them are used. There are none where early stopping is cross-validated.
+        32,768 of them are used. There are none where early stopping is cross-validated,
+        or where `X_val` is passed to `fit`.
     n_iter_no_change : int or np.inf, default=10
         Number of epochs without an improvement, >= 1, after which training returns to
         the best epoch and continues with a fifth of the learning rate. The third time,
@@ -342,11 +344,11 @@ class AutoencoderTransformer(
         Mean objective over the training rows in each epoch: the loss plus the weighted
         terms of bottleneck and penalty. Calls that resume training append to it.
     validation_loss_curve_ : list of float or None
-        Mean objective over the held-out rows after each epoch, computed with the same
-        noise each time. Where early stopping is cross-validated, each row is evaluated
-        by the network that was trained without it. As long as `loss_curve_`: an epoch
-        of a training without held-out rows, such as a `partial_fit`, has NaN. None if
-        rows were never held out.
+        Mean objective over the held-out rows, or over the rows of `X_val`, after each
+        epoch, computed with the same noise each time. Where early stopping is
+        cross-validated, each row is evaluated by the network that was trained without
+        it. As long as `loss_curve_`: an epoch of a training without held-out rows, such
+        as a `partial_fit`, has NaN. None if rows were never held out.
     active_units_ : bool ndarray of shape (n_components,)
         Whether each component varies by more than 0.01 over the training rows (of the
         last call), see :class:`~skae.bottlenecks.Gaussian`. Only with a Gaussian
@@ -398,8 +400,8 @@ class AutoencoderTransformer(
     the space that they span, and its first and last layers are then multiplied by the
     axes of this space. That takes as long as for a table of as many columns as rows.
     It needs an ``MLP``, a start as a PCA, the squared error, a deterministic
-    bottleneck, no corruption, penalty or skorch callback, and a common factor of all
-    features (`scale`). The encoder then ignores what is outside of this space.
+    bottleneck, no corruption, penalty, skorch callback or `X_val`, and a common factor
+    of all features (`scale`). The encoder then ignores what is outside of this space.
 
     Training runs in float32. Rows in float64 are encoded and decoded in float64, so
     that the code of a row does not depend on the other rows in the same call. Rows in
@@ -819,6 +821,13 @@ class AutoencoderTransformer(
         scale: str | None,
     ) -> _defaults.TrainingDefaults:
         return _defaults.TRANSFORMER
+
+    def _check_validation_rows(self) -> None:
+        if not self.early_stopping:
+            raise ValueError(
+                "X_val is passed to fit, but with early_stopping=False no rows judge "
+                "the training. Use early_stopping='auto' or True, or leave X_val out."
+            )
 
     def _auto_n_components(
         self, parts: Parts, n_features: int, scale: str | None
