@@ -139,7 +139,6 @@ class PCA(
             "iterated_power",
             "n_oversamples",
             "power_iteration_normalizer",
-            "whiten",
         ),
         # Two fits of a PCA are equal for any seeds.
         defaults={"random_state": 0},
@@ -472,7 +471,6 @@ MEANINGLESS: dict[str, list[tuple[str, str]]] = {
         (r"test_pca_(inverse|deterministic_output)\[(?!(False-)?full)", SOLVER),
         (r"test_(sparse_pca_solver_error|pca_svd_solver_auto)", SOLVER),
         (r"test_pca_(solver_equivalence|randomized_svd)", SOLVER),
-        (r"test_whitening", f"{NO_PARAMETER}: whiten"),
         (r"test_(n_components_none|variance_correctness)", f"{NO_PARAMETER}: None"),
         (r"test_pca_n_components_mostly", f"{NO_PARAMETER}: None"),
         (r"test_infer_dim_by_explained_variance", f"{NO_PARAMETER}: a share"),

@@ -2,10 +2,10 @@
 Displays of a fitted autoencoder
 ================================
 
-`skae.inspection` has six displays of a fitted autoencoder: losses by epoch,
+Seven displays of `skae.inspection` show a fitted autoencoder: losses by epoch,
 reconstructions of rows, codes of rows, the distribution of scores, the contributions of
-the features to the error of a row, and traversals of the components. They accept a
-pipeline as well as the autoencoder itself.
+the features to the error of a row, and traversals and contributions of the components.
+They accept a pipeline as well as the autoencoder itself.
 
 ``python plot_displays.py --out DIR`` saves the figures in DIR, by default in
 ``figures`` below the current directory.
@@ -27,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae.inspection import (
+    ComponentContributionDisplay,
     ComponentTraversalDisplay,
     FeatureContributionDisplay,
     LatentSpaceDisplay,
@@ -38,7 +39,7 @@ from skae.inspection import (
 if not hasattr(sys, "ps1"):
     plt.switch_backend("Agg")
 
-parser = argparse.ArgumentParser(description="Six displays", allow_abbrev=False)
+parser = argparse.ArgumentParser(description="Seven displays", allow_abbrev=False)
 parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
 # Ignore the arguments of a gallery or a notebook.
 out = parser.parse_known_args()[0].out.resolve()
@@ -83,13 +84,34 @@ ComponentTraversalDisplay.from_estimator(ae, X_test, ax=bottom)
 figure.savefig(out / "displays_images.png", dpi=120)
 
 # %%
+# Which pixels does each component change? The maps show the mean squared change of a
+# pixel when the component changes by one standard deviation.
+
+figure, ax = plt.subplots(figsize=(7, 2.2), layout="constrained")
+ComponentContributionDisplay.from_estimator(ae, X_test, ax=ax)
+figure.savefig(out / "displays_components_images.png", dpi=120)
+
+# %%
 # A table
 # -------
-# Wines of three growers. A pipeline of a scaler and a detector is fitted to the wines
-# of the first two; those of the third are the outliers. The display shows the scores of
-# all wines and the threshold.
+# Wines of three growers, with 13 measurements each. Bars show which of them two
+# components of the wines change.
 
 wine = load_wine(as_frame=True)
+reducer = make_pipeline(
+    StandardScaler().set_output(transform="pandas"),
+    AutoencoderTransformer(2, random_state=0),
+).fit(wine.data)
+
+figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
+ComponentContributionDisplay.from_estimator(reducer, wine.data, ax=ax)
+figure.savefig(out / "displays_components.png", dpi=120)
+
+# %%
+# A pipeline of a scaler and a detector is fitted to the wines of the first two growers;
+# those of the third are the outliers. The display shows the scores of all wines and the
+# threshold.
+
 is_outlier = wine.target == 2
 detector = make_pipeline(
     StandardScaler(), AutoencoderOutlierDetector(trim=0, random_state=0)

@@ -451,6 +451,11 @@ class BaseAutoencoder(
         """Return whether scores have a mean relative distance to several rows."""
         return False
 
+    @property
+    def _whitens_codes(self) -> bool:
+        """Whether the next fit whitens codes."""
+        return False
+
     def _check_combination(self, parts: Parts) -> None:
         """Raise ValueError if valid parameters cannot be combined."""
         return
@@ -477,11 +482,7 @@ class BaseAutoencoder(
 
     def _evaluate_in_type(self, method: str, X: Table) -> np.ndarray:
         """Return what `_evaluate` returns, in the floating-point type of X."""
-        values = self._evaluate(method, X)
-        if values.dtype == X.dtype:
-            return values
-        largest = np.finfo(X.dtype).max  # beyond it the cast would overflow
-        return values.clip(-largest, largest).astype(X.dtype)
+        return cast(self._evaluate(method, X), X.dtype)
 
     def _score_samples(self, X: Table) -> np.ndarray:
         scores = self._score_rows(Rows(X))
@@ -555,6 +556,14 @@ class BaseAutoencoder(
             defaults = default_parameters(type(self))
             for name in (*self._STRUCTURE, "init"):
                 self._trained.parameters.setdefault(name, defaults[name])
+
+
+def cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Cast to a floating-point type; values beyond its range become its largest."""
+    if values.dtype == dtype:
+        return values
+    largest = np.finfo(dtype).max
+    return values.clip(-largest, largest).astype(dtype)
 
 
 def _copied_callbacks(callbacks: Any) -> Any:

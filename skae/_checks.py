@@ -174,6 +174,7 @@ def check_fit(
         is_partial=is_partial,
         earlier=earlier,
         validation_rows=validation_rows,
+        whiten=estimator._whitens_codes,
     )
     _check_validation_range(estimator, job, names)
     return job

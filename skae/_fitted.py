@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from skae._job import Trained
+from skae._whitening import Whitening
 from skae.bottlenecks import BOTTLENECKS, Deterministic
 from skae.engine.net import AutoencoderNet
 
@@ -33,8 +34,9 @@ class FittedAttributesMixin:
 
         Its submodules `encoder` and `decoder` work in the scaled space. Its methods
         `encode` and `decode` take and return rows in the units of the data, and codes
-        that are `code_factor` times the encoder's output. With several members, the
-        first axis of the encoder's and the decoder's tensors is that of the members.
+        that are `code_factor` times the encoder's output, not whitened. With several
+        members, the first axis of the encoder's and the decoder's tensors is that of
+        the members.
         """
         return self._fitted.net.module_
 
@@ -70,6 +72,12 @@ class FittedAttributesMixin:
         if not self._is_fitted():
             raise AttributeError(f"This {type(self).__name__} is not fitted yet.")
         return self._trained
+
+    @property
+    def _whitening(self) -> Whitening | None:
+        """Map that `transform` applies to codes; None if they are not whitened."""
+        codes = self._fitted.code_summary
+        return None if codes is None else Whitening.of(codes)
 
     @property
     def _bottleneck(self) -> Any:

@@ -213,6 +213,8 @@ class Job:
     validation_rows : Rows or None
         Rows of the user by which the training is judged, in canonical form; they are
         no part of `rows`. None holds out some of `rows`, as `settings` say.
+    whiten : bool
+        Whether the codes of the training rows are summarized, to be whitened.
     """
 
     settings: Settings
@@ -240,6 +242,7 @@ class Job:
     reduction: Reduction | None = None
     holdout: Holdout | None = None
     validation_rows: Rows | None = None
+    whiten: bool = False
 
     def drawn(self, n_rows: float) -> np.ndarray | None:
         """Return positions of rows drawn at random; None if there are no more rows."""
@@ -475,6 +478,9 @@ class Trained:
     scale : {"global", "feature"} or None
         Scaling of the features, without ``"auto"``. The default is that of the
         detector in versions that did not record it.
+    code_summary : Summary or None
+        Statistics of the codes of the training rows, by which codes are whitened;
+        after `partial_fit`, of the rows of all calls. None if they are not whitened.
     """
 
     net: AutoencoderNet
@@ -496,6 +502,7 @@ class Trained:
     holdout: Holdout | None = None
     held_out_scores: tuple[TrainingScores, ...] | None = None
     scale: str | None = "feature"
+    code_summary: Summary | None = None
 
     @property
     def n_features(self) -> int:

@@ -45,6 +45,11 @@ LIMIT = 1e16
 # the mean square over all: rounding errors of float32 are that many times larger.
 MAX_OFFSET, MAX_MEAN_SQUARE = 1e3, 1e2
 
+# Step of a code, in standard deviations of its component, from which the effect of the
+# component is computed by central differences. In float64 the relative error due to
+# the curvature of the decoder, and that due to rounding, are then about 1e-9.
+EFFECT_STEP = 2.0**-14
+
 
 def max_validation_refinements(n_components: int) -> int:
     """Return the most refinement steps for held-out rows during training."""
@@ -343,6 +348,35 @@ class Autoencoder(nn.Module):
         """Compute rows, of shape (n_samples, n_features), from codes."""
         Z = self._members_first(Z / self.code_factor.to(Z.dtype))
         return self.scaler.unscale(self.mean_over_members(self.output(self.decoder(Z))))
+
+    def squared_effects(self, Z: Tensor, weight: Tensor, deviation: Tensor) -> Tensor:
+        """Sum the squared effects of the components on the features over rows.
+
+        The effect of a component on a feature is the derivative of the decoded row,
+        times the standard deviation of the component. Derivatives are estimated by
+        central differences, which any decoder allows, one component after another.
+
+        Parameters
+        ----------
+        Z : Tensor of shape (n_samples, n_components)
+            Codes.
+        weight : Tensor of shape (n_samples,)
+            Weights of the rows.
+        deviation : Tensor of shape (n_components,)
+            Standard deviations, 0 for constant components.
+
+        Returns
+        -------
+        Tensor of shape (n_components, n_features)
+            In squared units of the data.
+        """
+        codes = Z / self.code_factor
+        steps = torch.diag(EFFECT_STEP * deviation / self.code_factor)
+        sums = []
+        for step in steps:
+            high, low = (self.output(self.decoder(codes + s)) for s in (step, -step))
+            sums.append(weight @ (high - low).square())
+        return torch.stack(sums) * (self.scaler.factor / (2 * EFFECT_STEP)).square()
 
     def quantize(self, X: Tensor) -> Tensor:
         """Compute codebook indices, of shape (n_samples, n_groups)."""

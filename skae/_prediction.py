@@ -117,6 +117,42 @@ def sum_residuals(module: Autoencoder, rows: Rows) -> tuple[np.ndarray, np.ndarr
     return total, weight
 
 
+def mean_squared_effects(
+    module: Autoencoder, codes: np.ndarray, weight: np.ndarray, deviation: np.ndarray
+) -> np.ndarray:
+    """Return the mean of `Autoencoder.squared_effects` over rows, one block at a time.
+
+    Parameters
+    ----------
+    module : Autoencoder
+        In float64.
+    codes : ndarray of shape (n_rows, n_components)
+    weight : ndarray of shape (n_rows,)
+        Non-negative weights of the rows, not all zero.
+    deviation : ndarray of shape (n_components,)
+
+    Returns
+    -------
+    effects : ndarray of shape (n_components, n_features)
+    """
+    device = module.scaler.mean.device
+    entries = BLOCK_ENTRIES if device.type == "cpu" else DEVICE_ENTRIES
+    size = max(1, entries // module.widest_layer)
+    share = weight / weight.sum()
+    scale = torch.from_numpy(deviation).to(device)
+    total: Any = 0.0
+    for start in range(0, len(codes), size):
+        parts = (values[start : start + size] for values in (codes, share))
+        Z, w = (torch.from_numpy(part).to(device) for part in parts)
+        with (
+            torch.inference_mode(),
+            torch_threads_for(len(Z) * module.work),
+            isolated_generator(module.draws_globally, 0, device),
+        ):
+            total = total + module.squared_effects(Z, w, scale).cpu().numpy()
+    return total
+
+
 def keeps_sparse(module: Autoencoder, method: str, rows: Rows) -> bool:
     """Whether a method takes these rows as `SparseRows`.
 

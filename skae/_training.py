@@ -30,6 +30,7 @@ from skae._rows import MAX_CANONICAL_ROWS, Rows
 from skae._scores import median_score, score_training_rows
 from skae._span import reduced
 from skae._user_callbacks import check_training, copies, prints_history
+from skae._whitening import summarize_codes
 from skae.engine.interrupt import Interruption
 from skae.engine.judge import Judgement
 from skae.engine.net import INTERNAL, AutoencoderNet, without_batches
@@ -334,6 +335,7 @@ def _finish(job: Job, training: TrainingRun) -> Trained:
         holdout=job.holdout,
         held_out_scores=scored.held_out,
         scale=job.settings.scale,
+        code_summary=summarize_codes(job, net),
     )
 
 

@@ -171,6 +171,9 @@ class Bottleneck(StoredParametersMixin, BaseEstimator, ABC):
     codes_may_be_refined : bool
         Whether every real vector is a valid code, so that codes may be optimised
         after encoding.
+    has_finite_codes : bool
+        Whether a component takes finitely many values, so that no derivative along it
+        exists.
     members_stack : bool
         Whether several networks with this bottleneck can be trained as one
         network with stacked weights.
@@ -209,6 +212,7 @@ class Bottleneck(StoredParametersMixin, BaseEstimator, ABC):
     suits_code_activation: ClassVar[bool] = True
     has_plain_score: bool = True
     codes_may_be_refined: ClassVar[bool] = False
+    has_finite_codes: ClassVar[bool] = False
     members_stack: ClassVar[bool] = False
     has_term: ClassVar[bool] = True
     noise_variance: float | str | None = None
@@ -590,6 +594,8 @@ class Quantized(Bottleneck):
     >>> vq.dequantize(codes).shape
     (1797, 64)
     """
+
+    has_finite_codes: ClassVar[bool] = True
 
     _parameter_constraints: ClassVar[dict] = {
         "n_codes": [Interval(Integral, 2, 2**24, closed="both")],

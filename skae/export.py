@@ -43,8 +43,8 @@ def export_onnx(
 
     The graph has one input, ``"X"``, of shape (n_samples, n_features), for any number
     of rows, with NaN where an entry is missing. Each output has the name of the method
-    whose result it is. Scaling, the refinement of codes and the threshold of a detector
-    are part of the graph; the validation of X is not.
+    whose result it is. Scaling, the refinement and whitening of codes and the threshold
+    of a detector are part of the graph; the validation of X is not.
 
     Parameters
     ----------

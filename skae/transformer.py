@@ -16,14 +16,16 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from skae import _defaults
 from skae._available import available_unless
-from skae._base import BaseAutoencoder, MatrixLike
+from skae._base import BaseAutoencoder, MatrixLike, cast
 from skae._checks import check_weight, check_X, has_observed_value
 from skae._compat import Interval, StrOptions
 from skae._job import Ensemble, Parts
-from skae._prediction import evaluate, keeps_sparse
+from skae._prediction import evaluate, keeps_sparse, mean_squared_effects
 from skae._processor import own_settings
 from skae._row_scores import MIN_DISTANCE
-from skae._rows import Rows
+from skae._rows import Rows, canonical_rows
+from skae._summary import summarize
+from skae._whitening import sample_deviation
 from skae.bottlenecks import Bottleneck
 from skae.corruptions import Corruption
 from skae.losses import Loss
@@ -54,6 +56,13 @@ def _lacks_codebook(autoencoder: BaseAutoencoder) -> str | None:
     if hasattr(autoencoder._bottleneck, "n_codes"):
         return None
     return "it exists only with a quantized bottleneck, such as bottleneck='quantized'."
+
+
+def _lacks_derivatives(autoencoder: BaseAutoencoder) -> str | None:
+    """Return why decoded rows have no derivatives, for `available_unless`."""
+    if not autoencoder._bottleneck.has_finite_codes:
+        return None
+    return "it needs codes that vary continuously, not entries of a codebook."
 
 
 class AutoencoderTransformer(
@@ -329,6 +338,18 @@ class AutoencoderTransformer(
         penalty. Otherwise it means 0; with a denoising autoencoder, for example,
         refinement would bring back the noise that the encoder removes. It takes effect
         at `fit`.
+    whiten : bool, default=False
+        Whether `transform` gives each component the mean 0 and the variance 1 over the
+        training rows, as ``PCA(whiten=True)`` does; `inverse_transform` undoes it. The
+        sum of squares is divided by ``n_samples - 1``, where rows count by their
+        weights, but by half of `n_samples` at least. A constant component becomes 0.
+        The components of a nonlinear code may be correlated, and remain so: each is
+        scaled alone, so that it keeps its meaning. The zeros of a sparse code do not
+        remain zero. Reconstructions, `sample`, `quantize` and `score` do not depend on
+        it. It takes effect at `fit`, which encodes the training rows once more; with
+        `warm_start`, they are the rows of the last call. In `partial_fit`, they are
+        those of all calls, each encoded at the end of its call, and the rows before the
+        last call count as at most 1,000 rows.
 
     Attributes
     ----------
@@ -365,7 +386,7 @@ class AutoencoderTransformer(
         Trained PyTorch module, in eval mode. Its submodules `encoder` and `decoder`
         work in the scaled space. Its methods `encode` and `decode` take and return
         rows in the units of the data, and codes as `transform` returns them
-        (`code_factor` times the encoder's output).
+        without `whiten` (`code_factor` times the encoder's output).
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -422,7 +443,8 @@ class AutoencoderTransformer(
     rounding.
 
     Some methods exist only with certain bottlenecks: `sample` with a Gaussian one,
-    `quantize` and `dequantize` with a quantized one. In a fitted estimator this depends
+    `quantize` and `dequantize` with a quantized one, and `component_contributions`
+    with all others. In a fitted estimator this depends
     on the bottleneck of the fit, before that on the parameter `bottleneck`.
 
     With scikit-learn >= 1.9, `set_callbacks` accepts the callbacks of
@@ -461,6 +483,7 @@ class AutoencoderTransformer(
             Interval(Integral, 0, None, closed="left"),
             StrOptions({"auto"}),
         ],
+        "whiten": ["boolean"],
     }
 
     def __init__(
@@ -497,6 +520,7 @@ class AutoencoderTransformer(
         n_threads: int | str = "auto",
         precision: str = "float32",
         transform_max_iter: int | str = "auto",
+        whiten: bool = False,
     ):
         self.n_components = n_components
         self.network = network
@@ -529,12 +553,14 @@ class AutoencoderTransformer(
         self.n_threads = n_threads
         self.precision = precision
         self.transform_max_iter = transform_max_iter
+        self.whiten = whiten
 
     @own_settings()
     def transform(self, X: MatrixLike) -> np.ndarray:
         """Encode rows.
 
-        The encoder's codes are refined by up to `transform_max_iter` steps.
+        The encoder's codes are refined by up to `transform_max_iter` steps, and
+        whitened if the estimator was fitted with ``whiten=True``.
 
         Parameters
         ----------
@@ -548,7 +574,13 @@ class AutoencoderTransformer(
             requests one.
         """
         check_is_fitted(self)
-        return self._evaluate_in_type("encode", check_X(self, X))
+        X = check_X(self, X)
+        whitening = self._whitening
+        if whitening is None:
+            return self._evaluate_in_type("encode", X)
+        # Division by a small deviation would magnify the rounding of float32.
+        module = self._trained.net.module_in(np.dtype(np.float64))
+        return cast(whitening.apply(evaluate(module, "encode", Rows(X))), X.dtype)
 
     @own_settings()
     def inverse_transform(self, Z: ArrayLike) -> np.ndarray:
@@ -578,7 +610,88 @@ class AutoencoderTransformer(
                 f"Z has {codes.shape[1]} components, but {type(self).__name__} was "
                 f"fitted with n_components={self.n_components_}."
             )
-        return self._evaluate_in_type("decode", codes)
+        whitening = self._whitening
+        if whitening is None:
+            return self._evaluate_in_type("decode", codes)
+        return cast(self._evaluate("decode", whitening.undo(codes)), codes.dtype)
+
+    @available_unless(_lacks_derivatives)
+    @own_settings()
+    def component_contributions(
+        self, X: MatrixLike, sample_weight: ArrayLike | None = None
+    ) -> np.ndarray:
+        r"""Return the mean squared effect of each component on each feature.
+
+        .. math:: c_{kj} = s_k^2 \, \frac{1}{\sum_i w_i} \sum_i w_i \left(
+                  \frac{\partial \hat x_j}{\partial z_k}(z_i) \right)^2
+
+        Here :math:`z_i` is the code of row i, :math:`\hat x` the decoder's output, and
+        :math:`s_k` the standard deviation of component k over the rows of X: the
+        effect is the change of a feature when the component changes by one standard
+        deviation while the other components are fixed. Codes are those of `transform`;
+        the factors of a code, those of `whiten` included, cancel out.
+
+        For a network with PCA's weights and its training rows, these are the squared
+        loadings, ``pca.components_**2 * pca.explained_variance_[:, None]``: as in PCA,
+        the sum of squares in :math:`s_k^2` is divided by ``n - 1``, where n is the sum
+        of the weights, but by half of n at least. Their sum over the components is then
+        the variance of a feature that the code explains, and their sum over the
+        features the variance that a component explains. Nonlinear components may be
+        correlated, and their effects may depend on each other. The sums are then no
+        shares of the variance, but contributions can still be compared.
+
+        This method does not exist with a quantized bottleneck, whose codes have
+        finitely many values.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows. NaN marks a missing entry. Rows without an observed entry do not
+            count.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights. A row of weight w counts as w equal rows. None means
+            equal weights.
+
+        Returns
+        -------
+        contributions : ndarray of shape (n_components, n_features), float64
+            Non-negative, in squared units of the features. 0 for a component that is
+            constant over the rows.
+
+        Raises
+        ------
+        ValueError
+            If no row with a positive weight has an observed entry.
+
+        See Also
+        --------
+        skae.inspection.ComponentContributionDisplay : Plot of the contributions.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skae import AutoencoderTransformer
+        >>> iris = load_iris()
+        >>> ae = AutoencoderTransformer(1, random_state=0).fit(iris.data)
+        >>> contributions = ae.component_contributions(iris.data)
+        >>> contributions.shape
+        (1, 4)
+        >>> iris.feature_names[contributions[0].argmax()]
+        'petal length (cm)'
+        """
+        check_is_fitted(self)
+        X = check_X(self, X)
+        rows = canonical_rows(X, check_weight(sample_weight, X))
+        if len(rows) == 0:
+            raise ValueError(
+                "X has no observed value among rows with a positive weight, so that "
+                "its component contributions are not defined."
+            )
+        module = self._trained.net.module_in(np.dtype(np.float64))
+        codes = evaluate(module, "encode", rows)
+        summary = summarize(Rows(codes, weight=rows.weight))
+        deviation = sample_deviation(summary)
+        return mean_squared_effects(module, codes, rows.weight, deviation)
 
     @available_unless(_lacks_prior)
     @own_settings()
@@ -799,6 +912,10 @@ class AutoencoderTransformer(
                 f"bottleneck={self.bottleneck!r} does not allow. Use "
                 "transform_max_iter='auto' or bottleneck='deterministic'."
             )
+
+    @property
+    def _whitens_codes(self) -> bool:
+        return bool(self.whiten)
 
     def _max_refinements(self, parts: Parts, n_components: int) -> int:
         if self.transform_max_iter != "auto":

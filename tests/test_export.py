@@ -117,6 +117,10 @@ def test_networks_and_bottlenecks_agree(network, bottleneck, X):
     assert_agrees(small(**settings).fit(X), X)
 
 
+def test_whitened_codes_agree(X):
+    assert_agrees(small(whiten=True).fit(X), X, ["transform", "reconstruct"])
+
+
 @pytest.mark.parametrize(
     "settings", [{}, {"loss": Mixed(binary=[0, 4]), "init": "random"}], ids=str
 )
@@ -478,8 +482,9 @@ def convert_pipeline(pipeline, X, **kwargs):
     return skl2onnx.to_onnx(pipeline, X[:1], **kwargs).SerializeToString()
 
 
-def test_pipeline_with_a_transformer_is_converted(X):
-    ae = small(n_components=1, network=MLP((4,)))
+@pytest.mark.parametrize("whiten", [False, True])
+def test_pipeline_with_a_transformer_is_converted(whiten, X):
+    ae = small(n_components=1, network=MLP((4,)), whiten=whiten)
     pipeline = make_pipeline(StandardScaler(), ae, MinMaxScaler()).fit(X)
     rows = X.astype(np.float32)
     result = run(convert_pipeline(pipeline, rows), rows)["variable"]

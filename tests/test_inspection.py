@@ -21,6 +21,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae.inspection import (
+    ComponentContributionDisplay,
     ComponentSelectionDisplay,
     ComponentTraversalDisplay,
     FeatureContributionDisplay,
@@ -104,6 +105,7 @@ def test_displays_accept_searches_and_pipelines(wine, pipeline):
         (ReconstructionDisplay, "autoencoder of skae"),
         (LatentSpaceDisplay, "AutoencoderTransformer"),
         (ComponentTraversalDisplay, "AutoencoderTransformer"),
+        (ComponentContributionDisplay, "AutoencoderTransformer"),
         (OutlierScoreDisplay, "AutoencoderOutlierDetector"),
         (PValueDisplay, "AutoencoderOutlierDetector"),
         (FeatureContributionDisplay, "AutoencoderOutlierDetector"),
@@ -128,6 +130,7 @@ def test_displays_draw_into_given_axes(method, images, detector, wine, digits):
         lambda ax: ReconstructionDisplay.from_estimator(images, digits, ax=ax),
         lambda ax: LatentSpaceDisplay.from_estimator(images, digits, ax=ax),
         lambda ax: ComponentTraversalDisplay.from_estimator(images, digits, ax=ax),
+        lambda ax: ComponentContributionDisplay.from_estimator(images, digits, ax=ax),
         lambda ax: OutlierScoreDisplay.from_estimator(detector, wine, ax=ax),
         lambda ax: PValueDisplay.from_estimator(detector, wine, ax=ax),
         lambda ax: FeatureContributionDisplay.from_estimator(detector, wine, ax=ax),
@@ -545,6 +548,9 @@ def test_infinite_contributions_are_drawn_as_the_largest():
     [
         lambda ae, X, shape: FeatureContributionDisplay(X[0], input_shape=shape).plot(),
         lambda ae, X, shape: ReconstructionDisplay(X, X, input_shape=shape).plot(),
+        lambda ae, X, shape: ComponentContributionDisplay(
+            X[:3], input_shape=shape
+        ).plot(),
         lambda ae, X, shape: ComponentTraversalDisplay(
             X[:2, :1], X[:2, None], input_shape=shape
         ).plot(),
@@ -589,6 +595,63 @@ def test_traversal_varies_one_component_of_the_median_code(images, digits):
     code[1] = np.percentile(Z[:, 1], 90)
     assert_allclose(display.steps[1, 2], code[1])
     assert_allclose(display.X_hat[1, 2], images.inverse_transform(code[None])[0])
+
+
+def test_traversal_does_not_depend_on_whitening(wine):
+    X = StandardScaler().fit_transform(wine)
+    displays = [
+        ComponentTraversalDisplay.from_estimator(
+            AutoencoderTransformer(2, whiten=whiten, **FAST).fit(X), X
+        )
+        for whiten in (False, True)
+    ]
+    assert_allclose(displays[0].X_hat, displays[1].X_hat, atol=1e-9)
+
+
+def test_contributions_of_components_have_the_features_on_the_axis(pipeline, wine):
+    display = ComponentContributionDisplay.from_estimator(pipeline, wine)
+    X = pipeline[:-1].transform(wine)
+    contributions = pipeline[-1].component_contributions(X)
+    assert_array_equal(display.contributions, contributions)
+    assert display.axes_.shape == (2, 1)
+    for panel, row in zip(display.axes_[:, 0], contributions, strict=True):
+        assert_allclose([bar.get_height() for bar in panel.patches], row)
+    labels = [label.get_text() for label in display.axes_[1, 0].get_xticklabels()]
+    assert labels == list(wine.columns)
+    share = contributions[0].sum() / contributions.sum()
+    assert display.axes_[0, 0].get_ylabel() == f"component 0\n{share:.0%}"
+
+
+def test_only_the_largest_contributions_of_components_are_drawn():
+    contributions = [[0, 1, 2, 0], [5, 1, 1, 0], [0, 0, 0, 0]]
+    display = ComponentContributionDisplay(contributions)
+    display.plot(max_features=2, max_components=2, color="C3")
+    assert display.axes_.shape == (2, 1)
+    heights = [[bar.get_height() for bar in ax.patches] for ax in display.axes_[:, 0]]
+    assert heights == [[0, 2], [5, 1]]
+    labels = [label.get_text() for label in display.axes_[1, 0].get_xticklabels()]
+    assert labels == ["x0", "x2"]
+
+
+def test_many_features_of_components_are_at_their_columns():
+    contributions = np.ones((1, 50))
+    contributions[0, 3] = 0
+    display = ComponentContributionDisplay(contributions).plot(max_features=49)
+    centers = [bar.get_x() + bar.get_width() / 2 for bar in display.axes_[0, 0].patches]
+    assert_allclose(centers, np.delete(np.arange(50), 3))
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_contributions_of_components_to_images_are_maps(n_channels):
+    contributions = np.random.default_rng(0).uniform(size=(2, n_channels * 12))
+    display = ComponentContributionDisplay(
+        contributions, input_shape=(n_channels, 3, 4)
+    ).plot()
+    maps = contributions.reshape(2, n_channels, 3, 4).sum(axis=1)
+    for panel, values in zip(display.axes_[0], maps, strict=True):
+        assert_allclose(panel.images[0].get_array(), values)
+        assert panel.images[0].get_clim() == (0, maps.max())
+    ComponentContributionDisplay(np.zeros((2, 12)), input_shape=(3, 4)).plot()
 
 
 def test_traversal_labels_the_features_of_a_table(pipeline, wine):

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.decomposition import PCA
@@ -12,7 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from skae import AutoencoderTransformer
+from skae import AutoencoderTransformer, _prediction
 from skae.networks import MLP, Custom
 
 SMALL = {"hidden_layer_sizes": (16,), "max_epochs": 5, "random_state": 0}
@@ -274,3 +276,120 @@ def test_custom_decoder_may_return_probabilities():
     p = ae.reconstruct(X)
     entropy = -X * np.log(p) - (1 - X) * np.log1p(-p)
     assert_allclose(ae.score_samples(X), -entropy.mean(axis=1))
+
+
+# Contributions of the components
+
+
+def squared_jacobian(ae, X):
+    """Mean squares of the Jacobian of `inverse_transform`, by automatic derivatives."""
+    module = ae.net_.module_in(np.dtype(np.float64))
+
+    def decode(z):
+        return module.decode(z[None])[0]
+
+    Z = torch.from_numpy(ae.set_params(whiten=False).transform(X))
+    J = torch.stack([torch.func.jacrev(decode)(z) for z in Z])
+    return (J**2).mean(dim=0).detach().numpy().T * Z.numpy().var(axis=0, ddof=1)[
+        :, None
+    ]
+
+
+@pytest.mark.parametrize("offset", [0, 1e6])
+@pytest.mark.parametrize("scale", ["global", "feature"])
+def test_contributions_to_a_linear_network_are_squared_loadings(offset, scale):
+    X = load_wine().data
+    weights = 1 if scale == "global" else X.std(axis=0)
+    pca = PCA(4).fit(X / weights)
+    X += offset
+    ae = AutoencoderTransformer(4, scale=scale, early_stopping=True, **NO_TRAINING)
+    loadings = (pca.components_ * weights) ** 2 * pca.explained_variance_[:, None]
+    contributions = ae.fit(X).component_contributions(X)
+    assert_allclose(contributions, loadings, rtol=1e-4, atol=1e-6 * loadings.max())
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_features"),
+    [
+        ({}, 6),
+        ({"whiten": True, "init": "random", "scale": "feature"}, 6),
+        ({"network": "conv", "input_shape": (2, 3)}, 6),
+        ({"bottleneck": "gaussian", "loss": "binary_cross_entropy"}, 6),
+        ({"bottleneck": "topk", "n_components": 9}, 6),
+        (
+            {
+                "network": Custom(
+                    nn.Linear(6, 2), nn.Sequential(nn.Linear(2, 6), nn.ELU())
+                )
+            },
+            6,
+        ),
+    ],
+    ids=str,
+)
+def test_contributions_are_mean_squared_derivatives(settings, n_features):
+    X = np.random.default_rng(0).uniform(size=(80, n_features)) ** 2
+    settings = {"n_components": 2, "early_stopping": True, "max_epochs": 5, **settings}
+    ae = AutoencoderTransformer(random_state=0, **settings).fit(X)
+    contributions = ae.component_contributions(X)
+    assert contributions.shape == (ae.n_components_, n_features)
+    ae_like = AutoencoderTransformer(random_state=0, **{**settings, "whiten": False})
+    assert_allclose(contributions, squared_jacobian(ae_like.fit(X), X), rtol=1e-7)
+
+
+def test_rows_without_an_effect_on_the_mean_do_not_contribute(fitted, curve):
+    expected = fitted.component_contributions(curve)
+    rows = np.vstack([curve, np.full((3, 3), np.nan), 5 + curve[:3]])[::-1]
+    weight = np.array([0] * 3 + [1] * 303)
+    assert_array_equal(fitted.component_contributions(rows, weight), expected)
+
+
+def test_weights_of_contributions_are_repetitions(fitted, curve):
+    weight = np.arange(len(curve)) % 3
+    assert_array_equal(
+        fitted.component_contributions(curve, weight),
+        fitted.component_contributions(np.repeat(curve, weight, axis=0)),
+    )
+
+
+@pytest.mark.parametrize("convert", [sparse.csr_array, np.float32])
+def test_contributions_do_not_depend_on_the_type_of_the_rows(convert, fitted, curve):
+    curve = curve.astype(np.float32).astype(np.float64)
+    curve[::4, 2] = np.nan
+    contributions = fitted.component_contributions(convert(curve))
+    assert contributions.dtype == np.float64
+    assert_allclose(contributions, fitted.component_contributions(curve), rtol=1e-12)
+
+
+def test_contributions_are_computed_in_blocks(monkeypatch, fitted, curve):
+    expected = fitted.component_contributions(curve)
+    monkeypatch.setattr(_prediction, "BLOCK_ENTRIES", 700)
+    sizes = []
+    module = fitted.net_.module_in(np.dtype(np.float64))
+    decoder_hook = module.decoder.register_forward_hook(
+        lambda _, inputs, output: sizes.append(len(output))
+    )
+    assert_allclose(fitted.component_contributions(curve), expected, rtol=1e-12)
+    decoder_hook.remove()
+    assert max(sizes) < 50
+
+
+def test_contributions_of_constant_components_are_zero(fitted, curve):
+    assert_array_equal(fitted.component_contributions(curve[:1]), np.zeros((2, 3)))
+    same = np.repeat(curve[:1], 5, axis=0)
+    assert_array_equal(fitted.component_contributions(same), np.zeros((2, 3)))
+
+
+def test_contributions_need_a_row_with_an_observed_value(fitted, curve):
+    with pytest.raises(ValueError, match="no observed value"):
+        fitted.component_contributions(np.full((2, 3), np.nan))
+    with pytest.raises(ValueError, match=r"no observed value|weight"):
+        fitted.component_contributions(curve, np.zeros(len(curve)))
+
+
+def test_contributions_are_absent_where_codes_are_finite():
+    ae = AutoencoderTransformer(bottleneck="quantized")
+    assert not hasattr(ae, "component_contributions")
+    with pytest.raises(AttributeError) as info:
+        _ = ae.component_contributions
+    assert "Quantized are entries of a codebook" in str(info.value.__cause__)

@@ -85,6 +85,9 @@ SETTINGS = [
     },
 ]
 
+# Settings that exist only in the transformer.
+TRANSFORMER_SETTINGS = [{"whiten": True}]
+
 # The detector is an ensemble by default; these settings exist only there.
 DETECTOR_SETTINGS = [
     {"contamination": 0.1},
@@ -130,7 +133,7 @@ def variants():
         Not fitted.
     """
     for estimator, own_settings in (
-        (AutoencoderTransformer, []),
+        (AutoencoderTransformer, TRANSFORMER_SETTINGS),
         (AutoencoderOutlierDetector, DETECTOR_SETTINGS),
     ):
         yield estimator()

@@ -13,6 +13,7 @@ References
 .. [1] https://scikit-learn.org/stable/developers/develop.html
 """
 
+from skae.inspection._component_contributions import ComponentContributionDisplay
 from skae.inspection._component_selection import ComponentSelectionDisplay
 from skae.inspection._component_traversal import ComponentTraversalDisplay
 from skae.inspection._feature_contributions import FeatureContributionDisplay
@@ -23,6 +24,7 @@ from skae.inspection._p_values import PValueDisplay
 from skae.inspection._reconstruction import ReconstructionDisplay
 
 __all__ = [
+    "ComponentContributionDisplay",
     "ComponentSelectionDisplay",
     "ComponentTraversalDisplay",
     "FeatureContributionDisplay",

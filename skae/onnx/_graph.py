@@ -53,6 +53,7 @@ def build_model(
         getattr(estimator, "offset_", 0.0),
         estimator._empty_row_score,
         getattr(torch, dtype),
+        estimator._whitening,
     )
     # PyTorch specializes a graph for a single row, so there must be more than one.
     rows = torch.zeros(3, estimator.n_features_in_, dtype=module.dtype)

@@ -20,6 +20,7 @@ from skae._refine import (
     steps_per_jacobian,
 )
 from skae._row_scores import row_error
+from skae._whitening import Whitening
 
 # Operator type of the node that stands for a whole refinement in a traced graph.
 REFINEMENT = "Refinement"
@@ -40,10 +41,14 @@ class OutputModule(nn.Module):
         Score of rows without an observed entry.
     dtype : torch.dtype
         Type of codes and reconstructions.
+    whitening : Whitening or None
+        Map of the codes; None if they are not whitened.
     """
 
     offset: Tensor
     empty_row_score: Tensor
+    code_mean: Tensor
+    code_scale: Tensor
 
     def __init__(
         self,
@@ -52,6 +57,7 @@ class OutputModule(nn.Module):
         offset: float,
         empty_row_score: float,
         dtype: torch.dtype,
+        whitening: Whitening | None,
     ):
         super().__init__()
         self.autoencoder = autoencoder
@@ -59,12 +65,18 @@ class OutputModule(nn.Module):
         for name, value in (("offset", offset), ("empty_row_score", empty_row_score)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
         self.dtype = dtype
+        for name, values in ({} if whitening is None else whitening._asdict()).items():
+            self.register_buffer(f"code_{name}", torch.from_numpy(values))
+        self.is_whitened = whitening is not None
 
     def forward(self, X: Tensor) -> tuple[Tensor, ...]:
         X = X.double()
         outputs = {}
         if "transform" in self.methods:
-            outputs["transform"] = self.autoencoder.encode(X).to(self.dtype)
+            codes = self.autoencoder.encode(X)
+            if self.is_whitened:
+                codes = (codes - self.code_mean) / self.code_scale
+            outputs["transform"] = codes.to(self.dtype)
         if "reconstruct" in self.methods:
             outputs["reconstruct"] = self.autoencoder(X).to(self.dtype)
         if set(self.methods) - outputs.keys():  # the others are based on the scores
