@@ -5,6 +5,9 @@
   same without refinement of the codes (``transform_max_iter=0``), and PyOD's
   AutoEncoder with a code of the same width; and the share of PCA's error that is
   removed;
+- ordered: explained variance of held-out rows by the first components of one fit with
+  ``ordered=True``, compared with PCA and with a fit for each number of components. The
+  fit has the largest number of components that is measured;
 - codes: accuracy of logistic regression and of nearest neighbours on the codes,
   compared with the codes of PCA and the raw columns.
 
@@ -85,19 +88,26 @@ HAS_PYOD = find_spec("pyod") is not None
 SKAE = "skae"
 RANDOM = "random"  # skae from a random start
 ENCODER = "encoder"  # skae without refinement of codes
+ORDERED = "ordered"  # skae with ordered components
 RAW = "raw"  # no reduction
 SECTIONS = {
     "variance": ("PCA", "KernelPCA", "PyOD", RANDOM, ENCODER, SKAE),
+    "ordered": ("PCA", SKAE, ORDERED),
     "codes": (RAW, "PCA", SKAE),
 }
-METHODS = ("PCA", "KernelPCA", "PyOD", RANDOM, ENCODER, RAW, SKAE)
+METHODS = ("PCA", "KernelPCA", "PyOD", RANDOM, ENCODER, RAW, SKAE, ORDERED)
 # Parameters of the variants of skae.
 PARAMETERS: dict[str, dict[str, Any]] = {
     RANDOM: {"init": "random"},
     ENCODER: {"transform_max_iter": 0},
     SKAE: {},
+    ORDERED: {"ordered": True},
 }
-N_COMPONENTS = {"variance": (1, 2, 5, 12), "codes": (2, 5, 10, 30)}
+N_COMPONENTS = {
+    "variance": (1, 2, 5, 12),
+    "ordered": (1, 2, 5, 12),
+    "codes": (2, 5, 10, 30),
+}
 FEW = 5  # there is a separate summary up to this number of components
 
 SEEDS = (0, 1, 2)
@@ -263,6 +273,8 @@ def main() -> None:
                 )
             elif section == "variance":
                 print_variance(methods, options, store)
+            elif section == "ordered":
+                print_ordered(methods, options, store)
             else:
                 print_codes(methods, options, store)
 
@@ -629,6 +641,119 @@ def measure_variance(table: Table, key: Key) -> tuple[float, float, str]:
     if not np.isfinite(value):
         return np.nan, seconds, "The reconstruction is not finite."
     return value, seconds, ""
+
+
+def print_ordered(methods: list[str], options: Options, store: ResultStore) -> None:
+    """Print one line per case as soon as it is measured, then the summary."""
+    seeds, widths = options.seeds, options.components or N_COMPONENTS["ordered"]
+    report(
+        "ordered: variance of held-out rows explained by the first components of one "
+        f"fit; means over {count(len(seeds), 'seed')}"
+    )
+    heads = "".join(f"{method:>11}" for method in methods)
+    report(f"{'table':20}{'rows':>6}{'cols':>6}{'n_comp.':>8}{heads}")
+    cases: list[Case] = []
+    for table in tables_of_variance(options.folder, options.parts):
+        allowed = sorted(filter(table.allows, widths))
+        results = {
+            seed: measure_ordered(table, allowed, seed, methods, store)
+            for seed in seeds
+        }
+        for components in allowed:
+            case = Case(
+                table.name,
+                components,
+                {m: [results[s][components, m] for s in seeds] for m in methods},
+            )
+            values = "".join(f"{format_value(case.mean(m)):>11}" for m in methods)
+            report(
+                f"{table.name:20}{table.n_rows:6d}{table.n_features:6d}"
+                f"{components:8d}{values}"
+            )
+            cases.append(case)
+    if not cases:
+        report("No cases were selected.")
+        return
+    report()
+    for peer in ("PCA", SKAE):
+        if peer in methods and ORDERED in methods:
+            print_distance(cases, peer)
+    if SKAE in methods and ORDERED in methods:
+        print_cost(cases)
+    print_failures(cases)
+
+
+def measure_ordered(
+    table: Table, widths: list[int], seed: int, methods: list[str], store: ResultStore
+) -> dict[tuple[int, str], Result]:
+    """Return the results of each number of components and method."""
+    results: dict[tuple[int, str], Result] = {}
+    for method in methods:
+        keys = {k: Key("ordered", table.name, k, seed, method) for k in widths}
+        if any(key not in store for key in keys.values()):
+            progress(f"ordered {table.name} {seed} {method}")
+            if method == ORDERED:
+                measure_one_fit(table, keys, store)
+            else:
+                for key in keys.values():
+                    store.add(key, *measure_variance(table, key))
+        results |= {(k, method): store[key] for k, key in keys.items()}
+    return results
+
+
+def measure_one_fit(table: Table, keys: dict[int, Key], store: ResultStore) -> None:
+    """Fit once, with the largest number of components, and store all results."""
+    widest = max(keys)
+    X_train, X_test = table.standardised(keys[widest].seed)
+    values, seconds, failure = np.full(widest, np.nan), np.nan, ""
+    try:
+        with quiet():
+            model, seconds = fit(ORDERED, widest, keys[widest].seed, X_train)
+            values = model.explained_variance_curve(X_test)
+    except Exception as error:  # failures are reported as results
+        failure = format_error(error)
+    for width, key in keys.items():
+        store.add(key, values[width - 1], seconds, failure)
+
+
+def print_distance(cases: list[Case], peer: str) -> None:
+    """Print by how much the first components explain less than another method."""
+    report(f"{peer} minus {ORDERED}, over the cases")
+    report(
+        f"{'components':14}{'cases':>7}{'median':>10}{'mean':>10}{'9 of 10':>10}"
+        f"{'largest':>10}   case"
+    )
+    widths = sorted({case.components for case in cases})
+    for label, group in (*((str(w), [w]) for w in widths), ("all", widths)):
+        selected = [case for case in cases if case.components in group]
+        gaps = np.array([case.mean(peer) - case.mean(ORDERED) for case in selected])
+        known = np.flatnonzero(np.isfinite(gaps))
+        if not len(known):
+            continue
+        worst = selected[known[gaps[known].argmax()]]
+        gaps = gaps[known]
+        numbers = (np.median(gaps), gaps.mean(), np.quantile(gaps, 0.9), gaps.max())
+        values = "".join(f"{format_value(value, '+'):>10}" for value in numbers)
+        report(f"{label:14}{len(gaps):7d}{values}   {worst.table}, {worst.components}")
+    report()
+
+
+def print_cost(cases: list[Case]) -> None:
+    """Print the seconds of a fit relative to those of a plain one of its width."""
+    widest = {case.table: case for case in cases}  # the last one of each table
+    ratios = np.array(
+        [
+            np.mean([r.seconds for r in case.results[ORDERED]])
+            / np.mean([r.seconds for r in case.results[SKAE]])
+            for case in widest.values()
+        ]
+    )
+    known = ratios[np.isfinite(ratios)]
+    report(
+        f"seconds of the fit, relative to {SKAE} with as many components: median "
+        f"{median(known):.2f}, mean {mean(known):.2f}, largest {known.max():.2f}"
+    )
+    report()
 
 
 def print_means(cases: list[Case], methods: list[str]) -> None:

@@ -436,6 +436,11 @@ class BaseAutoencoder(
         """Return the number of steps by which `transform` refines the code."""
         return 0
 
+    @property
+    def _has_ordered_components(self) -> bool:
+        """Whether a fit orders the components, by its parameters."""
+        return False
+
     def _resolve_error(self, parts: Parts, scale: str | None) -> str | None:
         """Return the error that scores rows, ``"log"`` or ``"loss"``.
 

@@ -23,13 +23,16 @@ from skae._job import (
 )
 from skae._layers import (
     initialize_as_linear_map,
+    take_prefixes,
     takes_inputs_in_order,
     unbounded_columns,
 )
 from skae._members import CodeWidths, Members, join, stack, stack_squeezes
 from skae._module import Autoencoder, Scaler, max_validation_refinements
 from skae._noise import Noise
+from skae._ordered import linear_start
 from skae._pca import principal_axes, residual_variance
+from skae._prefixes import Prefixes
 from skae._processor import threads_for
 from skae._summary import Summary
 from skae.corruptions import Spread
@@ -37,6 +40,12 @@ from skae.engine.batches import count_batches
 from skae.engine.objective import Objective
 from skae.engine.plan import Plan
 from skae.engine.step import is_trusted
+
+# Largest number of ordered components for which codes of held-out rows are refined
+# during training, on up to `FEW_ROWS` rows. The encoder's codes of new rows are so much
+# worse there that they hide what the decoder has learnt: two of four tables remained
+# PCAs. Refining more of them takes longer and finds the same epochs.
+MAX_REFINED_WIDTH = 2
 
 
 class Start(NamedTuple):
@@ -46,24 +55,34 @@ class Start(NamedTuple):
     ----------
     module : Autoencoder
     objective : Objective
+    pca : Autoencoder or None
+        The PCA of the training rows, with which codes of ordered components are
+        compared; None if there is none.
     """
 
     module: Autoencoder
     objective: Objective
+    pca: Autoencoder | None = None
 
 
 def build_start(job: Job) -> Start:
     """Build the initial module, or copy the fitted one, and the objective."""
     if job.earlier is not None and job.is_resumed:
-        module = copy.deepcopy(job.earlier.net.module_)
+        earlier = job.earlier
+        module = copy.deepcopy(earlier.learnt_module)
+        pca = None if earlier.ordered is None else earlier.ordered.start(earlier.net)
     else:
-        module = _build_module(job)
+        module, pca = _build_module(job), None
         _check_predictions(module, job.parts)
+        if job.is_ordered and starts_at_pca(job.parts, job.settings.init):
+            pca = linear_start(module)
+    if module.prefixes is not None and job.prefix_refinements is not None:
+        module.prefixes.max_refinements = job.prefix_refinements
     module.max_refinements = job.max_refinements
     refines = job.parts.network.refines_held_out
     n_steps = max_validation_refinements(module.n_components) if refines else 0
     module.max_validation_refinements = n_steps
-    start = Start(module, _build_objective(job, module))
+    start = Start(module, _build_objective(job, module), pca)
     _check_trainable(start, job)
     return start
 
@@ -94,6 +113,7 @@ def build_plan(job: Job, n_rows: int, *, early_stopping: bool) -> Plan:
     if isinstance(learning_rate, str):
         rate = job.parts.network.auto_learning_rate(batch_size)
         learning_rate = recipe.rate_factor * rate
+    is_first = job.earlier is None and not job.is_partial
     return Plan(
         max_epochs=int(max_epochs),
         batch_size=int(batch_size),
@@ -101,7 +121,8 @@ def build_plan(job: Job, n_rows: int, *, early_stopping: bool) -> Plan:
         weight_decay=float(settings.weight_decay),
         schedule=None if job.is_partial else recipe.schedule,
         early_stopping=early_stopping,
-        keep_start=job.is_resumed or at_pca,
+        # With ordered components it is decided for each number of them.
+        keep_start=job.is_resumed or (at_pca and not job.is_ordered),
         n_iter_no_change=settings.n_iter_no_change,
         tol=float(settings.tol),
         trim=float(settings.trim),
@@ -110,7 +131,7 @@ def build_plan(job: Job, n_rows: int, *, early_stopping: bool) -> Plan:
         beta2=recipe.beta2,
         averaged_steps=recipe.averaged_steps if early_stopping else 0.0,
         settling_steps=recipe.settling_steps,
-        is_exact=job.earlier is None and not job.is_partial and at_pca,
+        is_exact=is_first and at_pca and not job.is_ordered,
     )
 
 
@@ -148,6 +169,11 @@ def _build_module(job: Job) -> Autoencoder:
     if at_pca or starts_near_pca(parts, job.settings.init):
         networks, code_factor, deviation = _start_at_pca(networks, job, scaler)
     (encoder, decoder), squeeze = networks[0], squeezes[0]
+    prefixes = None
+    if job.prefix_refinements is not None:
+        decoder = take_prefixes(decoder, job.n_components)
+        max_refined = MAX_REFINED_WIDTH if len(job.rows) <= FEW_ROWS else 0
+        prefixes = Prefixes(job.n_components, job.prefix_refinements, max_refined)
     if job.ensemble is not None:
         encoders, decoders = zip(*networks, strict=True)
         # A penalty is computed for each encoder separately.
@@ -168,6 +194,7 @@ def _build_module(job: Job) -> Autoencoder:
         draws_globally=parts.network.draws_globally,
         visible=visible,
         noise=_build_noise(job, deviation),
+        prefixes=prefixes,
     )
 
 
@@ -217,7 +244,8 @@ def join_members(earlier: Autoencoder, added: Autoencoder) -> Autoencoder:
 
 def _check_trainable(start: Start, job: Job) -> None:
     """Raise ValueError if the network has no weight to train."""
-    weights = [p for part in start for p in part.parameters()]
+    parts = (start.module, start.objective)
+    weights = [p for part in parts for p in part.parameters()]
     # A callback may let frozen weights be trained.
     may_train = bool(weights and job.settings.callbacks)
     if may_train or any(weight.requires_grad for weight in weights):

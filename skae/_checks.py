@@ -164,6 +164,7 @@ def check_fit(
         ensemble=ensemble,
         n_kept=n_kept,
         max_refinements=estimator._max_refinements(parts, n_components),
+        prefix_refinements=_prefix_refinements(estimator, parts, n_components),
         defaults=estimator._training_defaults(parts, ensemble, n_features, scale),
         device=device,
         error=estimator._resolve_error(parts, scale),
@@ -774,6 +775,12 @@ def _resolve_n_components(
     other code is one position with all components.
     """
     fixed = parts.network.code_shape(input_shape)
+    if fixed is not None and estimator._has_ordered_components:
+        raise ValueError(
+            f"ordered=True is not possible with network={estimator.network!r}: the "
+            "components of its code are positions of a map, of which none can be "
+            "left out. Use ordered=False, or a dense code."
+        )
     if fixed is None:
         n_components = estimator.n_components
         if earlier is not None:
@@ -790,6 +797,16 @@ def _resolve_n_components(
             f"{estimator.n_components}. Use n_components='auto'."
         )
     return n_components, n_channels
+
+
+def _prefix_refinements(
+    estimator: Estimator, parts: Parts, n_components: int
+) -> tuple[int, ...] | None:
+    """Return `Job.prefix_refinements`."""
+    if not estimator._has_ordered_components:
+        return None
+    widths = range(1, n_components + 1)
+    return tuple(estimator._max_refinements(parts, width) for width in widths)
 
 
 def _join_names(names: np.ndarray) -> str:

@@ -76,8 +76,8 @@ class FittedAttributesMixin:
     @property
     def _whitening(self) -> Whitening | None:
         """Map that `transform` applies to codes; None if they are not whitened."""
-        codes = self._fitted.code_summary
-        return None if codes is None else Whitening.of(codes)
+        codes = self._fitted.code_summaries
+        return None if codes is None else Whitening.of(codes[-1])
 
     @property
     def _bottleneck(self) -> Any:

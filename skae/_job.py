@@ -16,6 +16,7 @@ from skae._folds import Holdout
 from skae._layers import make_activation
 from skae._members import has_code_widths
 from skae._module import Autoencoder
+from skae._ordered import Ordered
 from skae._rows import Rows
 from skae._summary import Summary
 from skae.bottlenecks import Bottleneck
@@ -185,6 +186,9 @@ class Job:
         members are trained; 0 if all are trained.
     max_refinements : int
         Number of optimisation steps by which codes are refined after encoding.
+    prefix_refinements : tuple of int or None
+        The same for codes of 1, 2, ... components, up to all, if the components are
+        ordered; None if they are not.
     defaults : TrainingDefaults
         Values of the settings that are ``"auto"``.
     device : torch.device
@@ -230,6 +234,7 @@ class Job:
     ensemble: Ensemble | None
     n_kept: int
     max_refinements: int
+    prefix_refinements: tuple[int, ...] | None
     defaults: TrainingDefaults
     device: torch.device
     error: str | None
@@ -257,6 +262,11 @@ class Job:
         return self.earlier is not None and not self.n_kept
 
     @property
+    def is_ordered(self) -> bool:
+        """Whether the components are ordered."""
+        return self.prefix_refinements is not None
+
+    @property
     def is_plain(self) -> bool:
         """Whether a plain dense network starts as a PCA, see `Parts.is_plain`."""
         return self.parts.is_plain and starts_at_pca(self.parts, self.settings.init)
@@ -276,6 +286,7 @@ class Job:
             self.n_kept + (1 if self.ensemble is None else self.ensemble.n_members),
             self.parts.suits_hidden_layers,
             self.is_plain,
+            self.is_ordered,
         )
 
 
@@ -478,9 +489,12 @@ class Trained:
     scale : {"global", "feature"} or None
         Scaling of the features, without ``"auto"``. The default is that of the
         detector in versions that did not record it.
-    code_summary : Summary or None
+    code_summaries : tuple of Summary or None
         Statistics of the codes of the training rows, by which codes are whitened;
-        after `partial_fit`, of the rows of all calls. None if they are not whitened.
+        after `partial_fit`, of the rows of all calls. With ordered components, those
+        for each number of components. None if codes are not whitened.
+    ordered : Ordered or None
+        What was learnt for each number of components; None if they are not ordered.
     """
 
     net: AutoencoderNet
@@ -502,12 +516,40 @@ class Trained:
     holdout: Holdout | None = None
     held_out_scores: tuple[TrainingScores, ...] | None = None
     scale: str | None = "feature"
-    code_summary: Summary | None = None
+    code_summaries: tuple[Summary, ...] | None = None
+    ordered: Ordered | None = None
 
     @property
     def n_features(self) -> int:
         """Number of features of the training rows."""
         return len(self.summary.mean)
+
+    @property
+    def learnt_module(self) -> Autoencoder:
+        """Module with which training continues."""
+        module = self.net.module_
+        return module if self.ordered is None else self.ordered.learnt(self.net)
+
+    def of_width(self, width: int) -> Trained:
+        """Return the model of the first `width` of ordered components.
+
+        It shares the weights of this one.
+        """
+        assert self.ordered is not None
+        net, ordered = self.ordered.of_width(self.net, width)
+        attributes = {
+            name: values[:width] for name, values in self.bottleneck_attributes.items()
+        }
+        return replace(
+            self,
+            net=net,
+            parameters={**self.parameters, "n_components": width},
+            bottleneck_attributes=attributes,
+            optimizer=None,
+            median_score=float(ordered.median_scores[-1]),
+            code_summaries=self.code_summaries and self.code_summaries[:width],
+            ordered=ordered,
+        )
 
     @property
     def mean(self) -> np.ndarray:

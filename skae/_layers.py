@@ -384,6 +384,115 @@ class StackedLinear(nn.Module):
         return f"{n_members} x ({n_inputs}, {n_outputs})"
 
 
+class PrefixLinear(nn.Linear):
+    r"""First layer of a decoder that takes the first k of K ordered components.
+
+    .. math:: y = W_{:, :k} z_{1:k} + c_k + b
+
+    The column :math:`c_k` tells the layers after this one how many components there
+    are. The weight, of shape (n_outputs, 2 K), consists of W and the columns c. The
+    width of an input is k or, in training, 2 K: the components, zero beyond the first
+    k, and a one at the position of k among zeros.
+    """
+
+    @staticmethod
+    def replace(layer: nn.Linear) -> None:
+        """Let a linear layer take its first inputs; columns c of zeros are added."""
+        with torch.no_grad():
+            weight = torch.cat([layer.weight, torch.zeros_like(layer.weight)], dim=1)
+        layer.weight = nn.Parameter(weight, layer.weight.requires_grad)
+        layer.in_features *= 2
+        layer.__class__ = PrefixLinear
+
+    @classmethod
+    def identity(cls, n_inputs: int) -> PrefixLinear:
+        """Return a layer whose output is its input, padded with zeros."""
+        layer: Any = _UninitializedLinear(n_inputs, n_inputs)
+        with torch.no_grad():
+            nn.init.eye_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        cls.replace(layer)
+        return layer
+
+    def of_width(self, width: int) -> tuple[Tensor, Tensor]:
+        """Return weight and bias for inputs of a width."""
+        if width == self.in_features:
+            return self.weight, self.bias
+        n_inputs = self.in_features // 2
+        return self.weight[:, :width], self.bias + self.weight[:, n_inputs + width - 1]
+
+    def forward(self, Z: Tensor) -> Tensor:
+        return linear_function(Z, *self.of_width(Z.shape[-1]))
+
+
+class StackedPrefixLinear(StackedLinear):
+    """`PrefixLinear` layers of the same size, computed as one batched product."""
+
+    def of_width(self, width: int) -> tuple[Tensor, Tensor]:
+        """Return weight and bias for inputs of a width."""
+        n_inputs = self.weight.shape[2] // 2
+        if width == 2 * n_inputs:
+            return self.weight, self.bias
+        told = self.weight[:, :, n_inputs + width - 1, None]
+        return self.weight[:, :, :width], self.bias + told
+
+    def forward(
+        self, X: Tensor, visible: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        assert visible is None  # it is no layer of an encoder
+        weight, bias = self.of_width(X.shape[-1])
+        return torch.baddbmm(bias, weight, X.mT).mT
+
+
+def take_prefixes(decoder: nn.Module, n_components: int) -> nn.Module:
+    """Return a decoder that also takes the first of its components, see `PrefixLinear`.
+
+    Parameters
+    ----------
+    decoder : torch.nn.Module
+        Takes codes of `n_components` values. Its first layers are replaced if they are
+        linear and receive these values; otherwise a layer is put before them.
+    n_components : int
+    """
+    layers = first_layers(decoder)
+    are_linear = all(type(layer) is nn.Linear for layer in layers)
+    if are_linear and takes_inputs_in_order(decoder, n_components):
+        for layer in layers:
+            PrefixLinear.replace(layer)
+        return decoder
+    return nn.Sequential(PrefixLinear.identity(n_components), decoder)
+
+
+class FirstComponents(nn.Module):
+    """Keep the first components of each block of an encoder's output.
+
+    Parameters
+    ----------
+    n_components : int
+        Width of a block: codes, or means and log-variances.
+    n_kept : int
+        Number of components to keep.
+    """
+
+    def __init__(self, n_components: int, n_kept: int):
+        super().__init__()
+        self.n_components = n_components
+        self.n_kept = n_kept
+
+    def forward(self, H: Tensor) -> Tensor:
+        blocks = H.unflatten(-1, (-1, self.n_components))
+        return blocks[..., : self.n_kept].flatten(-2)
+
+    def extra_repr(self) -> str:
+        return f"{self.n_kept} of {self.n_components}"
+
+
+def linear_part(network: nn.Module) -> nn.Module:
+    """Return a copy of the linear layer to which a `Residual` adds, or of a network."""
+    part = network.linear if type(network) is Residual else network
+    return copy.deepcopy(part)
+
+
 def as_function(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return a function that computes the output of a network in less time.
 
@@ -426,6 +535,9 @@ def _append_functions(
         is_known = kind in ELEMENTWISE or kind.__module__.partition(".")[0] == "skae"
         functions.append(network.forward if is_known else network)
 
+
+# Layers whose weights depend on the width of the input.
+_PREFIX_LAYERS = (PrefixLinear, StackedPrefixLinear)
 
 # Function that maps an input and tangents of it to the output and its tangents.
 TangentMap: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -477,6 +589,8 @@ def _append_tangents(network: nn.Module, functions: list[TangentMap]) -> bool:
         functions.append(partial(_summed, parts))
     elif kind is nn.Linear:
         functions.append(partial(_linear_tangents, network.weight, network.bias))
+    elif kind in _PREFIX_LAYERS:
+        functions.append(partial(_prefix_tangents, network))
     elif kind is StackedLinear:
         functions.append(partial(_stacked_tangents, network.weight, network.bias))
     elif kind in ELEMENTWISE and kind is not nn.Identity:
@@ -495,6 +609,11 @@ def _linear_tangents(
     weight: Any, bias: Any, X: Tensor, T: Tensor
 ) -> tuple[Tensor, Tensor]:
     return linear_function(X, weight, bias), linear_function(T, weight)
+
+
+def _prefix_tangents(layer: Any, X: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
+    weight, _ = layer.of_width(X.shape[-1])
+    return layer(X), T @ weight.mT
 
 
 def _stacked_tangents(

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from skae._compat import has_hooks
 from skae._layers import (
     ELEMENTWISE,
+    PrefixLinear,
     Residual,
     StackedLinear,
+    StackedPrefixLinear,
     TangentMap,
     as_function,
     with_tangents,
@@ -166,7 +168,8 @@ def set_to_slices(networks: Sequence[nn.Module], stacked: nn.Module) -> None:
     """
     stacked_layers = [p for p in stacked.modules() if isinstance(p, StackedLinear)]
     for i, network in enumerate(networks):
-        layers = [part for part in network.modules() if type(part) is nn.Linear]
+        kinds = (nn.Linear, PrefixLinear)
+        layers = [part for part in network.modules() if type(part) in kinds]
         for layer, whole in zip(layers, stacked_layers, strict=True):
             layer.weight.data = whole.weight.data[i]
             layer.bias.data = whole.bias.data[i, :, 0]
@@ -277,6 +280,8 @@ def _fuse(networks: Sequence[Any]) -> Any:
     first = networks[0]
     if type(first) is nn.Linear and first.bias is not None:
         return StackedLinear(networks)
+    if type(first) is PrefixLinear:
+        return StackedPrefixLinear(networks)
     if type(first) is nn.Sequential:
         layers = list(map(_fuse, zip(*networks, strict=True)))
         return None if None in layers else nn.Sequential(*layers)
@@ -318,10 +323,12 @@ def linear_end(network: nn.Module) -> Callable[[Tensor], LinearOutput] | None:
             F = Z
             for part in body:
                 F = part(F)
-            is_stacked = isinstance(layer, StackedLinear)
+            weight, bias = layer.weight, layer.bias
+            if isinstance(layer, PrefixLinear | StackedPrefixLinear):
+                weight, bias = layer.of_width(F.shape[-1])
             units.append(F)
-            weights.append(layer.weight)
-            biases.append(layer.bias[..., 0] if is_stacked else layer.bias)
+            weights.append(weight)
+            biases.append(bias[..., 0] if isinstance(layer, StackedLinear) else bias)
         if len(units) == 1:
             return LinearOutput(units[0], weights[0], biases[0])
         bias = torch.stack(biases).sum(dim=0)
@@ -358,9 +365,9 @@ def _branches(network: Any) -> list[tuple[list[nn.Module], Any]] | None:
     """Return the linear layers of which the output is a sum, each with those before."""
     if has_hooks(network):
         return None
-    if type(network) is StackedLinear:
+    if type(network) in (StackedLinear, StackedPrefixLinear):
         return [([], network)]
-    if type(network) is nn.Linear:
+    if type(network) in (nn.Linear, PrefixLinear):
         return None if network.bias is None else [([], network)]
     if type(network) is nn.Sequential and len(network) > 0:
         *before, end = network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,7 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skae._layers import StackedLinear, as_function, forward_hooks, with_tangents
+from skae._layers import (
+    FirstComponents,
+    StackedLinear,
+    as_function,
+    forward_hooks,
+    with_tangents,
+)
 from skae._members import (
     encode_visible,
     linear_end,
@@ -20,6 +27,7 @@ from skae._members import (
 )
 from skae._neighbors import NearestRows
 from skae._noise import Noise
+from skae._prefixes import Prefixes
 from skae._refine import Linearizer, refine, steps_per_jacobian
 from skae._rows import BLOCK_ENTRIES, Batch, Rows
 from skae._sparse import (
@@ -61,6 +69,9 @@ class Propagation(NamedTuple):
     """Result of one forward pass, in the scaled space.
 
     With several members, `H`, `raw` and `term` have a first axis of length n_members.
+    With ordered components, `raw` and `term` have a first axis in training, that of the
+    numbers of components with which each row is decoded; of sparse rows, `raw` is a
+    list.
     Rows that are sparse remain so where the network allows it.
 
     Attributes
@@ -73,7 +84,7 @@ class Propagation(NamedTuple):
         The target, or a corrupted version of it. Each encoder receives a part of it.
     H : Tensor of shape (n_samples, encoder_width)
         Encoder output.
-    raw : Tensor of shape (n_samples, n_features), or LinearOutput
+    raw : Tensor of shape (n_samples, n_features), LinearOutput or list of LinearOutput
         Decoder output before the output activation.
     term : Tensor of shape (n_samples,) or None
         Term that the bottleneck adds to the objective; None if there is none.
@@ -123,6 +134,9 @@ class Autoencoder(nn.Module):
     noise : Noise, default=None
         Noise of the decoder, from which the likelihood of a row follows. None means
         that training minimises the loss itself.
+    prefixes : Prefixes, default=None
+        Numbers of components with which codes are decoded in training, if the
+        components are ordered; None if they are not.
 
     Attributes
     ----------
@@ -155,6 +169,7 @@ class Autoencoder(nn.Module):
     visible: Tensor | None
     residual_scale: Tensor | None
     neighbors: NearestRows | None
+    prefixes: Prefixes | None
 
     def __init__(
         self,
@@ -169,6 +184,7 @@ class Autoencoder(nn.Module):
         draws_globally: bool = False,
         visible: Tensor | None = None,
         noise: Noise | None = None,
+        prefixes: Prefixes | None = None,
     ):
         super().__init__()
         self.scaler = scaler
@@ -186,6 +202,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("residual_scale", None)
         self.register_module("neighbors", None)
         self.noise = noise
+        self.register_module("prefixes", prefixes)
         self.max_refinements = 0
         self.max_validation_refinements = max_validation_refinements(n_components)
         self.has_zero_mean = not self.scaler.scaled_mean.any()
@@ -226,7 +243,8 @@ class Autoencoder(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._modules.setdefault("neighbors", None)  # added after version 0.1
+        for name in ("neighbors", "prefixes"):  # added after version 0.1
+            self._modules.setdefault(name, None)
 
     @property
     def n_members(self) -> int:
@@ -345,8 +363,11 @@ class Autoencoder(nn.Module):
         return self.rows_first(_to_finite(Z * self.code_factor, Z.dtype))
 
     def decode(self, Z: Tensor) -> Tensor:
-        """Compute rows, of shape (n_samples, n_features), from codes."""
-        Z = self._members_first(Z / self.code_factor.to(Z.dtype))
+        """Compute rows, of shape (n_samples, n_features), from codes.
+
+        Codes of ordered components may be the first ones alone.
+        """
+        Z = self._members_first(Z / self.code_factor[: Z.shape[-1]].to(Z.dtype))
         return self.scaler.unscale(self.mean_over_members(self.output(self.decoder(Z))))
 
     def squared_effects(self, Z: Tensor, weight: Tensor, deviation: Tensor) -> Tensor:
@@ -398,7 +419,11 @@ class Autoencoder(nn.Module):
         return Propagation(target, observed, target, H, raw, None)
 
     def propagate_in_training(
-        self, batch: Batch, done: Tensor, corruption: nn.Module | None
+        self,
+        batch: Batch,
+        done: Tensor,
+        corruption: nn.Module | None,
+        width: int | None = None,
     ) -> Propagation:
         """Run a forward pass with a corrupted input and a noisy code.
 
@@ -413,6 +438,8 @@ class Autoencoder(nn.Module):
             Share of the training that is completed, in [0, 1].
         corruption : torch.nn.Module or None
             Corrupts observed entries in the scaled space.
+        width : int, default=None
+            Number of the first components to use in eval mode; None means all.
 
         Returns
         -------
@@ -427,9 +454,19 @@ class Autoencoder(nn.Module):
                 encoder_input = torch.where(observed, encoder_input, target)
         H = self._run_encoder(encoder_input)
         Z, term = self.bottleneck.training_code(H, weight, done)
+        if self.prefixes is not None and self.training:
+            Z, kept = self.prefixes(Z)
+            raw = self._split(self._decoded(Z, target), len(kept))
+            term = self.bottleneck.prefix_term(H, kept, done)
+            return Propagation(target, observed, encoder_input, H, raw, term)
+        max_iter, max_validation = self.max_refinements, self.max_validation_refinements
+        if self.prefixes is not None and width is not None:
+            max_iter, max_validation = self._refinements_of(width)
+            Z = Z[..., :width]
+            kept = self.prefixes.first(Z.shape[-2], width, like=H)
+            term = self.bottleneck.prefix_term(H, kept, done)
         if not self.training:
-            max_iter = min(self.max_refinements, self.max_validation_refinements)
-            Z = self._refined(Z, target, observed, max_iter)
+            Z = self._refined(Z, target, observed, min(max_iter, max_validation))
         raw = self._decoded(Z, target)
         return Propagation(target, observed, encoder_input, H, raw, term)
 
@@ -440,6 +477,44 @@ class Autoencoder(nn.Module):
         decoder = linear_end(self.decoder)
         assert decoder is not None  # see `compares_sparse`
         return decoder(Z)
+
+    def _split(self, raw: Any, n_parts: int) -> Any:
+        """Divide outputs for the same rows in turn; the parts are the first axis."""
+        if isinstance(raw, Tensor):
+            return raw.unflatten(-2, (n_parts, -1)).movedim(-3, 0)
+        parts = raw.F.unflatten(0, (n_parts, -1)).unbind()
+        return [raw._replace(F=part) for part in parts]
+
+    # Ordered components
+
+    def _refinements_of(self, width: int) -> tuple[int, int]:
+        """Return `max_refinements` and `max_validation_refinements` of a width."""
+        assert self.prefixes is not None
+        n_steps = max_validation_refinements(width)
+        may_refine = self.max_validation_refinements > 0
+        return self.prefixes.max_refinements[width - 1], n_steps if may_refine else 0
+
+    def of_width(self, width: int) -> Autoencoder:
+        """Return a module of the first components, with the weights of this one.
+
+        Parameters
+        ----------
+        width : int
+            Number of components, in [1, n_components].
+        """
+        assert self.prefixes is not None
+        module = copy.copy(self)
+        module._modules, module._buffers = dict(self._modules), dict(self._buffers)
+        module.functions = None  # those of the original
+        module.max_refinements, n_steps = self._refinements_of(width)
+        module.max_validation_refinements = n_steps
+        if width < self.n_components:
+            first = FirstComponents(self.n_components, width)
+            module.encoder = nn.Sequential(self.encoder, first).eval()
+            module.prefixes = self.prefixes.narrowed(width).eval()
+            module.code_factor = self.code_factor[:width]
+            module.n_components = width
+        return module
 
     def losses(self, propagation: Propagation) -> Tensor | None:
         """Return the loss of each entry, of shape (n_samples, n_features).
@@ -460,6 +535,9 @@ class Autoencoder(nn.Module):
         """
         if losses is None:
             target, output = propagation.target, propagation.raw
+            if isinstance(output, list):
+                parts = [propagation._replace(raw=part) for part in output]
+                return torch.stack([self.mean_training_loss(None, p) for p in parts])
             if self.loss.is_squared_distance and output.suits_products:
                 total = squared_distances(output, target)
             else:
@@ -656,12 +734,12 @@ class Autoencoder(nn.Module):
 @contextmanager
 def without_refinement(module: Autoencoder) -> Iterator[None]:
     """Context in which a module does not refine codes."""
-    n_steps = module.max_refinements
-    module.max_refinements = 0
+    n_steps = module.max_refinements, module.max_validation_refinements
+    module.max_refinements = module.max_validation_refinements = 0
     try:
         yield
     finally:
-        module.max_refinements = n_steps
+        module.max_refinements, module.max_validation_refinements = n_steps
 
 
 class Scaler(nn.Module):

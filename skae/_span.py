@@ -198,6 +198,7 @@ def _expanded(span: Span, module: Autoencoder) -> Autoencoder:
         module.loss,
         n_components=module.n_components,
         draws_globally=module.draws_globally,
+        prefixes=module.prefixes,
     )
     # Codes have the units of the coordinates, but users receive those of the data.
     expanded.code_factor = factor * module.code_factor.cpu()

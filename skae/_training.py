@@ -21,14 +21,15 @@ from skae._convergence import find_warnings
 from skae._folds import Holdout, choose_holdout, row_keys
 from skae._generator import isolated_generator
 from skae._job import Job, LossCurves, Trained
-from skae._prediction import (
-    evaluate,
-)
+from skae._module import Autoencoder
+from skae._ordered import Ordered
+from skae._prediction import evaluate, score_rows
 from skae._processor import flushed_denormals, matmul_precision, threads_for
 from skae._progress import Progress
 from skae._rows import MAX_CANONICAL_ROWS, Rows
 from skae._scores import median_score, score_training_rows
 from skae._span import reduced
+from skae._summary import weighted_median
 from skae._user_callbacks import check_training, copies, prints_history
 from skae._whitening import summarize_codes
 from skae.engine.interrupt import Interruption
@@ -54,6 +55,9 @@ MAX_FOLDED_WEIGHTS = 2**22
 # the codes of 100,000 rows takes a sixth of the time of an epoch of 900,000 rows.
 MAX_JUDGED_ROWS = 2**15
 
+# Number of rows whose scores are computed with each number of ordered components.
+MAX_WIDTH_ROWS = 100
+
 
 @dataclass(frozen=True)
 class TrainingRun:
@@ -69,12 +73,19 @@ class TrainingRun:
         Change of the objective of the held-out rows; None without them.
     optimizer : OptimizerState or None
         State of the optimizer after a `partial_fit`; None after a `fit`.
+    is_learnt : ndarray of bool of shape (n_components,) or None
+        With how many of ordered components the network is better than the PCA from
+        which it started; None stands for all.
+    pca : Autoencoder or None
+        This PCA.
     """
 
     net: AutoencoderNet
     epochs: list[dict[str, Any]]
     judgement: Judgement | None = None
     optimizer: OptimizerState | None = None
+    is_learnt: np.ndarray | None = None
+    pca: Autoencoder | None = None
 
 
 def train(job: Job, task: Task, interruption: Interruption) -> Trained:
@@ -136,7 +147,8 @@ def max_subtasks(job: Job) -> int:
 
 def _may_fold(job: Job, start: Start) -> bool:
     """Whether early stopping may be cross-validated, see `Split.fold`."""
-    n_weights = sum(p.numel() for part in start for p in part.parameters())
+    parts = (start.module, start.objective)
+    n_weights = sum(p.numel() for part in parts for p in part.parameters())
     return not job.parts.network.may_mix_rows and n_weights <= MAX_FOLDED_WEIGHTS
 
 
@@ -234,7 +246,7 @@ def _train_network(
     plan = _plan(job, split)
     history, best_epoch = _earlier_epochs(job)
     with interruption.allowed():
-        module, objective = start
+        module, objective, pca = start
         current_model = partial(_current_model, job)
         net = AutoencoderNet(
             module,
@@ -247,18 +259,19 @@ def _train_network(
             verbose=max(int(settings.verbose), prints_history(settings.callbacks)),
         )
         state = earlier.optimizer if earlier and job.is_partial else None
-        trainer = Trainer(net, split, job.seed, interruption, state)
+        trainer = Trainer(net, split, job.seed, interruption, state, pca)
     with (
         threads_for(plan.batch_size * module.work, settings.n_threads),
         flushed_denormals(),
         matmul_precision(settings.precision),
     ):
         trainer.run()
+        is_learnt = _learnt_widths(job, trainer)
     epochs = net.history[len(history) :]
     if job.is_partial and epochs:  # else a callback has stopped the only epoch
         state = trainer.optimizer_state()
     net.trim_for_prediction()
-    return TrainingRun(net, epochs, net.judgement_, state)
+    return TrainingRun(net, epochs, net.judgement_, state, is_learnt, pca)
 
 
 def _earlier_epochs(job: Job) -> tuple[list[dict[str, Any]], int]:
@@ -307,11 +320,15 @@ def _finish(job: Job, training: TrainingRun) -> Trained:
     """
     net = training.net
     if job.reduction is not None:
-        net = net.with_module(job.reduction.expand(net.module_))
-        training, job = replace(training, net=net), job.reduction.job
+        expand = job.reduction.expand
+        net = net.with_module(expand(net.module_))
+        pca = None if training.pca is None else expand(training.pca)
+        training = replace(training, net=net, pca=pca)
+        job = job.reduction.job
     earlier = job.earlier
     if earlier is not None and job.n_kept:
         net = net.with_module(join_members(earlier.net.module_, net.module_))
+    net, ordered = _ordered(job, training, net)
     summary, n_rows = job.summary, len(job.rows)
     if job.is_partial and earlier is not None:
         summary, n_rows = earlier.summary.merged(summary), earlier.n_rows
@@ -335,8 +352,48 @@ def _finish(job: Job, training: TrainingRun) -> Trained:
         holdout=job.holdout,
         held_out_scores=scored.held_out,
         scale=job.settings.scale,
-        code_summary=summarize_codes(job, net),
+        code_summaries=summarize_codes(job, net, ordered),
+        ordered=ordered,
     )
+
+
+def _learnt_widths(job: Job, trainer: Trainer) -> np.ndarray | None:
+    """Return `TrainingRun.is_learnt`."""
+    earlier = None if job.earlier is None else job.earlier.ordered
+    if trainer.pca is None or job.is_partial:
+        return None
+    is_learnt = trainer.compare_with_pca()
+    if earlier is not None and trainer.judge.best_epoch == 0:
+        return earlier.is_learnt  # the network is as it was
+    return is_learnt
+
+
+def _ordered(
+    job: Job, training: TrainingRun, net: AutoencoderNet
+) -> tuple[AutoencoderNet, Ordered | None]:
+    """Return the net of all components, and what was learnt for fewer of them."""
+    if not job.is_ordered:
+        return net, None
+    n_components = net.module_.n_components
+    is_learnt, other = training.is_learnt, None
+    if is_learnt is None:
+        is_learnt = np.ones(n_components, dtype=bool)
+    if training.pca is not None:
+        pca = training.pca.eval().to(net.module_.scaler.mean.device)
+        other = net.with_module(pca)
+    if not is_learnt[-1]:
+        assert other is not None
+        net, other = other, net
+    earlier = None if job.earlier is None else job.earlier.ordered
+    if job.is_partial and earlier is not None:  # scores would take as long as the epoch
+        return net, Ordered(is_learnt, other, earlier.median_scores)
+    ordered = Ordered(is_learnt, other, np.zeros(n_components))
+    rows = job.rows.sample(MAX_WIDTH_ROWS)
+    for width in range(1, n_components + 1):
+        part, _ = ordered.of_width(net, width)
+        score = weighted_median(score_rows(part.module_, rows), rows.weight)
+        ordered.median_scores[width - 1] = score
+    return net, ordered
 
 
 def _curves(job: Job, training: TrainingRun) -> LossCurves:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from skae._job import Job
+from skae._ordered import Ordered
 from skae._prediction import evaluate
 from skae._rows import Rows
 from skae._summary import Summary, summarize
@@ -47,10 +48,14 @@ class Whitening(NamedTuple):
         return (Z - self.mean) / self.scale
 
     def undo(self, Z: np.ndarray) -> np.ndarray:
-        """Return the codes that `apply` maps to these ones, in float64."""
+        """Return the codes that `apply` maps to these ones, in float64.
+
+        Codes may be the first components alone.
+        """
         largest = np.finfo(np.float64).max
+        mean, scale = (values[: Z.shape[1]] for values in self)
         with np.errstate(over="ignore"):
-            return (Z * self.scale + self.mean).clip(-largest, largest)
+            return (Z * scale + mean).clip(-largest, largest)
 
 
 def sample_deviation(codes: Summary) -> np.ndarray:
@@ -67,19 +72,34 @@ def sample_deviation(codes: Summary) -> np.ndarray:
     return np.where(deviation > ROUNDING * deviation.max(), deviation, 0)
 
 
-def summarize_codes(job: Job, net: AutoencoderNet) -> Summary | None:
+def summarize_codes(
+    job: Job, net: AutoencoderNet, ordered: Ordered | None
+) -> tuple[Summary, ...] | None:
     """Return the statistics of the codes of the training rows, if they are whitened.
 
-    In a `partial_fit` they include those of the earlier calls, as of codes at that time
-    and of at most `MAX_EARLIER_WEIGHT` rows.
+    With ordered components, there are codes for each number of components. In a
+    `partial_fit` the statistics include those of the earlier calls, as of codes at that
+    time and of at most `MAX_EARLIER_WEIGHT` rows.
     """
     if not job.whiten:
         return None
+    nets = [net]
+    if ordered is not None:
+        widths = range(1, net.module_.n_components + 1)
+        nets = [ordered.of_width(net, width)[0] for width in widths]
+    summaries = tuple(_summarize(job, each) for each in nets)
+    earlier = None if job.earlier is None else job.earlier.code_summaries
+    if not job.is_partial or earlier is None:
+        return summaries
+    return tuple(
+        before._replace(weight=np.minimum(before.weight, MAX_EARLIER_WEIGHT)).merged(
+            now
+        )
+        for before, now in zip(earlier, summaries, strict=True)
+    )
+
+
+def _summarize(job: Job, net: AutoencoderNet) -> Summary:
     module = net.module_in(np.dtype(np.float64))
     codes = evaluate(module, "encode", job.rows)
-    summary = summarize(Rows(codes, weight=job.rows.weight))
-    earlier = None if job.earlier is None else job.earlier.code_summary
-    if not job.is_partial or earlier is None:
-        return summary
-    weight = np.minimum(earlier.weight, MAX_EARLIER_WEIGHT)
-    return earlier._replace(weight=weight).merged(summary)
+    return summarize(Rows(codes, weight=job.rows.weight))

@@ -104,6 +104,27 @@ class Squeeze(nn.Module):
         """
         return self(H), None
 
+    def prefix_term(self, H: Tensor, kept: Tensor, done: Tensor) -> Tensor | None:
+        """Compute the term of `training_code` for some of the components.
+
+        It is used for ordered components, see :attr:`Bottleneck.allows_order`.
+
+        Parameters
+        ----------
+        H : Tensor of shape (n_samples, encoder_width)
+            Output of the encoder.
+        kept : Tensor of shape (..., n_samples, n_components)
+            1 for the components that the decoder receives, 0 for the others.
+        done : Tensor of shape ()
+            Share of the training that is completed, in [0, 1].
+
+        Returns
+        -------
+        Tensor of shape (..., n_samples) or None
+            Term of each row; None if there is none.
+        """
+        return None
+
     def score_term(self, H: Tensor) -> Tensor | None:
         """Compute the term that a row's score adds to its loss, if any.
 
@@ -157,6 +178,9 @@ class Bottleneck(StoredParametersMixin, BaseEstimator, ABC):
     allows_pca : bool
         Whether a network with this bottleneck can start as a PCA, see
         `start_at_pca`.
+    allows_order : bool
+        Whether the components may be in order of importance: a code of which all but
+        the first components are zero is a code, too.
     suits_hidden_layers : bool
         Whether ``hidden_layer_sizes="auto"`` means hidden layers.
     remedy : str
@@ -206,6 +230,7 @@ class Bottleneck(StoredParametersMixin, BaseEstimator, ABC):
     """
 
     allows_pca: ClassVar[bool] = False
+    allows_order: ClassVar[bool] = False
     suits_hidden_layers: ClassVar[bool] = True
     remedy: ClassVar[str] = ""
     starts_near_pca: ClassVar[bool] = False
@@ -331,6 +356,7 @@ class Deterministic(Bottleneck):
     """
 
     allows_pca: ClassVar[bool] = True
+    allows_order: ClassVar[bool] = True
     codes_may_be_refined: ClassVar[bool] = True
     members_stack: ClassVar[bool] = True
     has_term: ClassVar[bool] = False
@@ -445,6 +471,7 @@ class Gaussian(Bottleneck):
     # From random weights, the divergence decreases faster than the loss: on 10,000
     # images of MNIST, 4 of 16 components remained active, and 16 from this start.
     starts_near_pca: ClassVar[bool] = True
+    allows_order: ClassVar[bool] = True
     # The prior is symmetric; a rectified mean would not be.
     suits_code_activation: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict] = {
@@ -753,10 +780,17 @@ class _GaussianSqueeze(Squeeze, NoiseModule):
         eps = torch.randn(
             mu.shape, generator=self.generator, dtype=mu.dtype, device=mu.device
         )
-        term = divergence(mu, log_var)
-        if self.warm_up > 0:
-            term = term * (done / self.warm_up).clamp(max=1)
+        term = self._warmed_up(divergence(mu, log_var), done)
         return mu + torch.exp(log_var / 2) * eps, term
+
+    def prefix_term(self, H: Tensor, kept: Tensor, done: Tensor) -> Tensor:
+        term = (divergences(*_mean_and_log_var(H)) * kept).sum(dim=-1)
+        return self._warmed_up(term, done)
+
+    def _warmed_up(self, term: Tensor, done: Tensor) -> Tensor:
+        if self.warm_up > 0:
+            return term * (done / self.warm_up).clamp(max=1)
+        return term
 
     def score_term(self, H: Tensor) -> Tensor | None:
         return divergence(*_mean_and_log_var(H)) if self.scores_elbo else None
@@ -865,6 +899,11 @@ def divergence(mu: Tensor, log_var: Tensor) -> Tensor:
         Divergence of each row, in nats.
     """
     return (mu.square() + log_var.exp() - 1 - log_var).sum(dim=1) / 2
+
+
+def divergences(mu: Tensor, log_var: Tensor) -> Tensor:
+    """Compute the divergence of each component, of the shape of `mu`."""
+    return (mu.square() + log_var.exp() - 1 - log_var) / 2
 
 
 class _QuantizedSqueeze(Squeeze, NoiseModule):

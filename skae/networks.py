@@ -84,6 +84,8 @@ class Shape(NamedTuple):
         Whether the network starts as a PCA and learns a deterministic code, without
         corruption and penalty. An :class:`MLP` with ``hidden_layer_sizes="auto"`` is
         deeper and narrower then.
+    is_ordered : bool, default=False
+        Whether the components are ordered.
 
     See Also
     --------
@@ -105,6 +107,7 @@ class Shape(NamedTuple):
     n_members: int = 1
     suits_hidden_layers: bool = True
     is_plain: bool = False
+    is_ordered: bool = False
 
 
 class Network(StoredParametersMixin, ABC):
@@ -405,6 +408,7 @@ class MLP(Network, BaseEstimator):
                 shape.n_components,
                 shape.n_members,
                 is_plain=shape.is_plain,
+                is_ordered=shape.is_ordered,
             )
         return _checked_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
 

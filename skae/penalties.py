@@ -48,6 +48,9 @@ class Penalty(StoredParametersMixin, BaseEstimator, ABC):
     code_activation : str
         Name of the activation on the code that this penalty implies, one of
         :data:`skae.networks.ACTIVATIONS`.
+    allows_order : bool
+        Whether the components may be in order of importance: the term treats the first
+        ones alone as it treats all.
     suits_hidden_layers : bool
         Whether ``hidden_layer_sizes="auto"`` means hidden layers.
     needs_batch : bool
@@ -82,6 +85,7 @@ class Penalty(StoredParametersMixin, BaseEstimator, ABC):
     """
 
     code_activation: ClassVar[str] = "identity"
+    allows_order: ClassVar[bool] = True
     suits_hidden_layers: ClassVar[bool] = True
     needs_batch: ClassVar[bool] = False
     needs_rows: ClassVar[bool] = True
@@ -159,6 +163,7 @@ class L1(Penalty):
     """
 
     code_activation: ClassVar[str] = "relu"
+    allows_order: ClassVar[bool] = False
     suits_hidden_layers: ClassVar[bool] = False
     needs_rows: ClassVar[bool] = False
     weighs_units: ClassVar[bool] = True
@@ -218,6 +223,7 @@ class KLSparsity(Penalty):
     tensor([0.3715, 0.3715])
     """
 
+    allows_order: ClassVar[bool] = False
     needs_batch: ClassVar[bool] = True
     needs_rows: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict] = {

@@ -69,6 +69,8 @@ KNOWN_CLASSES: dict[str, tuple[str, ...]] = {
         "ChannelsLast",
         "CodeActivation",
         "Dropout",
+        "FirstComponents",
+        "PrefixLinear",
         "QuickGELU",
         "Rectifier",
         "Residual",
@@ -78,6 +80,8 @@ KNOWN_CLASSES: dict[str, tuple[str, ...]] = {
     "skae._module": ("Autoencoder", "Scaler"),
     "skae._neighbors": ("KeptRows", "NearestRows"),
     "skae._noise": ("Noise",),
+    "skae._ordered": ("Ordered",),
+    "skae._prefixes": ("Prefixes",),
     "skae._summary": ("Summary",),
     "skae.bottlenecks": (
         "Deterministic",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from numbers import Integral
@@ -49,6 +50,15 @@ def _lacks_prior(autoencoder: BaseAutoencoder) -> str | None:
     return (
         "it exists only with a variational bottleneck, such as bottleneck='gaussian'."
     )
+
+
+def _lacks_order(transformer: AutoencoderTransformer) -> str | None:
+    """Return why the components have no order, for `available_unless`."""
+    if transformer._is_fitted():
+        is_ordered = transformer._trained.ordered is not None
+    else:
+        is_ordered = bool(transformer.ordered)
+    return None if is_ordered else "its components have no order: use ordered=True."
 
 
 def _lacks_codebook(autoencoder: BaseAutoencoder) -> str | None:
@@ -350,6 +360,12 @@ class AutoencoderTransformer(
         `warm_start`, they are the rows of the last call. In `partial_fit`, they are
         those of all calls, each encoded at the end of its call, and the rows before the
         last call count as at most 1,000 rows.
+    ordered : bool, default=False
+        Whether the components are in order of importance, as those of a PCA are: the
+        first k of K components alone are a code of k components. `inverse_transform`
+        then takes the first columns of a code, `truncate` returns a fitted estimator of
+        the first components, and `explained_variance_curve` the explained variance of
+        each number of them. See Notes.
 
     Attributes
     ----------
@@ -442,6 +458,24 @@ class AutoencoderTransformer(
     for the refinement of their codes. Results for sparse and dense rows agree within
     rounding.
 
+    With ``ordered=True`` the network learns codes of 1, 2, ..., K components at once,
+    by nested dropout [6]_. For a row with the code :math:`z_1, \dots, z_K`, training
+    minimizes the mean of
+
+    .. math:: L(x, g_k(z_1, \dots, z_k))
+
+    over k = 1, k = 2, k = K, and one number k drawn at random from each of two ranges
+    between. The first layer of the decoder g has biases that depend on k. The term of a
+    variational autoencoder is that of the first k components. For each k, the trained
+    network replaces the PCA of k components only if it is better on held-out rows, as
+    without order. ``truncate(k).transform`` refines codes for k components; the first k
+    columns of `transform`, which are refined for K components, reconstruct rows less
+    well. If the PCA is kept for k but not for K components, or the other way round,
+    the codes come from different networks. Therefore decode the codes of
+    ``truncate(k)`` by its own `inverse_transform`. Ordered components need a
+    deterministic or a Gaussian bottleneck, a dense code, and no penalty for sparse
+    codes.
+
     Some methods exist only with certain bottlenecks: `sample` with a Gaussian one,
     `quantize` and `dequantize` with a quantized one, and `component_contributions`
     with all others. In a fitted estimator this depends
@@ -463,6 +497,8 @@ class AutoencoderTransformer(
        regularization. ICLR.
     .. [5] Hastie, T., & Stuetzle, W. (1989). Principal curves. Journal of the
        American Statistical Association, 84(406), 502-516.
+    .. [6] Rippel, O., Gelbart, M. A., & Adams, R. P. (2014). Learning ordered
+       representations with nested dropout. ICML, 1746-1754.
 
     Examples
     --------
@@ -484,7 +520,10 @@ class AutoencoderTransformer(
             StrOptions({"auto"}),
         ],
         "whiten": ["boolean"],
+        "ordered": ["boolean"],
     }
+
+    _STRUCTURE: ClassVar[tuple[str, ...]] = (*BaseAutoencoder._STRUCTURE, "ordered")
 
     def __init__(
         self,
@@ -521,6 +560,7 @@ class AutoencoderTransformer(
         precision: str = "float32",
         transform_max_iter: int | str = "auto",
         whiten: bool = False,
+        ordered: bool = False,
     ):
         self.n_components = n_components
         self.network = network
@@ -554,6 +594,7 @@ class AutoencoderTransformer(
         self.precision = precision
         self.transform_max_iter = transform_max_iter
         self.whiten = whiten
+        self.ordered = ordered
 
     @own_settings()
     def transform(self, X: MatrixLike) -> np.ndarray:
@@ -589,7 +630,8 @@ class AutoencoderTransformer(
         Parameters
         ----------
         Z : array-like of shape (n_samples, n_components)
-            Codes, such as those returned by `transform`.
+            Codes, such as those returned by `transform`. After a fit with
+            ``ordered=True`` it may have fewer columns, the first of such codes.
 
         Returns
         -------
@@ -599,21 +641,104 @@ class AutoencoderTransformer(
         Raises
         ------
         ValueError
-            If Z does not have `n_components_` columns.
+            If Z does not have `n_components_` columns; if the components are ordered,
+            if it has more.
         """
         check_is_fitted(self)
         codes: np.ndarray = check_array(
             Z, dtype=[np.float64, np.float32], input_name="Z", estimator=self
         )
-        if codes.shape[1] != self.n_components_:
+        n_given, n_components = codes.shape[1], self.n_components_
+        is_ordered = self._trained.ordered is not None
+        if n_given > n_components or (n_given < n_components and not is_ordered):
             raise ValueError(
-                f"Z has {codes.shape[1]} components, but {type(self).__name__} was "
-                f"fitted with n_components={self.n_components_}."
+                f"Z has {n_given} components, but {type(self).__name__} was "
+                f"fitted with n_components={n_components}"
+                f"{' ordered components' if is_ordered else ''}."
             )
         whitening = self._whitening
         if whitening is None:
             return self._evaluate_in_type("decode", codes)
         return cast(self._evaluate("decode", whitening.undo(codes)), codes.dtype)
+
+    @available_unless(_lacks_order)
+    @own_settings()
+    def truncate(self, k: int) -> AutoencoderTransformer:
+        """Return a fitted estimator of the first k components.
+
+        Its codes are refined for k components, so that they reconstruct rows better
+        than the first k columns of this estimator's codes. Where held-out rows were
+        reconstructed best by the PCA of k components, it is this PCA.
+
+        This method exists only with ``ordered=True``.
+
+        Parameters
+        ----------
+        k : int
+            Number of components, in [1, n_components_].
+
+        Returns
+        -------
+        truncated : AutoencoderTransformer
+            A copy with ``n_components=k``, which shares nothing with this estimator.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_wine
+        >>> from sklearn.preprocessing import scale
+        >>> from skae import AutoencoderTransformer
+        >>> X = scale(load_wine().data)
+        >>> ae = AutoencoderTransformer(
+        ...     3, ordered=True, max_epochs=5, early_stopping=False, random_state=0
+        ... ).fit(X)
+        >>> ae.truncate(1).transform(X).shape
+        (178, 1)
+        """
+        check_is_fitted(self)
+        check_scalar(k, "k", Integral, min_val=1, max_val=self.n_components_)
+        # A copy of the estimator has the attributes of both, such as feature names.
+        return copy.deepcopy(self._of_width(int(k)))
+
+    @available_unless(_lacks_order)
+    @own_settings()
+    def explained_variance_curve(self, X: MatrixLike) -> np.ndarray:
+        """Return the explained variance of rows for each number of components.
+
+        This method exists only with ``ordered=True``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows. NaN marks a missing entry.
+
+        Returns
+        -------
+        curve : ndarray of shape (n_components_,), float64
+            ``truncate(k).score(X)`` at k - 1. The curve need not increase everywhere,
+            since every number of components has codes of its own.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_wine
+        >>> from sklearn.preprocessing import scale
+        >>> from skae import AutoencoderTransformer
+        >>> X = scale(load_wine().data)
+        >>> ae = AutoencoderTransformer(
+        ...     3, ordered=True, max_epochs=5, early_stopping=False, random_state=0
+        ... ).fit(X)
+        >>> ae.explained_variance_curve(X).shape
+        (3,)
+        """
+        check_is_fitted(self)
+        widths = range(1, self.n_components_ + 1)
+        return np.array([self._of_width(width).score(X) for width in widths])
+
+    def _of_width(self, width: int) -> AutoencoderTransformer:
+        """Return an estimator of the first components, which shares the weights."""
+        estimator = copy.copy(self)
+        estimator.n_components = width
+        estimator._adopt(self._trained.of_width(width))
+        return estimator
 
     @available_unless(_lacks_derivatives)
     @own_settings()
@@ -904,7 +1029,24 @@ class AutoencoderTransformer(
             is_possible[where] = ~is_beyond.any(axis=1)
         return residual, total, is_possible
 
+    @property
+    def _has_ordered_components(self) -> bool:
+        return bool(self.ordered)
+
     def _check_combination(self, parts: Parts) -> None:
+        for name in ("bottleneck", "penalty"):
+            part = getattr(parts, name)
+            if self.ordered and part is not None and not part.allows_order:
+                raise ValueError(
+                    f"ordered=True is not possible with {name}="
+                    f"{getattr(self, name)!r}, with which the first components alone "
+                    "are no code of fewer components. Use ordered=False, or "
+                    + (
+                        "bottleneck='deterministic' or 'gaussian'."
+                        if name == "bottleneck"
+                        else "penalty=None or 'contractive'."
+                    )
+                )
         is_requested = self.transform_max_iter not in ("auto", 0)
         if is_requested and not parts.bottleneck.codes_may_be_refined:
             raise ValueError(

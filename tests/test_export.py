@@ -23,6 +23,7 @@ from variants import decoder_factory, encoder_factory
 
 import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer, export
+from skae._row_scores import row_error
 from skae.bottlenecks import Gaussian, Quantized
 from skae.losses import Huber, Loss, Mixed
 from skae.networks import MLP, Conv, Custom
@@ -206,6 +207,20 @@ def test_refined_codes_agree(settings, X):
 @pytest.mark.parametrize(
     "settings",
     [
+        {},
+        pytest.param({"bottleneck": "gaussian"}, marks=pytest.mark.slow),
+        pytest.param({"network": "conv"}, marks=pytest.mark.slow),
+    ],
+    ids=repr,
+)
+def test_parts_of_ordered_codes_agree(settings, X):
+    ae = small(n_components=2, ordered=True, **settings).fit(X)
+    assert_agrees(ae.truncate(1), X, ["transform", "score_samples"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
         {"n_estimators": 1, "error": "loss", "contamination": 0.1},
         pytest.param({}, marks=pytest.mark.slow),
         *(
@@ -237,7 +252,7 @@ def test_traced_modules_of_rows_in_one_unit_have_the_same_errors(many_columns):
     detector = small(AutoencoderOutlierDetector, **ONE_UNIT).fit(many_columns)
     module = TraceableAutoencoder.from_estimator(detector)
     assert module.neighbors.n_around > 0
-    error = module.row_error(torch.from_numpy(many_columns)).detach()
+    error = row_error(module, torch.from_numpy(many_columns)).detach()
     assert_allclose(-error, detector.score_samples(many_columns))
 
 

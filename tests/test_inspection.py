@@ -40,6 +40,7 @@ FAST = {"hidden_layer_sizes": (16,), "max_epochs": 3, "random_state": 0}
 
 @pytest.fixture(autouse=True)
 def no_open_figures():
+    plt.close("all")  # those of other modules' tests
     yield
     plt.close("all")
 

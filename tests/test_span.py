@@ -106,7 +106,7 @@ def test_dependent_rows_have_as_many_coordinates_as_their_rank(X):
 def test_expanded_module_equals_the_one_on_coordinates(sizes, weight, X, others):
     job = job_of(X, weight, hidden_layer_sizes=sizes, transform_max_iter=0)
     on_coordinates = reduced(job)
-    module, _ = build_start(on_coordinates)
+    module = build_start(on_coordinates).module
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():  # weights as after training
         parameter += 0.1 * torch.randn(parameter.shape, generator=generator)

@@ -157,7 +157,7 @@ def test_rows_of_earlier_calls_count_as_at_most_a_thousand():
     X = np.random.default_rng(0).normal(size=(5000, 3))
     ae = pca_like(1).partial_fit(X)
     ae.partial_fit(X[:1000])
-    assert_allclose(ae._trained.code_summary.weight, 2000)
+    assert_allclose(ae._trained.code_summaries[-1].weight, 2000)
 
 
 @pytest.mark.parametrize("resume", ["warm start", "partial_fit"])
@@ -209,7 +209,7 @@ def test_models_of_versions_without_it_are_not_whitened(X):
     codes = ae.transform(X)
     vars(ae)["whiten"] = True
     state = pickle.loads(pickle.dumps(ae))
-    vars(state._trained).pop("code_summary")
+    vars(state._trained).pop("code_summaries")
     del state.whiten
     loaded = pickle.loads(pickle.dumps(state))
     assert loaded.get_params()["whiten"] is False

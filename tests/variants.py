@@ -86,7 +86,12 @@ SETTINGS = [
 ]
 
 # Settings that exist only in the transformer.
-TRANSFORMER_SETTINGS = [{"whiten": True}]
+TRANSFORMER_SETTINGS = [
+    {"whiten": True},
+    {"ordered": True},
+    {"ordered": True, "early_stopping": "auto", "init": "random"},
+    {"ordered": True, "bottleneck": "gaussian", "network": "conv", "whiten": True},
+]
 
 # The detector is an ensemble by default; these settings exist only there.
 DETECTOR_SETTINGS = [
@@ -148,6 +153,7 @@ REPRESENTATIVES = [
     (AutoencoderTransformer, {"network": "conv"}),
     (AutoencoderTransformer, {"bottleneck": "gaussian", "init": "random"}),
     (AutoencoderTransformer, {"loss": "mixed", "warm_start": True}),
+    (AutoencoderTransformer, {"ordered": True}),
     (
         AutoencoderTransformer,
         {"network": Custom(encoder_factory, decoder_factory), "scale": None},

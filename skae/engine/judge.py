@@ -255,6 +255,11 @@ class Judge:
             self.best_epoch = 0
         return judgement
 
+    def restore_start(self) -> None:
+        """Load the initial weights, after `restore_best`."""
+        self._module.load_state_dict(self._start_weights)
+        self.best_epoch = 0
+
     def _compare_exactly(self, exact_losses: Losses) -> None:
         """Compute the losses of the best and of the initial weights in float64."""
         self._module.load_state_dict(self._start_weights)
@@ -264,22 +269,35 @@ class Judge:
 
     def _judgement(self) -> Judgement:
         """Compare the losses of the best and of the initial weights."""
-        kept = self._trimmed_weight(self._best_losses)
-        gains = self._start_losses - self._best_losses
+        gains, weight = self.gains(self._start_losses, self._best_losses, self._weight)
+        return Judgement(gains, weight, self.best_epoch)
+
+    def gains(
+        self, before: np.ndarray, after: np.ndarray, weight: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the decrease of the losses of rows, and the weights of these rows.
+
+        Rows are left out as in a batch.
+        """
+        kept = self._trimmed_weight(after, weight)
+        gains = before - after
         # Differences within the rounding error of the losses are no gain.
         eps = np.finfo(gains.dtype).eps
-        gains[np.abs(gains) <= ROUNDING * eps * np.abs(self._start_losses)] = 0
-        return Judgement(gains[kept > 0], kept[kept > 0], self.best_epoch)
+        gains[np.abs(gains) <= ROUNDING * eps * np.abs(before)] = 0
+        return gains[kept > 0], kept[kept > 0]
 
     def _mean(self, losses: np.ndarray) -> float:
         """Return the weighted mean over the held-out rows, trimmed like a batch."""
-        return float(np.average(losses, weights=self._trimmed_weight(losses)))
+        return float(
+            np.average(losses, weights=self._trimmed_weight(losses, self._weight))
+        )
 
-    def _trimmed_weight(self, losses: np.ndarray) -> np.ndarray:
+    def _trimmed_weight(self, losses: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Return the weights after the rows with the highest losses are left out."""
-        weight = torch.from_numpy(np.array(self._weight))
         share = trimmed_share(self._plan.trim, len(weight))
-        kept = trimmed_weight(torch.from_numpy(losses), weight, share)
+        kept = trimmed_weight(
+            torch.from_numpy(losses), torch.from_numpy(np.array(weight)), share
+        )
         return kept.numpy()
 
     def _copy_weights(self) -> dict[str, Tensor]:

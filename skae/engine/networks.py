@@ -105,9 +105,21 @@ class Network(NamedTuple):
     objective: Objective
 
     def row_losses(self, batch: Batch, progress: Tensor) -> Tensor:
-        """Return the objective of each row, a mean over the members, (n_rows,)."""
+        """Return the objective of each row, a mean over the members, (n_rows,).
+
+        With ordered components, of shape (n_rows, n_widths), see `Objective`.
+        """
         losses = self.objective(self.module, batch, progress)
-        return losses.mean(dim=0) if losses.ndim == 2 else losses
+        return losses if self.module.visible is None else losses.mean(dim=0)
+
+    def row_losses_of_widths(self, batch: Batch, progress: Tensor) -> Tensor:
+        """Return the objective with 1, 2, ... components, (n_rows, n_components)."""
+        widths = range(1, self.module.n_components + 1)
+        losses = [
+            self.objective.of_width(self.module, batch, progress, width)
+            for width in widths
+        ]
+        return torch.stack(losses, dim=1)
 
 
 class Networks:
@@ -369,7 +381,7 @@ class Networks:
     def stacked_row_losses(
         self, batch: Batch, sizes: list[int], progress: Tensor
     ) -> Tensor:
-        """Return the objective of the held-out rows of all folds, in their order.
+        """Return the `row_losses` of the held-out rows of all folds, in their order.
 
         Parameters
         ----------

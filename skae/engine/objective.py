@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from skae._layers import input_norms
 from skae._members import Members
-from skae._module import Autoencoder, Propagation
+from skae._module import Autoencoder, Propagation, without_refinement
 from skae._rows import Batch, is_expanded
 
 
@@ -84,6 +85,9 @@ class Objective(nn.Module):
     ) -> Tensor:
         """Objective of each row, of shape (n_rows,) or (n_members, n_rows).
 
+        In evaluation mode and with ordered components it has another axis, that of
+        several numbers of components, see `Prefixes.judged_widths`.
+
         Parameters
         ----------
         autoencoder : Autoencoder
@@ -93,14 +97,40 @@ class Objective(nn.Module):
         progress : Tensor of shape ()
             Fraction of the training steps that are done, in [0, 1].
         """
+        prefixes = autoencoder.prefixes
+        if prefixes is not None and not autoencoder.training:
+            widths = prefixes.judged_widths
+            each = []
+            for width in widths:
+                refined = width <= prefixes.max_refined_width
+                with nullcontext() if refined else without_refinement(autoencoder):
+                    each.append(self.of_width(autoencoder, batch, progress, width))
+            return torch.stack(each, dim=-1)
+        return self.of_width(autoencoder, batch, progress)
+
+    def of_width(
+        self,
+        autoencoder: Autoencoder,
+        batch: Batch,
+        progress: Tensor,
+        width: int | None = None,
+    ) -> Tensor:
+        """Objective of each row with the first `width` components, or all if None.
+
+        In training it is the mean over several numbers of components if these are
+        ordered, see :class:`skae._prefixes.Prefixes`.
+        """
         propagation = autoencoder.propagate_in_training(
-            batch, progress, self.corruption
+            batch, progress, self.corruption, width
         )
         losses = autoencoder.losses(propagation)
         total = autoencoder.mean_training_loss(losses, propagation)
         if propagation.term is not None:
             term = autoencoder.per_feature(propagation.term, propagation)
             total = total + self.bottleneck_weight * term
+        if autoencoder.prefixes is not None and autoencoder.training:
+            total = total.mean(dim=0)
+            losses = None if losses is None else losses[-1]  # with all components
         if self.penalty is not None:
             penalty = self._penalty(autoencoder, propagation, batch.weight)
             if self.warm_up > 0:

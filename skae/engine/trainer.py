@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from skae._layers import using_generator
+from skae._module import Autoencoder
 from skae._processor import settings_restored
 from skae._rows import Batch, Rows, sample_size
 from skae._sparse import SparseRows
 from skae.engine.averaging import WeightAverage
 from skae.engine.batches import MAX_RESIDENT_CPU, RowsDataset, TrainingBatches
 from skae.engine.interrupt import Interruption
-from skae.engine.judge import DIVISOR, Judge
+from skae.engine.judge import DIVISOR, Judge, exceeds_standard_error
 from skae.engine.net import AutoencoderNet, StopTraining, lacks_float64
 from skae.engine.networks import Network, Networks, Split
 from skae.engine.notifier import Notifier
@@ -94,6 +95,8 @@ class Trainer:
         Records Ctrl-C, which ends the training.
     earlier : OptimizerState, default=None
         State of the optimizer and the generators to continue from.
+    pca : Autoencoder, default=None
+        The PCA with which `compare_with_pca` compares the network.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Trainer:
         seed: int,
         interruption: Interruption,
         earlier: OptimizerState | None = None,
+        pca: Autoencoder | None = None,
     ):
         with settings_restored():  # it initializes the callbacks, too
             net.initialize()
@@ -116,6 +120,9 @@ class Trainer:
         self.generator = torch.Generator(self.device)
         self.generator.manual_seed(int(noise.generate_state(1)[0]))
         self.n_steps = 0
+        self.pca = pca
+        self._best_before = net.best_epoch_
+        self._start_losses: np.ndarray | None = None
         self._earlier = earlier
         if earlier is not None:
             self._restore(earlier)
@@ -193,10 +200,11 @@ class Trainer:
             if self.judge.best_epoch > 0:
                 net.best_epoch_ = n_earlier + self.judge.best_epoch
             self._notify_of_end()
-            self.networks.release()
             # A callback may have restored an earlier epoch and its history.
             net.best_epoch_ = min(net.best_epoch_, len(net.history))
         net.set_training_mode(False)
+        if self.pca is None:
+            self.networks.release()
         if not self.plan.early_stopping:
             # The losses of an epoch are those before its last update.
             self.judge.check_weights(n_epochs)
@@ -394,11 +402,33 @@ class Trainer:
                         weight = rest[: len(row_losses)].to(row_losses)
                         rest = rest[len(row_losses) :]
                         all_losses.append(row_losses.cpu().numpy())
+                        if row_losses.ndim == 2:
+                            row_losses = row_losses.mean(dim=1)
                         loss = (row_losses * weight).sum() / weight.sum()
                         outputs.update(loss=loss, y_pred=row_losses)
         if not is_start:
             self.net.history.record("valid_batch_count", len(all_losses))
-        return np.concatenate(all_losses)
+        losses = np.concatenate(all_losses)
+        return losses if losses.ndim == 1 else self._mean_over_widths(losses, is_start)
+
+    def _mean_over_widths(self, losses: np.ndarray, is_start: bool) -> np.ndarray:
+        """Return the mean objective of rows over numbers of components, (n_rows,).
+
+        Where the PCA is better on average, it counts, since it will be used.
+
+        Parameters
+        ----------
+        losses : ndarray of shape (n_rows, n_widths)
+        is_start : bool
+            Whether they are those before the first epoch.
+        """
+        # A training that goes on starts from other weights.
+        if is_start and self.pca is not None and not self.plan.keep_start:
+            self._start_losses = losses
+        elif self._start_losses is not None:
+            start, weight = self._start_losses, self._held_out_weight
+            losses = np.where(weight @ (losses - start) > 0, start, losses)
+        return losses.mean(axis=1)
 
     @property
     def _is_exact(self) -> bool:
@@ -428,21 +458,79 @@ class Trainer:
         rows = self.split.train.sample()
         return self._exact_losses_of(self.networks.first, rows), rows.weight
 
+    def compare_with_pca(self) -> np.ndarray:
+        """Compare the network with the PCA for each number of ordered components.
+
+        If the network is better with none, it becomes the PCA by its initial weights.
+
+        Returns
+        -------
+        is_learnt : ndarray of bool of shape (n_components,)
+            Whether the mean gain of the held-out rows is larger than its standard error
+            and that of the training rows, where the network has learnt the held-out
+            ones, is positive; without held-out rows, whether the latter is positive.
+            All True if the network is the PCA.
+        """
+        judged, first = self.networks.judged, self.networks.first
+        train = [(first, self.split.train.sample())]
+        held_out = [(network, rows.sample()) for network, rows in judged]
+        is_learnt = self._are_better(held_out or train, is_held_out=bool(held_out))
+        if self.networks.folds:
+            is_learnt &= self._are_better(train, is_held_out=False)
+        if not is_learnt.any():
+            self.judge.restore_start()
+            self.net.best_epoch_ = self._best_before
+            is_learnt[:] = True
+        self.networks.release()
+        return is_learnt
+
+    def _are_better(
+        self, judged: list[tuple[Network, Rows]], *, is_held_out: bool
+    ) -> np.ndarray:
+        """Return whether networks are better than the PCA, for each width."""
+        assert self.pca is not None
+        copied = copy.deepcopy(self.pca)
+        if lacks_float64(self.device):
+            copied.float()
+        pca = Network(copied.to(self.device), self.networks.first.objective)
+        with using_generator(self.generator, pca.module, *self.networks.all_parts):
+            losses = [
+                [self._exact_losses_of(n, rows, True) for n in (pca, network)]
+                for network, rows in judged
+            ]
+        weight = np.concatenate([rows.weight for _, rows in judged])
+        before, after = (np.concatenate(part) for part in zip(*losses, strict=True))
+        is_better = exceeds_standard_error if is_held_out else _is_positive
+        pairs = zip(before.T, after.T, strict=True)
+        return np.array([is_better(*self.judge.gains(*p, weight)) for p in pairs])
+
     @torch.no_grad()
-    def _exact_losses_of(self, network: Network, rows: Rows) -> np.ndarray:
+    def _exact_losses_of(
+        self, network: Network, rows: Rows, of_each_width: bool = False
+    ) -> np.ndarray:
+        """Return the objective of rows, in float64 where the device has it.
+
+        Of shape (n_rows,) or, for each number of components, (n_rows, n_components).
+        """
+        is_double = not lacks_float64(self.device)
+        dtype = torch.float64 if is_double else torch.float32
         # The generator cannot be copied.
         memo = {id(self.generator): self.generator}
         module, objective = copy.deepcopy((network.module, network.objective), memo)
-        exact = Network(module.double().eval(), objective.double().eval())
-        progress = torch.ones((), dtype=torch.float64, device=self.device)
+        exact = Network(module.to(dtype).eval(), objective.to(dtype).eval())
+        compute = exact.row_losses_of_widths if of_each_width else exact.row_losses
+        progress = torch.ones((), dtype=dtype, device=self.device)
         losses = []
         with _same_noise(self.generator):
             for where, block in rows.blocks(self.net.block_size):
-                X = torch.from_numpy(np.array(block)).to(self.device)
-                weight = torch.from_numpy(np.array(rows.weight[where]))
-                target, observed = module.scaler(X)
+                X = torch.from_numpy(np.array(block))
+                weight = torch.from_numpy(np.array(rows.weight[where])).to(dtype)
+                if is_double:
+                    target, observed = module.scaler(X.to(self.device))
+                else:
+                    target, observed = self._prepare(X.numpy())
                 batch = Batch(target, observed, weight.to(self.device))
-                losses.append(exact.row_losses(batch, progress).cpu().numpy())
+                losses.append(compute(batch, progress).cpu().numpy())
         return np.concatenate(losses)
 
     def _set_training_mode(self, training: bool) -> None:
@@ -644,6 +732,11 @@ class Trainer:
                 training=True,
             )
         self.networks.collect_gradients(shared)
+
+
+def _is_positive(gains: np.ndarray, weight: np.ndarray) -> bool:
+    """Whether the weighted mean of gains is positive."""
+    return bool(weight @ gains > 0)
 
 
 def _copied(value: Any) -> Any:
