@@ -805,8 +805,8 @@ def _prefix_refinements(
     """Return `Job.prefix_refinements`."""
     if not estimator._has_ordered_components:
         return None
-    widths = range(1, n_components + 1)
-    return tuple(estimator._max_refinements(parts, width) for width in widths)
+    # Refined codes of some widths alone would make the curve of all of them jump.
+    return (estimator._max_refinements(parts, n_components),) * n_components
 
 
 def _join_names(names: np.ndarray) -> str:

@@ -537,6 +537,7 @@ class Trained:
         """
         assert self.ordered is not None
         net, ordered = self.ordered.of_width(self.net, width)
+        ratio = float(self.ordered.score_ratios[width - 1])
         attributes = {
             name: values[:width] for name, values in self.bottleneck_attributes.items()
         }
@@ -546,7 +547,7 @@ class Trained:
             parameters={**self.parameters, "n_components": width},
             bottleneck_attributes=attributes,
             optimizer=None,
-            median_score=float(ordered.median_scores[-1]),
+            median_score=ratio * self.median_score,
             code_summaries=self.code_summaries and self.code_summaries[:width],
             ordered=ordered,
         )

@@ -451,16 +451,37 @@ def take_prefixes(decoder: nn.Module, n_components: int) -> nn.Module:
     ----------
     decoder : torch.nn.Module
         Takes codes of `n_components` values. Its first layers are replaced if they are
-        linear and receive these values; otherwise a layer is put before them.
+        linear and certainly nothing else receives these values; otherwise a layer is
+        put before the decoder.
     n_components : int
     """
-    layers = first_layers(decoder)
-    are_linear = all(type(layer) is nn.Linear for layer in layers)
-    if are_linear and takes_inputs_in_order(decoder, n_components):
-        for layer in layers:
-            PrefixLinear.replace(layer)
-        return decoder
-    return nn.Sequential(PrefixLinear.identity(n_components), decoder)
+    layers = _input_layers(decoder)
+    if layers is None:
+        return nn.Sequential(PrefixLinear.identity(n_components), decoder)
+    for layer in layers:
+        PrefixLinear.replace(layer)
+    return decoder
+
+
+def _input_layers(network: Any) -> list[nn.Linear] | None:
+    """Return the linear layers that alone receive the input of a network.
+
+    None if the input may be used elsewhere: by a module of unknown type, or by a hook.
+    """
+    if has_hooks(network):
+        return None
+    if type(network) is Residual:
+        found: list[nn.Linear] = []
+        for part in network.children():
+            layers = _input_layers(part)
+            if layers is None:
+                return None
+            found += layers
+        return found
+    if type(network) is nn.Sequential and len(network):
+        return _input_layers(network[0])
+    is_linear = type(network) is nn.Linear and network.bias is not None
+    return [network] if is_linear else None
 
 
 class FirstComponents(nn.Module):

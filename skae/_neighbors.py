@@ -79,6 +79,7 @@ MAX_COPIES = 4
 # .01 on clean training rows and reduce it by .09 on contaminated ones (ADBench).
 ROUNDED_COPY = 1e-3
 MOST = 0.7
+MAX_CHECKED = 512  # rows from which this share is estimated
 
 # A row is isolated if its distance is more than this multiple of the median distance.
 # With 1.5 and 2, `contamination="auto"` flags the same rows in all tables of
@@ -256,7 +257,7 @@ class NearestRows(nn.Module):
         super().__setstate__(state)
         if "n_around" not in state:  # stored before there were relative distances
             self.n_around = 0
-            self.register_buffer("spacing", self.medians.new_empty(0))
+            self.register_buffer("spacing", torch.empty(0, dtype=torch.float64))
 
     def is_like(self, other: NearestRows) -> bool:
         """Whether scores with other training rows are computed alike."""
@@ -271,10 +272,8 @@ class NearestRows(nn.Module):
         """Set the medians of the kept rows, whose reconstruction errors are given."""
         weight, rows = self.kept.weight, self._tensors.rows
         with torch.inference_mode():
-            nearness, with_copies = self(rows, None), self(rows, None, ROUNDED_COPY)
-        has_copies = (nearness.distance > with_copies.distance).cpu().numpy()
-        if weight[has_copies].sum() <= MOST * weight.sum():
-            nearness = with_copies
+            copy = COPY if self._share_with_copies() > MOST else ROUNDED_COPY
+            nearness = self(rows, None, copy)
         distance = nearness.distance.cpu().numpy()
         if self.n_around:
             spacing = np.maximum(distance / _typical(distance, weight), MIN_SPACING)
@@ -301,6 +300,14 @@ class NearestRows(nn.Module):
             # An unusual row may be between rows: half of it, if all have equal ones.
             median /= 4 ** (share - 0.5) * limit ** (1 / POWER)
         self.medians = self.medians.new_tensor([median_error, median_core, median])
+
+    def _share_with_copies(self) -> float:
+        """Return the share of the kept rows that have copies, from a sample."""
+        every = slice(None, None, 1 + len(self.kept) // MAX_CHECKED)
+        rows, weight = self._tensors.rows[every], self.kept.weight[every]
+        nearest, others = self(rows, None, ROUNDED_COPY), self(rows, None)
+        has_copies = (others.distance > nearest.distance).cpu().numpy()
+        return float(weight[has_copies].sum() / weight.sum())
 
     def _smallest_difference(self) -> float:
         """Return the smallest distance of different rows, or 1 if all are equal."""

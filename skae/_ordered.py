@@ -26,13 +26,14 @@ class Ordered(NamedTuple):
     other : AutoencoderNet or None
         The net of the other of these two networks than that of all components; None
         without a PCA.
-    median_scores : ndarray of shape (n_components,)
-        Median score of a sample of the training rows.
+    score_ratios : ndarray of shape (n_components,)
+        Median score of a sample of the training rows, divided by that of all
+        components. Those of `fit` remain in `partial_fit`.
     """
 
     is_learnt: np.ndarray
     other: AutoencoderNet | None
-    median_scores: np.ndarray
+    score_ratios: np.ndarray
 
     def learnt(self, net: AutoencoderNet) -> Autoencoder:
         """Return the trained module, for the net of all components."""
@@ -64,8 +65,8 @@ class Ordered(NamedTuple):
             for each in nets
         )
         assert own is not None
-        narrowed = Ordered(self.is_learnt[:width], other, self.median_scores[:width])
-        return own, narrowed
+        ratios = self.score_ratios[:width] / self.score_ratios[width - 1]
+        return own, Ordered(self.is_learnt[:width], other, ratios)
 
 
 def linear_start(module: Autoencoder) -> Autoencoder:

@@ -58,6 +58,9 @@ MAX_JUDGED_ROWS = 2**15
 # Number of rows whose scores are computed with each number of ordered components.
 MAX_WIDTH_ROWS = 100
 
+# Lower bound of minus the median score by which ratios of scores are computed.
+TINY = float(np.finfo(np.float64).tiny)
+
 
 @dataclass(frozen=True)
 class TrainingRun:
@@ -386,14 +389,15 @@ def _ordered(
         net, other = other, net
     earlier = None if job.earlier is None else job.earlier.ordered
     if job.is_partial and earlier is not None:  # scores would take as long as the epoch
-        return net, Ordered(is_learnt, other, earlier.median_scores)
-    ordered = Ordered(is_learnt, other, np.zeros(n_components))
+        return net, Ordered(is_learnt, other, earlier.score_ratios)
+    ordered = Ordered(is_learnt, other, np.ones(n_components))
     rows = job.rows.sample(MAX_WIDTH_ROWS)
+    medians = np.empty(n_components)
     for width in range(1, n_components + 1):
         part, _ = ordered.of_width(net, width)
-        score = weighted_median(score_rows(part.module_, rows), rows.weight)
-        ordered.median_scores[width - 1] = score
-    return net, ordered
+        median = weighted_median(score_rows(part.module_, rows), rows.weight)
+        medians[width - 1] = min(median, -TINY)
+    return net, ordered._replace(score_ratios=medians / medians[-1])
 
 
 def _curves(job: Job, training: TrainingRun) -> LossCurves:

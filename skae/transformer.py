@@ -38,6 +38,9 @@ from skae.penalties import Penalty
 # decoder once for each component.
 N_REFINEMENTS = 10
 MAX_REFINED = 16
+# The same for ordered components. On the digits, 20 ordered components explain .943 of
+# the variance with refined codes and .903 with others.
+MAX_REFINED_ORDERED = 64
 
 # Largest distance of an entry to its mean that `score` squares.
 MAX_DISTANCE = 1e90
@@ -58,7 +61,7 @@ def _lacks_order(transformer: AutoencoderTransformer) -> str | None:
         is_ordered = transformer._trained.ordered is not None
     else:
         is_ordered = bool(transformer.ordered)
-    return None if is_ordered else "its components have no order: use ordered=True."
+    return None if is_ordered else "it exists only after a fit with ordered=True."
 
 
 def _lacks_codebook(autoencoder: BaseAutoencoder) -> str | None:
@@ -342,12 +345,12 @@ class AutoencoderTransformer(
         only, `n_components` times as much in addition. A row takes no more steps when
         the next one promises to reduce its error by less than 0.2 %, or 0.03 % with
         more than 5 components.
-        ``"auto"`` means 10 if the code has at most 16 components and stands for the
-        nearest point: with the squared error, an ``MLP`` or a ``Conv`` without an
-        activation on the code, a deterministic bottleneck, and neither corruption nor
-        penalty. Otherwise it means 0; with a denoising autoencoder, for example,
-        refinement would bring back the noise that the encoder removes. It takes effect
-        at `fit`.
+        ``"auto"`` means 10 if the code has at most 16 components (64 with
+        ``ordered=True``) and stands for the nearest point: with the squared error, an
+        ``MLP`` or a ``Conv`` without an activation on the code, a deterministic
+        bottleneck, and neither corruption nor penalty. Otherwise it means 0; with a
+        denoising autoencoder, for example, refinement would bring back the noise that
+        the encoder removes. It takes effect at `fit`.
     whiten : bool, default=False
         Whether `transform` gives each component the mean 0 and the variance 1 over the
         training rows, as ``PCA(whiten=True)`` does; `inverse_transform` undoes it. The
@@ -631,7 +634,8 @@ class AutoencoderTransformer(
         ----------
         Z : array-like of shape (n_samples, n_components)
             Codes, such as those returned by `transform`. After a fit with
-            ``ordered=True`` it may have fewer columns, the first of such codes.
+            ``ordered=True`` it may have fewer columns, the first of such codes; those
+            of ``truncate(k)`` are decoded by ``truncate(k)``.
 
         Returns
         -------
@@ -668,14 +672,16 @@ class AutoencoderTransformer(
 
         Its codes are refined for k components, so that they reconstruct rows better
         than the first k columns of this estimator's codes. Where held-out rows were
-        reconstructed best by the PCA of k components, it is this PCA.
+        reconstructed best by the PCA of k components, it is this PCA. Its codes must be
+        decoded by its own `inverse_transform`: this estimator may use the PCA for all
+        components and the trained network for k, or the other way round.
 
         This method exists only with ``ordered=True``.
 
         Parameters
         ----------
         k : int
-            Number of components, in [1, n_components_].
+            Number of components, in [1, `n_components_`].
 
         Returns
         -------
@@ -701,7 +707,9 @@ class AutoencoderTransformer(
 
     @available_unless(_lacks_order)
     @own_settings()
-    def explained_variance_curve(self, X: MatrixLike) -> np.ndarray:
+    def explained_variance_curve(
+        self, X: MatrixLike, sample_weight: ArrayLike | None = None
+    ) -> np.ndarray:
         """Return the explained variance of rows for each number of components.
 
         This method exists only with ``ordered=True``.
@@ -710,10 +718,12 @@ class AutoencoderTransformer(
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows. NaN marks a missing entry.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights of the rows. None means equal weights.
 
         Returns
         -------
-        curve : ndarray of shape (n_components_,), float64
+        curve : ndarray of shape (`n_components_`,), float64
             ``truncate(k).score(X)`` at k - 1. The curve need not increase everywhere,
             since every number of components has codes of its own.
 
@@ -731,7 +741,8 @@ class AutoencoderTransformer(
         """
         check_is_fitted(self)
         widths = range(1, self.n_components_ + 1)
-        return np.array([self._of_width(width).score(X) for width in widths])
+        scores = [self._of_width(k).score(X, None, sample_weight) for k in widths]
+        return np.array(scores)
 
     def _of_width(self, width: int) -> AutoencoderTransformer:
         """Return an estimator of the first components, which shares the weights."""
@@ -751,10 +762,11 @@ class AutoencoderTransformer(
                   \frac{\partial \hat x_j}{\partial z_k}(z_i) \right)^2
 
         Here :math:`z_i` is the code of row i, :math:`\hat x` the decoder's output, and
-        :math:`s_k` the standard deviation of component k over the rows of X: the
-        effect is the change of a feature when the component changes by one standard
-        deviation while the other components are fixed. Codes are those of `transform`;
-        the factors of a code, those of `whiten` included, cancel out.
+        :math:`s_k` the standard deviation of component k over the rows of X. The effect
+        is a slope times a standard deviation: to first order, the change of a feature
+        when the component changes by one standard deviation while the other components
+        are fixed. Codes are those of `transform`; the factors of a code, those of
+        `whiten` included, cancel out.
 
         For a network with PCA's weights and its training rows, these are the squared
         loadings, ``pca.components_**2 * pca.explained_variance_[:, None]``: as in PCA,
@@ -1039,8 +1051,7 @@ class AutoencoderTransformer(
             if self.ordered and part is not None and not part.allows_order:
                 raise ValueError(
                     f"ordered=True is not possible with {name}="
-                    f"{getattr(self, name)!r}, with which the first components alone "
-                    "are no code of fewer components. Use ordered=False, or "
+                    f"{getattr(self, name)!r}. Use ordered=False, or "
                     + (
                         "bottleneck='deterministic' or 'gaussian'."
                         if name == "bottleneck"
@@ -1069,7 +1080,8 @@ class AutoencoderTransformer(
             and parts.corruption is None
             and parts.penalty is None
         )
-        is_refined = code_is_nearest_point and n_components <= MAX_REFINED
+        most = MAX_REFINED_ORDERED if self.ordered else MAX_REFINED
+        is_refined = code_is_nearest_point and n_components <= most
         return N_REFINEMENTS if is_refined else 0
 
     def _training_defaults(
@@ -1084,8 +1096,8 @@ class AutoencoderTransformer(
     def _check_validation_rows(self) -> None:
         if not self.early_stopping:
             raise ValueError(
-                "X_val is passed to fit, but with early_stopping=False no rows judge "
-                "the training. Use early_stopping='auto' or True, or leave X_val out."
+                "X_val is passed to fit, but early_stopping=False makes no use of it. "
+                "Use early_stopping='auto' or True, or leave X_val out."
             )
 
     def _auto_n_components(

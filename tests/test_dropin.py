@@ -1,6 +1,7 @@
 """Tests of the drop-in examples, which also run with scikit-learn's classes."""
 
 import ast
+import importlib.util
 import io
 import re
 import tokenize
@@ -154,3 +155,16 @@ def test_both_versions_give_the_same_kinds_of_results(script, run):
         mine, other = map(plt.imread, pair)
         assert mine.shape == other.shape
         assert not np.array_equal(mine, other)
+
+
+@pytest.mark.parametrize("suite", ["pca", "svd", "incremental", "kernel"])
+def test_reasons_are_documented(suite, monkeypatch):
+    # The script sets the variable when it is imported.
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")
+    path = ROOT / "benchmarks" / "peers_tests.py"
+    spec = importlib.util.spec_from_file_location("peers_tests", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = " ".join(PAGE.replace("``", "").split())
+    for _, reason in script.MEANINGLESS[suite]:
+        assert f"* - {reason} -" in page

@@ -122,10 +122,19 @@ def test_whitened_codes_agree(X):
     assert_agrees(small(whiten=True).fit(X), X, ["transform", "reconstruct"])
 
 
+MIXED_LOSS = {"loss": Mixed(binary=[0, 4]), "init": "random"}
+
+
 @pytest.mark.parametrize(
-    "settings", [{}, {"loss": Mixed(binary=[0, 4]), "init": "random"}], ids=str
+    ("settings", "dtype"),
+    [
+        ({}, "float64"),
+        (MIXED_LOSS, "float32"),
+        pytest.param({}, "float32", marks=pytest.mark.slow),
+        pytest.param(MIXED_LOSS, "float64", marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_empty_rows_and_extreme_values_agree(settings, dtype, X):
     X = X.astype(dtype)
     X[:, [0, 4]] = X[:, [0, 4]] > 0.5

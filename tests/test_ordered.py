@@ -1,6 +1,7 @@
 """Facts about ordered components: `AutoencoderTransformer(ordered=True)`."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -350,3 +351,76 @@ def test_whitened_codes_of_each_width_have_unit_variance():
     assert model.inverse_transform(model.transform(X)[:, :2]).shape == X.shape
     model.partial_fit(X)
     assert len(model._trained.code_summaries) == 4
+
+
+def test_a_row_without_entries_has_the_median_score_of_each_width():
+    model = fitted(early_stopping=False)
+    empty = np.full((1, X.shape[1]), np.nan)
+    for _ in range(2):
+        assert model.truncate(4).score_samples(empty) == model.score_samples(empty)
+        for k in (1, 2):
+            part = model.truncate(k)
+            median = np.median(part.score_samples(X))
+            np.testing.assert_allclose(part.score_samples(empty), median, rtol=0.15)
+        model.partial_fit(X)
+
+
+def test_the_curve_respects_weights(model):
+    weight = np.arange(len(X)) % 3
+    curve = model.explained_variance_curve(X, weight)
+    assert curve[1] == model.truncate(2).score(X, sample_weight=weight)
+    np.testing.assert_allclose(
+        curve, model.explained_variance_curve(np.repeat(X, weight, axis=0)), rtol=1e-9
+    )
+
+
+class OtherUse(nn.Module):
+    """A decoder that uses the code in a second place."""
+
+    def __init__(self, n_features, n_components, use):
+        super().__init__()
+        self.first = nn.Linear(n_components, 8)
+        self.last = nn.Linear(8, n_features)
+        self.skip = nn.Linear(n_components, n_features)
+        self.use = use
+
+    def forward(self, Z):
+        decoded = self.last(torch.tanh(self.first(Z)))
+        return {
+            "skip": lambda: decoded + self.skip(Z),
+            "last": lambda: decoded + Z[:, -1:],
+            "gate": lambda: decoded * Z.square().sum(dim=-1, keepdim=True),
+        }[self.use]()
+
+
+def without_bias(n_features, n_components):
+    return nn.Sequential(
+        nn.Linear(n_components, 8, bias=False), nn.Linear(8, n_features)
+    )
+
+
+def with_hook(n_features, n_components):
+    layer = nn.Linear(n_components, n_features)
+    layer.register_forward_pre_hook(lambda module, inputs: (inputs[0].tanh(),))
+    return layer
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        *(partial(OtherUse, use=use) for use in ("skip", "last", "gate")),
+        without_bias,
+        with_hook,
+        lambda n_features, n_components: nn.Linear(
+            n_components, n_features, bias=False
+        ),
+    ],
+    ids=["skip", "last", "gate", "without bias", "hook", "linear"],
+)
+def test_decoders_of_ones_own_take_the_first_components(decoder):
+    network = Custom(encoder=encoder_factory, decoder=decoder)
+    settings = {"early_stopping": False, "max_epochs": 40, "transform_max_iter": 0}
+    model = fitted(network=network, learning_rate=0.01, **settings)
+    # Training and prediction compute the same: the last loss is that of the scores.
+    errors = [-model.truncate(k).score_samples(X).mean() for k in range(1, 5)]
+    assert min(errors) * 0.9 < model.loss_curve_[-1] < max(errors) * 1.1
