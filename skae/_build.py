@@ -72,16 +72,16 @@ def build_start(job: Job) -> Start:
         module = copy.deepcopy(earlier.learnt_module)
         pca = None if earlier.ordered is None else earlier.ordered.start(earlier.net)
     else:
-        module, pca = _build_module(job), None
+        module = _build_module(job)
         _check_predictions(module, job.parts)
-        if job.is_ordered and starts_at_pca(job.parts, job.settings.init):
-            pca = linear_start(module)
-    if module.prefixes is not None and job.prefix_refinements is not None:
-        module.prefixes.max_refinements = job.prefix_refinements
-    module.max_refinements = job.max_refinements
+        has_pca = job.is_ordered and starts_at_pca(job.parts, job.settings.init)
+        pca = linear_start(module) if has_pca else None
     refines = job.parts.network.refines_held_out
     n_steps = max_validation_refinements(module.n_components) if refines else 0
-    module.max_validation_refinements = n_steps
+    for each in (module, pca):
+        if each is not None:
+            each.max_refinements = job.max_refinements
+            each.max_validation_refinements = n_steps
     start = Start(module, _build_objective(job, module), pca)
     _check_trainable(start, job)
     return start
@@ -170,10 +170,10 @@ def _build_module(job: Job) -> Autoencoder:
         networks, code_factor, deviation = _start_at_pca(networks, job, scaler)
     (encoder, decoder), squeeze = networks[0], squeezes[0]
     prefixes = None
-    if job.prefix_refinements is not None:
+    if job.is_ordered:
         decoder = take_prefixes(decoder, job.n_components)
         max_refined = MAX_REFINED_WIDTH if len(job.rows) <= FEW_ROWS else 0
-        prefixes = Prefixes(job.n_components, job.prefix_refinements, max_refined)
+        prefixes = Prefixes(job.n_components, job.n_components, max_refined)
     if job.ensemble is not None:
         encoders, decoders = zip(*networks, strict=True)
         # A penalty is computed for each encoder separately.

@@ -164,7 +164,7 @@ def check_fit(
         ensemble=ensemble,
         n_kept=n_kept,
         max_refinements=estimator._max_refinements(parts, n_components),
-        prefix_refinements=_prefix_refinements(estimator, parts, n_components),
+        is_ordered=estimator._has_ordered_components,
         defaults=estimator._training_defaults(parts, ensemble, n_features, scale),
         device=device,
         error=estimator._resolve_error(parts, scale),
@@ -797,16 +797,6 @@ def _resolve_n_components(
             f"{estimator.n_components}. Use n_components='auto'."
         )
     return n_components, n_channels
-
-
-def _prefix_refinements(
-    estimator: Estimator, parts: Parts, n_components: int
-) -> tuple[int, ...] | None:
-    """Return `Job.prefix_refinements`."""
-    if not estimator._has_ordered_components:
-        return None
-    # Refined codes of some widths alone would make the curve of all of them jump.
-    return (estimator._max_refinements(parts, n_components),) * n_components
 
 
 def _join_names(names: np.ndarray) -> str:

@@ -87,7 +87,7 @@ def choose_holdout(
         return None
     shares = np.arange(1, n_folds)
     if rows is None:
-        bounds = np.array([N_KEYS // n_folds * i for i in range(1, n_folds)], np.int64)
+        bounds = N_KEYS // n_folds * shares
     else:
         keys = np.unique(row_keys(rows, seed))
         if len(keys) < MIN_ROWS:

@@ -186,9 +186,8 @@ class Job:
         members are trained; 0 if all are trained.
     max_refinements : int
         Number of optimisation steps by which codes are refined after encoding.
-    prefix_refinements : tuple of int or None
-        The same for codes of 1, 2, ... components, up to all, if the components are
-        ordered; None if they are not.
+    is_ordered : bool
+        Whether the components are ordered.
     defaults : TrainingDefaults
         Values of the settings that are ``"auto"``.
     device : torch.device
@@ -234,7 +233,7 @@ class Job:
     ensemble: Ensemble | None
     n_kept: int
     max_refinements: int
-    prefix_refinements: tuple[int, ...] | None
+    is_ordered: bool
     defaults: TrainingDefaults
     device: torch.device
     error: str | None
@@ -260,11 +259,6 @@ class Job:
     def is_resumed(self) -> bool:
         """Whether training starts with weights that were trained before."""
         return self.earlier is not None and not self.n_kept
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether the components are ordered."""
-        return self.prefix_refinements is not None
 
     @property
     def is_plain(self) -> bool:

@@ -459,14 +459,14 @@ class Autoencoder(nn.Module):
             raw = self._split(self._decoded(Z, target), len(kept))
             term = self.bottleneck.prefix_term(H, kept, done)
             return Propagation(target, observed, encoder_input, H, raw, term)
-        max_iter, max_validation = self.max_refinements, self.max_validation_refinements
+        n_steps = self.max_validation_refinements
         if self.prefixes is not None and width is not None:
-            max_iter, max_validation = self._refinements_of(width)
+            n_steps = self._validation_refinements_of(width)
             Z = Z[..., :width]
             kept = self.prefixes.first(Z.shape[-2], width, like=H)
             term = self.bottleneck.prefix_term(H, kept, done)
         if not self.training:
-            Z = self._refined(Z, target, observed, min(max_iter, max_validation))
+            Z = self._refined(Z, target, observed, min(self.max_refinements, n_steps))
         raw = self._decoded(Z, target)
         return Propagation(target, observed, encoder_input, H, raw, term)
 
@@ -487,15 +487,17 @@ class Autoencoder(nn.Module):
 
     # Ordered components
 
-    def _refinements_of(self, width: int) -> tuple[int, int]:
-        """Return `max_refinements` and `max_validation_refinements` of a width."""
-        assert self.prefixes is not None
-        n_steps = max_validation_refinements(width)
-        may_refine = self.max_validation_refinements > 0
-        return self.prefixes.max_refinements[width - 1], n_steps if may_refine else 0
+    def _validation_refinements_of(self, width: int) -> int:
+        """Return `max_validation_refinements` of a width."""
+        return (
+            max_validation_refinements(width) if self.max_validation_refinements else 0
+        )
 
     def of_width(self, width: int) -> Autoencoder:
         """Return a module of the first components, with the weights of this one.
+
+        `max_refinements` is the same for each width: if only codes of few components
+        were refined, the explained variance would fall behind these.
 
         Parameters
         ----------
@@ -506,8 +508,7 @@ class Autoencoder(nn.Module):
         module = copy.copy(self)
         module._modules, module._buffers = dict(self._modules), dict(self._buffers)
         module.functions = None  # those of the original
-        module.max_refinements, n_steps = self._refinements_of(width)
-        module.max_validation_refinements = n_steps
+        module.max_validation_refinements = self._validation_refinements_of(width)
         if width < self.n_components:
             first = FirstComponents(self.n_components, width)
             module.encoder = nn.Sequential(self.encoder, first).eval()

@@ -259,10 +259,15 @@ class NearestRows(nn.Module):
             self.n_around = 0
             self.register_buffer("spacing", torch.empty(0, dtype=torch.float64))
 
-    def is_like(self, other: NearestRows) -> bool:
-        """Whether scores with other training rows are computed alike."""
-        kinds = [(n.n_neighbors, n.n_around > 0) for n in (self, other)]
-        return kinds[0] == kinds[1]
+    @property
+    def kind(self) -> tuple[int, bool]:
+        """What determines how scores are computed, but for the rows."""
+        return self.n_neighbors, self.n_around > 0
+
+    @property
+    def _n_candidates(self) -> int:
+        """Number of nearest rows among which the neighbours are."""
+        return min(self.n_neighbors + 1 + MAX_COPIES, self.n_core)
 
     @property
     def _tensors(self) -> KeptTensors:
@@ -400,7 +405,7 @@ class NearestRows(nn.Module):
         self, target: Any, observed: Tensor | None
     ) -> Iterator[tuple[Any, Tensor | None]]:
         """Divide rows into blocks of limited memory."""
-        per_row = len(self.kept) + 2 * (self.n_neighbors + 3) * target.shape[1]
+        per_row = len(self.kept) + 2 * self._n_candidates * target.shape[1]
         per_row += 8 * self.n_around
         size = max(1, BLOCK_DISTANCES // per_row)
         for start in range(0, max(1, len(target)), size):
@@ -417,7 +422,7 @@ class NearestRows(nn.Module):
             target, observed = target.dense()
         squares = self._relative_squares(target, observed)
         parts = squares, squares[:, : self.n_core]
-        n_candidates = min(self.n_neighbors + 1 + MAX_COPIES, self.n_core)
+        n_candidates = self._n_candidates
         # Of shape (n_rows, 2, n_candidates): among all rows and among the core.
         candidates = torch.stack(
             [part.topk(n_candidates, dim=1, largest=False).indices for part in parts], 1
@@ -439,10 +444,8 @@ class NearestRows(nn.Module):
         place = (counted < self.n_neighbors - 1e-9).sum(dim=2, keepdim=True)
         distance, core_distance = exact.gather(2, place).sqrt().squeeze(2).unbind(1)
         positions = candidates.gather(2, place).squeeze(2).unbind(1)
-        position, core_position = positions
         around = self._around(target, observed, squares)
-        nearest = distance, core_distance, position, core_position
-        nearness = Nearness(*nearest, *around)
+        nearness = Nearness._make([distance, core_distance, *positions, *around])
         return self._with_relative_distance(nearness) if self.n_around else nearness
 
     def _around(

@@ -11,7 +11,6 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -37,9 +36,8 @@ class Prefixes(NoiseModule):
     ----------
     n_inputs : int
         Number of components that the decoder can take.
-    max_refinements : sequence of int
-        Largest number of steps by which codes of 1, 2, ... components are refined. Its
-        length is the number of components.
+    n_components : int
+        Number of components of a code, at most `n_inputs`.
     max_refined_width : int, default=0
         Largest number of components for which codes of held-out rows are refined during
         training.
@@ -56,22 +54,17 @@ class Prefixes(NoiseModule):
     def __init__(
         self,
         n_inputs: int,
-        max_refinements: Sequence[int],
+        n_components: int,
         max_refined_width: int = 0,
     ):
         super().__init__()
         self.n_inputs = n_inputs
-        self.max_refinements = tuple(max_refinements)
+        self.n_components = n_components
         self.max_refined_width = max_refined_width
-        self.ranges = ranges_of_widths(self.n_components)
+        self.ranges = ranges_of_widths(n_components)
         # (n_ranges, 1)
         self.register_buffer("low", torch.tensor([[a] for a, _ in self.ranges]))
         self.register_buffer("size", torch.tensor([[b - a] for a, b in self.ranges]))
-
-    @property
-    def n_components(self) -> int:
-        """Number of components."""
-        return len(self.max_refinements)
 
     @property
     def judged_widths(self) -> tuple[int, ...]:
@@ -80,8 +73,7 @@ class Prefixes(NoiseModule):
 
     def narrowed(self, width: int) -> Prefixes:
         """Return the same for the first components alone."""
-        max_refinements = self.max_refinements[:width]
-        return Prefixes(self.n_inputs, max_refinements, self.max_refined_width)
+        return Prefixes(self.n_inputs, width, self.max_refined_width)
 
     def forward(self, Z: Tensor) -> tuple[Tensor, Tensor]:
         """Return several inputs of the decoder for each code.

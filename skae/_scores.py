@@ -30,9 +30,9 @@ MIN_RESIDUAL = 1e-3
 # of the mean of so many residuals is about half a percent.
 MAX_RESIDUAL_ROWS = 2**15
 
-# Upper bound of the weight, in the mean residuals and in the scores for the threshold,
-# of all rows before the last `partial_fit`: their residuals and scores were those of a
-# network with less training.
+# Upper bound of the weight of all rows before the last `partial_fit`, in the mean
+# residuals, in the scores for the threshold and in the statistics of codes: they were
+# computed with a network that had less training.
 MAX_EARLIER_WEIGHT = 1000.0
 
 # Exponent with which the weight of the scores of earlier calls decreases, see
@@ -226,11 +226,9 @@ def _with_earlier(
 def _continues(job: Job, net: AutoencoderNet, earlier: TrainingScores) -> bool:
     """Whether earlier scores are of the same kind as those of this `partial_fit`."""
     assert job.earlier is not None
-    before, now = (each.module_.neighbors for each in (job.earlier.net, net))
-    are_alike = before is now is None or (
-        before is not None and now is not None and before.is_like(now)
-    )
-    return job.is_partial and earlier.error == job.error and are_alike
+    neighbors = [each.module_.neighbors for each in (job.earlier.net, net)]
+    before, now = (None if each is None else each.kind for each in neighbors)
+    return job.is_partial and earlier.error == job.error and before == now
 
 
 def _held_out_scores(

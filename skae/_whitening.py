@@ -10,12 +10,9 @@ from skae._job import Job
 from skae._ordered import Ordered
 from skae._prediction import evaluate
 from skae._rows import Rows
+from skae._scores import MAX_EARLIER_WEIGHT
 from skae._summary import Summary, summarize
 from skae.engine.net import AutoencoderNet
-
-# Upper bound of the weight of all rows before the last `partial_fit` in the statistics
-# of the codes: their codes were those of a network with less training.
-MAX_EARLIER_WEIGHT = 1000.0
 
 # Standard deviation of a component, relative to the largest one, up to which it is due
 # to rounding.
@@ -92,11 +89,13 @@ def summarize_codes(
     if not job.is_partial or earlier is None:
         return summaries
     return tuple(
-        before._replace(weight=np.minimum(before.weight, MAX_EARLIER_WEIGHT)).merged(
-            now
-        )
-        for before, now in zip(earlier, summaries, strict=True)
+        _merged(before, now) for before, now in zip(earlier, summaries, strict=True)
     )
+
+
+def _merged(earlier: Summary, added: Summary) -> Summary:
+    weight = np.minimum(earlier.weight, MAX_EARLIER_WEIGHT)
+    return earlier._replace(weight=weight).merged(added)
 
 
 def _summarize(job: Job, net: AutoencoderNet) -> Summary:

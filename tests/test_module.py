@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from modules import FACTOR, MEAN, SHIFT, generator, make_autoencoder, make_rows
 from torch import nn
 
 from skae import AutoencoderTransformer
@@ -10,39 +11,14 @@ from skae._module import Autoencoder, Scaler
 from skae._rows import Batch
 from skae.bottlenecks import Squeeze
 from skae.losses import SquaredError
-from skae.networks import MLP, Conv, Shape
-
-MEAN, SHIFT, FACTOR = np.array([[1.0, -2, 3], [1, -2, 0], [2, 0.5, 4]])
-
+from skae.networks import Conv, Shape
 
 DONE = torch.tensor(1.0)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def make_rows(n_rows=5):
-    return torch.randn(n_rows, 3, generator=generator(), dtype=torch.float64) + 1
 
 
 def batch_of(module, X):
     """Return a training batch of unscaled rows with unit weights."""
     return Batch(*module.scaler(X), torch.ones(len(X)))
-
-
-def make_autoencoder(loss=None, output=None, hidden=(4,), **kwargs):
-    encoder, decoder = MLP(hidden).build(Shape(9, 3, 2, 2), generator())
-    return Autoencoder(
-        Scaler(MEAN, SHIFT, FACTOR),
-        encoder,
-        Squeeze(),
-        decoder,
-        output or nn.Identity(),
-        loss or SquaredError(),
-        n_components=2,
-        **kwargs,
-    ).double()
 
 
 # Scaler

@@ -18,7 +18,7 @@ def test_ranges_contain_every_width_once_and_are_at_most_five(n_components):
 @pytest.mark.parametrize("shape", [(50,), (3, 50)], ids=["rows", "stacked networks"])
 @pytest.mark.parametrize("n_inputs", [8, 10], ids=["all", "more inputs"])
 def test_inputs_are_the_first_components_and_their_number(shape, n_inputs):
-    prefixes = Prefixes(n_inputs, [0] * 8)
+    prefixes = Prefixes(n_inputs, 8)
     prefixes.generator = torch.Generator().manual_seed(0)
     Z = torch.arange(1.0, 1 + 8 * torch.Size(shape).numel()).reshape(*shape, 8)
     inputs, kept = prefixes(Z)

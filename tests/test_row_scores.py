@@ -3,39 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from modules import FACTOR, make_autoencoder, make_rows
 from torch import nn
 
 from skae import AutoencoderOutlierDetector
-from skae._module import Autoencoder, Scaler
+from skae._module import Scaler
 from skae._prediction import evaluate
 from skae._row_scores import contributions, row_error
 from skae._rows import Rows
 from skae.bottlenecks import Squeeze
-from skae.losses import BinaryCrossEntropy, SquaredError
-from skae.networks import MLP, Shape
-
-MEAN, SHIFT, FACTOR = np.array([[1.0, -2, 3], [1, -2, 0], [2, 0.5, 4]])
-
-
-def generator():
-    return torch.Generator().manual_seed(0)
-
-
-def make_rows():
-    return torch.randn(5, 3, generator=generator(), dtype=torch.float64) + 1
-
-
-def make_autoencoder(loss=None, output=None, hidden=(4,)):
-    encoder, decoder = MLP(hidden).build(Shape(9, 3, 2, 2), generator())
-    return Autoencoder(
-        Scaler(MEAN, SHIFT, FACTOR),
-        encoder,
-        Squeeze(),
-        decoder,
-        output or nn.Identity(),
-        loss or SquaredError(),
-        n_components=2,
-    ).double()
+from skae.losses import BinaryCrossEntropy
 
 
 class ScoreTermSqueeze(Squeeze):
