@@ -6,20 +6,29 @@ import copy
 import pickle
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from skae import _defaults
+from skae._arrays import (
+    ArraySpace,
+    as_numpy,
+    follows_input,
+    plain,
+    space_of_output,
+    without_dispatch,
+)
 from skae._callbacks import Task
 from skae._checks import check_fit, check_input_shape, check_X
 from skae._compat import (
@@ -199,7 +208,8 @@ class BaseAutoencoder(
             When the estimator is fitted, if a given `max_epochs` has ended the training
             while the held-out error still decreased, or before it had decreased, so
             that the initial weights are kept; and if no epoch was better than random
-            initial weights. A transformer also warns if more than a tenth of its
+            initial weights. A transformer also warns if no code explains the share of
+            the variance that `n_components` requests, if more than a tenth of its
             components are constant over the training rows, apart from those beyond the
             rank of the rows, and if it explains less than a tenth of the variance that
             a PCA with as many components explains.
@@ -277,6 +287,7 @@ class BaseAutoencoder(
             return self._fit(X, y, sample_weight, earlier=earlier, is_partial=True)
 
     @own_settings()
+    @follows_input
     def reconstruct(self, X: MatrixLike) -> MatrixLike:
         """Encode rows and decode their codes.
 
@@ -297,6 +308,7 @@ class BaseAutoencoder(
         return wrap_output(self, X_hat, X)
 
     @own_settings()
+    @follows_input
     def score_samples(self, X: MatrixLike) -> np.ndarray:
         """Return minus the error of each row.
 
@@ -337,7 +349,11 @@ class BaseAutoencoder(
         X_val: MatrixLike | None = None,
         sample_weight_val: ArrayLike | None = None,
     ) -> Self:
-        with Interruption() as interruption, environment_restored():
+        space = space_of_output(X)
+        X, sample_weight = as_numpy(X, "X"), as_numpy(sample_weight, "sample_weight")
+        X_val = as_numpy(X_val, "X_val")
+        sample_weight_val = as_numpy(sample_weight_val, "sample_weight_val")
+        with without_dispatch(), Interruption() as interruption, environment_restored():
             # Ctrl-C raises KeyboardInterrupt during validation. Later it ends the
             # training, and is raised when the estimator has its fitted attributes.
             with interruption.allowed():
@@ -349,6 +365,7 @@ class BaseAutoencoder(
                     sample_weight_val=sample_weight_val,
                     earlier=earlier,
                     is_partial=is_partial,
+                    array_space=plain(space),
                 )
             name = "partial-fit" if is_partial else "fit"
             task = Task.of_fit(
@@ -441,6 +458,11 @@ class BaseAutoencoder(
         """Whether a fit orders the components, by its parameters."""
         return False
 
+    @property
+    def _requested_share(self) -> float | None:
+        """Share of the variance that the code has to explain, if that is given."""
+        return None
+
     def _resolve_error(self, parts: Parts, scale: str | None) -> str | None:
         """Return the error that scores rows, ``"log"`` or ``"loss"``.
 
@@ -513,7 +535,28 @@ class BaseAutoencoder(
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.input_tags.allow_nan = True
+        tags.array_api_support = True
         return tags
+
+    def __sklearn_array_api_convert__(self, converter: Callable[[Any], Any]) -> Self:
+        """Return a copy whose inputs and array attributes are in another library.
+
+        `move_estimator_to` of scikit-learn >= 1.9 calls it.
+
+        Parameters
+        ----------
+        converter : callable
+            Maps an array to one with the same values.
+        """
+        if not self._is_fitted():
+            return clone(self)
+        return self._moved_to(ArraySpace.of(converter(self.mean_)))
+
+    def _moved_to(self, space: ArraySpace | None) -> Self:
+        """Return a fitted copy for inputs in a library and on a device."""
+        moved = copy.copy(self)
+        moved._trained = replace(self._trained, array_space=plain(space))
+        return moved
 
     def __sklearn_clone__(self) -> Self:
         # Callbacks are not cloned by their constructor: they may hold what cannot be

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from skorch.callbacks import Callback
 
+from skae._arrays import as_numpy
 from skae._compat import callback_context, has_callbacks
 from skae.engine.interrupt import Interruption
 
@@ -65,6 +66,7 @@ class Task:
         """
         if not has_callbacks(estimator):
             return cls()
+        y = as_numpy(y, "y")
         arguments = {
             "estimator": estimator,
             "X": X,

@@ -6,6 +6,8 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,8 +31,10 @@ from skae._job import (
 )
 from skae._module import LIMIT
 from skae._parameters import first_difference, snapshot
+from skae._pca import count_needed
 from skae._processor import threads_for
 from skae._rows import Rows, Table, canonical_form, canonical_rows, empty_rows
+from skae._split import split_rows
 from skae._summary import Summary, summarize
 from skae._user_callbacks import check_callbacks
 from skae.bottlenecks import BOTTLENECKS
@@ -68,6 +72,7 @@ def check_fit(
     sample_weight_val: ArrayLike | None = None,
     earlier: Trained | None,
     is_partial: bool = False,
+    array_space: tuple[str, str] | None = None,
 ) -> Job:
     """Validate the parameters and the data of a fit.
 
@@ -84,6 +89,8 @@ def check_fit(
         The model from which training continues.
     is_partial : bool, default=False
         Whether this is a `partial_fit`.
+    array_space : tuple of str, default=None
+        See `Job`.
 
     Returns
     -------
@@ -136,7 +143,7 @@ def check_fit(
         )
     input_shape = tuple(estimator.input_shape or (n_features,))
     n_components, n_channels = _resolve_n_components(
-        estimator, parts, input_shape, scale, earlier
+        estimator, parts, input_shape, scale, min(len(rows), n_features), earlier
     )
     ensemble, n_kept = estimator._ensemble(parts, n_features, scale), 0
     if earlier is not None:
@@ -165,6 +172,7 @@ def check_fit(
         n_kept=n_kept,
         max_refinements=estimator._max_refinements(parts, n_components),
         is_ordered=estimator._has_ordered_components,
+        share=estimator._requested_share,
         defaults=estimator._training_defaults(parts, ensemble, n_features, scale),
         device=device,
         error=estimator._resolve_error(parts, scale),
@@ -176,9 +184,12 @@ def check_fit(
         earlier=earlier,
         validation_rows=validation_rows,
         whiten=estimator._whitens_codes,
+        array_space=array_space,
     )
     _check_validation_range(estimator, job, names)
-    return job
+    return (
+        job if job.share is None or earlier else _with_needed_components(estimator, job)
+    )
 
 
 # Parameters
@@ -767,19 +778,22 @@ def _resolve_n_components(
     parts: Parts,
     input_shape: tuple[int, ...],
     scale: str | None,
+    rank: int,
     earlier: Trained | None,
 ) -> tuple[int, int]:
     """Return the width of the code, that of a fitted model, and its number of channels.
 
     In a feature-map code, so many consecutive components belong to one position. Any
-    other code is one position with all components.
+    other code is one position with all components. Where `n_components` is None or a
+    share, the width is `rank`, the smaller number of rows and features.
     """
     fixed = parts.network.code_shape(input_shape)
     if fixed is not None and estimator._has_ordered_components:
         raise ValueError(
-            f"ordered=True is not possible with network={estimator.network!r}: the "
-            "components of its code are positions of a map, of which none can be "
-            "left out. Use ordered=False, or a dense code."
+            f"{estimator._reason_of_order} is not possible with network="
+            f"{estimator.network!r}: the components of its code are positions of a "
+            "map, of which none can be left out. Use ordered=False and "
+            "n_components='auto', or a dense code."
         )
     if fixed is None:
         n_components = estimator.n_components
@@ -788,6 +802,8 @@ def _resolve_n_components(
         elif isinstance(n_components, str):
             n_features = math.prod(input_shape)
             n_components = estimator._auto_n_components(parts, n_features, scale)
+        elif not isinstance(n_components, Integral):
+            n_components = rank
         return int(n_components), int(n_components)
     n_components, n_channels = math.prod(fixed), fixed[1]
     if estimator.n_components not in ("auto", n_components):
@@ -797,6 +813,27 @@ def _resolve_n_components(
             f"{estimator.n_components}. Use n_components='auto'."
         )
     return n_components, n_channels
+
+
+def _with_needed_components(estimator: Estimator, job: Job) -> Job:
+    """Return a job with as many components as PCA needs for a share of the variance."""
+    assert job.share is not None
+    rows, scaler, split = job.rows, build_scaler(job), split_rows(job)
+    others = split.held_out_parts() or [split.train]
+    with threads_for(len(rows) * rows.n_features**2, job.settings.n_threads):
+        n_components = count_needed(
+            list(zip(split.training_parts(), others, strict=True)),
+            job.share,
+            scaler.mean.numpy(),
+            scaler.factor.numpy(),
+            job.seed,
+        )
+    return replace(
+        job,
+        n_components=n_components,
+        n_channels=n_components,
+        max_refinements=estimator._max_refinements(job.parts, n_components),
+    )
 
 
 def _join_names(names: np.ndarray) -> str:

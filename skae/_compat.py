@@ -10,6 +10,7 @@ Versions tried, unless an entry says otherwise: scikit-learn 1.7.0 and 1.9.1, sk
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -17,13 +18,21 @@ from typing import Any, TypeAlias
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import _safe_indexing as safe_indexing
+from sklearn.utils._array_api import (
+    _convert_to_numpy,
+    _max_precision_float_dtype,
+    array_api_compat,
+)
 from sklearn.utils._metadata_requests import MetadataRequest, MethodMetadataRequest
+from sklearn.utils._missing import is_pandas_na
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import (
     Interval,
+    InvalidParameterError,
     Options,
     RealNotInt,
     StrOptions,
+    validate_parameter_constraints,
 )
 from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from sklearn.utils.validation import (
@@ -64,11 +73,13 @@ __all__ = [
     "CallbackSupportMixin",
     "DocstringTooltipsMixin",
     "Interval",
+    "InvalidParameterError",
     "Options",
     "RealNotInt",
     "SkorchNet",
     "StrOptions",
     "TorchDispatchMode",
+    "array_library",
     "callback_context",
     "check_feature_names_in",
     "check_matplotlib_support",
@@ -83,13 +94,19 @@ __all__ = [
     "in_place_variant",
     "inference_mode",
     "is_any_autocast_enabled",
+    "is_pandas_na",
+    "library_device",
+    "library_to_numpy",
     "num_samples",
+    "numpy_to_library",
     "own_tensors",
     "raw_function",
+    "requests_frame",
     "safe_indexing",
     "schema",
     "set_output_container",
     "set_precision",
+    "validate_arguments",
     "validate_parameters",
     "with_callbacks",
     "wrap_output",
@@ -100,6 +117,7 @@ __all__ = [
 # Imported above:
 # - Interval, Options, RealNotInt, StrOptions: the constraints that BaseEstimator reads
 #   from `_parameter_constraints`. With them, errors are worded as in scikit-learn.
+# - InvalidParameterError: the error that they raise, a ValueError and a TypeError.
 # - check_sample_weight: the validation of `sample_weight` in all of scikit-learn's
 #   estimators; there is no public function for it.
 # - check_feature_names_in: the names of the columns, generated where `X` had none;
@@ -109,6 +127,8 @@ __all__ = [
 # - num_samples: the number of rows of anything array-like, with scikit-learn's errors.
 # - safe_indexing: selects rows of arrays, frames and sparse matrices alike.
 #   `sklearn.utils` exports it, and third-party packages use it, but with an underscore.
+# - is_pandas_na: whether a value is pandas.NA, which cannot be compared, without
+#   importing pandas.
 # - check_matplotlib_support: the error of scikit-learn's displays where Matplotlib is
 #   missing.
 
@@ -138,6 +158,31 @@ def validate_parameters(estimator: Any) -> None:
         If a parameter has a value that its constraints exclude.
     """
     estimator._validate_params()
+
+
+def validate_arguments(
+    constraints: dict[str, list[Any]], arguments: dict[str, Any], caller: str
+) -> None:
+    """Check arguments of a function or method against constraints.
+
+    scikit-learn validates its own functions so, by the decorator `validate_params`,
+    which is private, too.
+
+    Parameters
+    ----------
+    constraints : dict
+        A list of constraints for each name, as in `_parameter_constraints`.
+    arguments : dict
+        Arguments by name. Those without constraints are not checked.
+    caller : str
+        Name of the function or method, for the error.
+
+    Raises
+    ------
+    InvalidParameterError
+        If an argument has a value that its constraints exclude.
+    """
+    validate_parameter_constraints(constraints, arguments, caller)
 
 
 def set_output_container(estimator: Any, transform: str) -> None:
@@ -176,6 +221,71 @@ def wrap_output(estimator: Any, values: NDArray, X: Any) -> Any:
         return values
     adapter = ADAPTERS_MANAGER.adapters[container]
     return adapter.create_container(values, X, check_feature_names_in(estimator))
+
+
+def requests_frame(estimator: Any) -> bool:
+    """Whether `set_output` asks for data frames as the output of `transform`."""
+    return _get_output_config("transform", estimator)["dense"] != "default"
+
+
+# Arrays of other libraries. scikit-learn contains the package array-api-compat, which
+# it does not document, and has further functions for its own estimators.
+
+
+def array_library(array: Any) -> str | None:
+    """Return the name of the library of an array.
+
+    Parameters
+    ----------
+    array : object
+
+    Returns
+    -------
+    library : str or None
+        Such as ``"torch"``. None for NumPy and for an object that is no array by the
+        Python array API standard.
+    """
+    if not array_api_compat.is_array_api_obj(array):
+        return None
+    namespace = array_api_compat.array_namespace(array).__name__
+    library = namespace.rpartition("array_api_compat.")[2]
+    return None if library == "numpy" else library
+
+
+def library_device(array: Any) -> Any:
+    """Return the device of an array of any library."""
+    return array_api_compat.device(array)
+
+
+def library_to_numpy(array: Any) -> NDArray:
+    """Return a NumPy array with the values of an array of any library."""
+    return _convert_to_numpy(array, array_api_compat.array_namespace(array))
+
+
+def numpy_to_library(values: NDArray, library: str, device: str) -> Any:
+    """Return an array of a library.
+
+    Parameters
+    ----------
+    values : ndarray
+    library : str
+        Name of a library that has been imported.
+    device : str
+        What `str` returns for one of its devices. The default device takes the place of
+        one that does not exist.
+
+    Returns
+    -------
+    array : object
+        In float32 instead of float64 if the device does not have the latter.
+    """
+    xp = array_api_compat.array_namespace(sys.modules[library].asarray(0))
+    devices = xp.__array_namespace_info__().devices()
+    found = next((each for each in devices if str(each) == device), None)
+    has_float64 = _max_precision_float_dtype(xp, found) == xp.float64
+    if values.dtype == "float64" and not has_float64:
+        values = values.astype("float32")
+    return xp.asarray(values, device=found)
 
 
 def has_callbacks(estimator: Any) -> bool:

@@ -49,7 +49,7 @@ def find_warnings(job: Job, trained: Trained) -> tuple[str, ...]:
     warnings : tuple of str
         Messages, each of which names a parameter to change.
     """
-    messages = [_warning_of_epochs(job, trained)]
+    messages = [_warning_of_epochs(job, trained), _warning_of_share(job, trained)]
     # Rows are scored in training for a detector, which may explain little of them.
     if job.error is None:
         messages += [_warning_of_collapse(job, trained), _warning_of_dead(job, trained)]
@@ -69,6 +69,20 @@ def _warning_of_epochs(job: Job, trained: Trained) -> str:
         f"The held-out error was lowest in the last epoch: max_epochs={max_epochs} "
         "ended the training before it had converged. Increase max_epochs, or use "
         "max_epochs='auto'."
+    )
+
+
+def _warning_of_share(job: Job, trained: Trained) -> str:
+    curve = None if trained.ordered is None else trained.ordered.curve
+    if job.share is None or curve is None or curve.explained.max() >= job.share:
+        return ""
+    kind = "held-out" if curve.is_held_out else "training"
+    return (
+        f"The code explains {curve.explained.max():.4g} of the variance of the {kind} "
+        f"rows with all of its {job.n_components} components, less than n_components="
+        f"{job.share}. This is the number of components with which a PCA explains the "
+        "share, or the largest that it can have. Use another share, or an int as "
+        "n_components."
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from skae._arrays import ArraySpace
 from skae._job import Trained
 from skae._whitening import Whitening
 from skae.bottlenecks import BOTTLENECKS, Deterministic
@@ -43,7 +44,7 @@ class FittedAttributesMixin:
     @property
     def mean_(self) -> np.ndarray:
         """Mean of each feature over the rows of the call that built the network."""
-        return self._fitted.mean
+        return self._in_array_space(self._fitted.mean)
 
     @property
     def n_components_(self) -> int:
@@ -74,6 +75,20 @@ class FittedAttributesMixin:
         return self._trained
 
     @property
+    def _array_space(self) -> ArraySpace | None:
+        """Where inputs must be, and arrays among the fitted attributes are.
+
+        None means NumPy.
+        """
+        fields = self._fitted.array_space
+        return None if fields is None else ArraySpace(*fields).usable
+
+    def _in_array_space(self, values: np.ndarray) -> Any:
+        """Return a fitted attribute as an array of the library of the last fit."""
+        space = self._array_space
+        return values if space is None else space.take(values.copy())
+
+    @property
     def _whitening(self) -> Whitening | None:
         """Map that `transform` applies to codes; None if they are not whitened."""
         codes = self._fitted.code_summaries
@@ -94,11 +109,12 @@ class FittedAttributesMixin:
 
     def _bottleneck_attribute(self, name: str) -> Any:
         try:
-            return self._fitted.bottleneck_attributes[name]
+            values = self._fitted.bottleneck_attributes[name]
         except KeyError:
             raise AttributeError(
                 f"{type(self).__name__} has no attribute {name!r} with this bottleneck."
             ) from None
+        return self._in_array_space(values)
 
     @property
     def active_units_(self) -> np.ndarray:

@@ -188,6 +188,9 @@ class Job:
         Number of optimisation steps by which codes are refined after encoding.
     is_ordered : bool
         Whether the components are ordered.
+    share : float or None
+        Share of the variance that the code has to explain with the fewest of up to
+        `n_components` components; None if the number is given.
     defaults : TrainingDefaults
         Values of the settings that are ``"auto"``.
     device : torch.device
@@ -218,6 +221,8 @@ class Job:
         no part of `rows`. None holds out some of `rows`, as `settings` say.
     whiten : bool
         Whether the codes of the training rows are summarized, to be whitened.
+    array_space : tuple of str or None
+        The fields of the `ArraySpace` of the rows that were passed; None for NumPy.
     """
 
     settings: Settings
@@ -234,6 +239,7 @@ class Job:
     n_kept: int
     max_refinements: int
     is_ordered: bool
+    share: float | None
     defaults: TrainingDefaults
     device: torch.device
     error: str | None
@@ -247,6 +253,7 @@ class Job:
     holdout: Holdout | None = None
     validation_rows: Rows | None = None
     whiten: bool = False
+    array_space: tuple[str, str] | None = None
 
     def drawn(self, n_rows: float) -> np.ndarray | None:
         """Return positions of rows drawn at random; None if there are no more rows."""
@@ -489,6 +496,9 @@ class Trained:
         for each number of components. None if codes are not whitened.
     ordered : Ordered or None
         What was learnt for each number of components; None if they are not ordered.
+    array_space : tuple of str or None
+        Library and device of the rows of the last call, the fields of an `ArraySpace`,
+        in which fitted attributes are returned; None for NumPy.
     """
 
     net: AutoencoderNet
@@ -512,6 +522,7 @@ class Trained:
     scale: str | None = "feature"
     code_summaries: tuple[Summary, ...] | None = None
     ordered: Ordered | None = None
+    array_space: tuple[str, str] | None = None
 
     @property
     def n_features(self) -> int:
@@ -538,13 +549,30 @@ class Trained:
         return replace(
             self,
             net=net,
-            parameters={**self.parameters, "n_components": width},
             bottleneck_attributes=attributes,
             optimizer=None,
             median_score=ratio * self.median_score,
             code_summaries=self.code_summaries and self.code_summaries[:width],
             ordered=ordered,
         )
+
+    @property
+    def total_variance(self) -> float:
+        """Sum over the features of their mean squared distances to `mean`.
+
+        As in PCA, sums of squares are divided by `n_samples` - 1.
+        """
+        squares = self.summary.variance + (self.summary.mean - self.mean) ** 2
+        n = self.n_samples
+        return float(np.nansum(squares) * n / max(n - 1, 1))
+
+    @property
+    def n_samples(self) -> float:
+        """Sum of the weights or, if that is more, the number of distinct rows.
+
+        Weights may be scaled to a sum of one.
+        """
+        return max(float(self.summary.weight.max()), self.n_rows)
 
     @property
     def mean(self) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skae._explained import VarianceCurve
 from skae._layers import linear_part
 from skae._module import Autoencoder
 from skae.engine.net import AutoencoderNet
@@ -29,11 +30,15 @@ class Ordered(NamedTuple):
     score_ratios : ndarray of shape (n_components,)
         Median score of a sample of the training rows, divided by that of all
         components. Those of `fit` remain in `partial_fit`.
+    curve : VarianceCurve or None
+        Explained variance of held-out rows, or of training rows where none are held
+        out; None after `partial_fit`.
     """
 
     is_learnt: np.ndarray
     other: AutoencoderNet | None
     score_ratios: np.ndarray
+    curve: VarianceCurve | None = None
 
     def learnt(self, net: AutoencoderNet) -> Autoencoder:
         """Return the trained module, for the net of all components."""
@@ -66,7 +71,8 @@ class Ordered(NamedTuple):
         )
         assert own is not None
         ratios = self.score_ratios[:width] / self.score_ratios[width - 1]
-        return own, Ordered(self.is_learnt[:width], other, ratios)
+        curve = None if self.curve is None else self.curve.of_width(width)
+        return own, Ordered(self.is_learnt[:width], other, ratios, curve)
 
 
 def linear_start(module: Autoencoder) -> Autoencoder:

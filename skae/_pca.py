@@ -6,7 +6,7 @@ and memory-mapped tables are never converted to dense arrays as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,15 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.utils.extmath import svd_flip
 
 from skae._rows import Rows
+from skae._summary import summarize
 
 # Up to this number of features the covariance matrix is computed and decomposed; above,
 # an iterative solver needs only its products with vectors.
 MAX_COVARIANCE_WIDTH = 1024
+
+# Number of axes that the iterative solver computes first where it is not known how many
+# are needed.
+FIRST_TRIED = 16
 
 # Entries up to which the iterative solver keeps the rows of any table as dense blocks.
 # The axes of a sparse table are then equal to those of a dense one to the bit.
@@ -80,6 +85,73 @@ def principal_axes(
     axes = np.zeros((n_components, n_features))
     axes[:rank][real] = svd_flip(None, vectors.T, u_based_decision=False)[1][real]
     return axes, np.pad(np.where(real, variances, 0), (0, n_components - rank))
+
+
+def count_needed(
+    parts: Sequence[tuple[Rows, Rows]],
+    share: float,
+    mean: np.ndarray,
+    factor: np.ndarray,
+    seed: int,
+) -> int:
+    """Return the fewest principal components that explain a share of the variance.
+
+    Parameters
+    ----------
+    parts : sequence of tuple of Rows and Rows
+        Rows whose principal axes are computed, and rows whose variance these axes have
+        to explain. Of the latter, a sample is used. The sums of squares of all parts
+        are added.
+    share : float
+        In (0, 1), of the variance in the units of the data.
+    mean, factor : ndarray of shape (n_features,)
+        Center of the variance to be explained, and scale of the features. The axes of a
+        part start from the mean of its rows.
+    seed : int
+        See `principal_axes`.
+
+    Returns
+    -------
+    n_components : int
+        At least 1, and at most the smaller number of features and of rows of a part.
+    """
+    n_features = len(mean)
+    largest = min(n_features, *(len(rows) for rows, _ in parts))
+    is_iterative = n_features > MAX_COVARIANCE_WIDTH
+    tried = min(FIRST_TRIED, largest) if is_iterative else largest
+    while True:
+        rest, total = np.zeros(tried), 0.0
+        for rows, others in parts:
+            own_mean, sample = summarize(rows).mean, others.sample()
+            axes, _ = principal_axes(rows, tried, own_mean, factor, seed)
+            rest += _squares_left(sample, axes, own_mean, factor)[1:]
+            total += _squares_left(sample, axes[:0], mean, factor)[0]
+        enough = np.flatnonzero(rest <= (1 - share) * total)
+        if len(enough):
+            return int(enough[0]) + 1
+        if tried == largest:
+            # Beyond the rank, a component explains nothing.
+            return int(np.argmin(rest)) + 1
+        tried = min(2 * tried, largest)
+
+
+def _squares_left(
+    rows: Rows, axes: np.ndarray, mean: np.ndarray, factor: np.ndarray
+) -> np.ndarray:
+    """Return the sum of squares that the first 0, 1, ... axes leave, in units of rows.
+
+    Returns
+    -------
+    squares : ndarray of shape (n_components + 1,)
+    """
+    rest = np.concatenate([(block - mean) / factor for _, block in rows.blocks()])
+    scale = np.where(np.isnan(rest), 0, np.sqrt(rows.weight)[:, None] * factor)
+    rest = np.nan_to_num(rest)
+    squares = [np.sum((scale * rest) ** 2)]
+    for axis in axes:
+        rest -= np.outer(rest @ axis, axis)
+        squares.append(np.sum((scale * rest) ** 2))
+    return np.array(squares)
 
 
 def residual_variance(total: float, variances: np.ndarray, n_features: int) -> float:

@@ -13,11 +13,11 @@ from skae._build import (
     Start,
     build_plan,
     build_start,
-    choose_recipe,
     join_members,
 )
 from skae._callbacks import Task
 from skae._convergence import find_warnings
+from skae._explained import RowSquares, VarianceCurve
 from skae._folds import Holdout, choose_holdout, row_keys
 from skae._generator import isolated_generator
 from skae._job import Job, LossCurves, Trained
@@ -29,7 +29,8 @@ from skae._progress import Progress
 from skae._rows import MAX_CANONICAL_ROWS, Rows
 from skae._scores import median_score, score_training_rows
 from skae._span import reduced
-from skae._summary import weighted_median
+from skae._split import MAX_JUDGED_ROWS, split_rows
+from skae._summary import summarize, weighted_median
 from skae._user_callbacks import check_training, copies, prints_history
 from skae._whitening import summarize_codes
 from skae.engine.interrupt import Interruption
@@ -37,23 +38,11 @@ from skae.engine.judge import Judgement
 from skae.engine.net import INTERNAL, AutoencoderNet, without_batches
 from skae.engine.networks import MemberFolds, Split
 from skae.engine.plan import Plan
-from skae.engine.trainer import OptimizerState, Trainer
-
-# Up to this number of distinct rows, early stopping is cross-validated: on seven small
-# tables (80 to 442 rows, one to five components) five folds removed about .05 more of
-# PCA's held-out error than a tenth of the rows held out, and the worst fit was nearer
-# to PCA.
-MAX_CROSS_VALIDATED = 500
-N_FOLDS = 5
+from skae.engine.trainer import OptimizerState, Trainer, sampled_for_widths
 
 # Number of weights of a network up to which early stopping is cross-validated: weights,
 # gradients and moments of the six networks then take at most 400 MB.
 MAX_FOLDED_WEIGHTS = 2**22
-
-# Largest number of held-out rows whose loss is computed. The relative standard error of
-# the mean gain of so many rows is about half a percent, and after each epoch, refining
-# the codes of 100,000 rows takes a sixth of the time of an epoch of 900,000 rows.
-MAX_JUDGED_ROWS = 2**15
 
 # Number of rows whose scores are computed with each number of ordered components.
 MAX_WIDTH_ROWS = 100
@@ -81,6 +70,8 @@ class TrainingRun:
         which it started; None stands for all.
     pca : Autoencoder or None
         This PCA.
+    curve : VarianceCurve or None
+        Explained variance for each number of ordered components.
     """
 
     net: AutoencoderNet
@@ -89,6 +80,7 @@ class TrainingRun:
     optimizer: OptimizerState | None = None
     is_learnt: np.ndarray | None = None
     pca: Autoencoder | None = None
+    curve: VarianceCurve | None = None
 
 
 def train(job: Job, task: Task, interruption: Interruption) -> Trained:
@@ -133,6 +125,10 @@ def train(job: Job, task: Task, interruption: Interruption) -> Trained:
     if is_addition and interruption.requested and not training.epochs:
         raise KeyboardInterrupt  # the estimator remains as it was
     trained = _finish(trained_job, training)
+    if job.share is not None and job.earlier is None and training.curve is not None:
+        n_components = training.curve.fewest(job.share)
+        job = replace(job, n_components=n_components)
+        trained = trained.of_width(n_components)
     if not (job.is_partial or interruption.requested):
         trained = replace(trained, warnings=find_warnings(job, trained))
     return trained
@@ -177,34 +173,6 @@ def _with_member_folds(split: Split, holdout: Holdout, n_kept: int) -> Split:
     return split._replace(members=MemberFolds(fold, group))
 
 
-def split_rows(job: Job, *, may_fold: bool = True) -> Split:
-    """Split rows into training and held-out rows, or into folds.
-
-    Rows that the user passed for validation are the held-out rows, if there are any.
-    """
-    rows, settings = job.rows, job.settings
-    if job.validation_rows is not None:
-        return Split(rows.normalised(), job.validation_rows.normalised())
-    n_rows = len(rows)
-    early_stopping = settings.early_stopping
-    if early_stopping == "auto":
-        early_stopping = n_rows >= 2
-    if job.is_partial or not early_stopping:
-        return Split(rows.normalised(job.drawn(_max_rows(job))), None)
-    order = np.arange(n_rows, dtype=np.int32)
-    np.random.default_rng([job.split_seed, 0]).shuffle(order)
-    may_fold &= settings.early_stopping == "auto" and not job.is_resumed
-    if may_fold and n_rows <= MAX_CROSS_VALIDATED:
-        fold = np.empty(n_rows, dtype=np.intp)
-        for i, part in enumerate(np.array_split(order, min(N_FOLDS, n_rows))):
-            fold[part] = i
-        return Split(rows.normalised(), None, fold)
-    n_held_out = min(math.ceil(settings.validation_fraction * n_rows), n_rows - 1)
-    parts = (order[n_held_out:], order[: min(n_held_out, MAX_JUDGED_ROWS)])
-    train, held_out = (rows.normalised(np.sort(part)) for part in parts)
-    return Split(train, held_out)
-
-
 def _judged_rows(job: Job) -> Rows | None:
     """Return the rows of the user that judge the training, independent of their order.
 
@@ -216,18 +184,6 @@ def _judged_rows(job: Job) -> Rows | None:
         return rows
     order = np.lexsort((rows.weight, row_keys(rows, job.split_seed)))
     return rows.subset(order[:MAX_JUDGED_ROWS])
-
-
-def _max_rows(job: Job) -> float:
-    """Return the number of rows that a training without held-out rows reads."""
-    settings, defaults = job.settings, job.defaults
-    if job.is_partial or settings.max_epochs != "auto" or not defaults.samples_rows:
-        return math.inf
-    recipe = choose_recipe(job)
-    batch_size = settings.batch_size
-    if isinstance(batch_size, str):
-        batch_size = recipe.auto_batch_size(len(job.rows))
-    return recipe.n_steps * batch_size
 
 
 def _plan(job: Job, split: Split) -> Plan:
@@ -270,11 +226,13 @@ def _train_network(
     ):
         trainer.run()
         is_learnt = _learnt_widths(job, trainer)
+    curve = _variance_curve(job, trainer, is_learnt)
+    trainer.networks.release()
     epochs = net.history[len(history) :]
     if job.is_partial and epochs:  # else a callback has stopped the only epoch
         state = trainer.optimizer_state()
     net.trim_for_prediction()
-    return TrainingRun(net, epochs, net.judgement_, state, is_learnt, pca)
+    return TrainingRun(net, epochs, net.judgement_, state, is_learnt, pca, curve)
 
 
 def _earlier_epochs(job: Job) -> tuple[list[dict[str, Any]], int]:
@@ -357,6 +315,7 @@ def _finish(job: Job, training: TrainingRun) -> Trained:
         scale=job.settings.scale,
         code_summaries=summarize_codes(job, net, ordered),
         ordered=ordered,
+        array_space=job.array_space,
     )
 
 
@@ -369,6 +328,58 @@ def _learnt_widths(job: Job, trainer: Trainer) -> np.ndarray | None:
     if earlier is not None and trainer.judge.best_epoch == 0:
         return earlier.is_learnt  # the network is as it was
     return is_learnt
+
+
+def _variance_curve(
+    job: Job, trainer: Trainer, is_learnt: np.ndarray | None
+) -> VarianceCurve | None:
+    """Return the explained variance of held-out rows for each number of components.
+
+    It is that of training rows where none are held out. In a `partial_fit` there is
+    none, since it would take longer than the epoch.
+    """
+    if not job.is_ordered or job.is_partial:
+        return None
+    networks, net, n_components = trainer.networks, trainer.net, job.n_components
+    judged = networks.judged or [(networks.first, trainer.split.train)]
+    is_pca = np.zeros(n_components, dtype=bool) if is_learnt is None else ~is_learnt
+    if trainer.pca is not None and trainer.judge.best_epoch == 0:
+        is_pca |= not job.is_resumed
+    mean = net.module_.scaler.mean.cpu().numpy()
+    pcas = [None] * len(judged) if not is_pca.any() else _pcas(job, trainer)
+    squares: list[list[RowSquares]] = [[] for _ in range(n_components)]
+    for (network, rows), pca in zip(judged, pcas, strict=True):
+        modules = [network.module if pca is None else pca, network.module]
+        for i, module in enumerate(modules):
+            own = net.with_module(module).snapshot()
+            sample = sampled_for_widths(rows, n_components)
+            for k in np.flatnonzero(is_pca == (i == 0)):
+                part = own.with_module(own.module_.of_width(k + 1))
+                other_mean = mean if i == 0 else None
+                squares[k].append(RowSquares.of(part, sample, other_mean))
+    return VarianceCurve.of(
+        [RowSquares.joined(parts) for parts in squares],
+        is_held_out=bool(networks.judged),
+    )
+
+
+def _pcas(job: Job, trainer: Trainer) -> list[Autoencoder]:
+    """Return a PCA for each part of the held-out rows, of the rows without this part.
+
+    The PCA that is kept is that of all rows, which would explain more of the held-out
+    rows than of new ones.
+    """
+    assert trainer.pca is not None
+    n_parts = max(1, len(trainer.networks.judged))
+    if job.validation_rows is not None or not trainer.networks.judged:
+        return [trainer.pca] * n_parts
+    pcas = []
+    for rows in trainer.split.training_parts():
+        part = replace(job, rows=rows, summary=summarize(rows), earlier=None, n_kept=0)
+        pca = build_start(part).pca
+        assert pca is not None
+        pcas.append(pca)
+    return pcas
 
 
 def _ordered(
@@ -390,7 +401,7 @@ def _ordered(
     earlier = None if job.earlier is None else job.earlier.ordered
     if job.is_partial and earlier is not None:  # scores would take as long as the epoch
         return net, Ordered(is_learnt, other, earlier.score_ratios)
-    ordered = Ordered(is_learnt, other, np.ones(n_components))
+    ordered = Ordered(is_learnt, other, np.ones(n_components), training.curve)
     rows = job.rows.sample(MAX_WIDTH_ROWS)
     medians = np.empty(n_components)
     for width in range(1, n_components + 1):

@@ -30,7 +30,11 @@ from sklearn.metrics import (
 from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+from skae._arrays import as_numpy, space_of_output, without_dispatch
 from skae._compat import check_response_method, num_samples
+from skae._estimators import find_autoencoder
+from skae._explained import VarianceCurve
+from skae.transformer import AutoencoderTransformer
 
 __all__ = [
     "AgreementScorer",
@@ -152,6 +156,8 @@ def labelled_score(
     ValueError
         If there are other labels, or no labelled outlier or inlier.
     """
+    y_true, y_pred = as_numpy(y_true, "y_true"), as_numpy(y_pred, "y_pred")
+    sample_weight = as_numpy(sample_weight, "sample_weight")
     y = column_or_1d(y_true)
     unknown = [label for label in np.unique(y).tolist() if label not in (-1, 0, 1)]
     if unknown:
@@ -370,7 +376,9 @@ class AgreementScorer(BaseEstimator):
             else clone(self.reference)
         )
         ranks = rankdata(_scores(estimator, X))
-        reference_ranks = rankdata(_scores(reference.fit(X), X))
+        X = as_numpy(X, "X")  # which any reference accepts
+        with without_dispatch():
+            reference_ranks = rankdata(_scores(reference.fit(X), X))
         if np.ptp(ranks) == 0 or np.ptp(reference_ranks) == 0:
             return 0.0
         return float(np.corrcoef(ranks, reference_ranks)[0, 1])
@@ -378,13 +386,16 @@ class AgreementScorer(BaseEstimator):
 
 def _scores(estimator: Any, X: Any) -> np.ndarray:
     """Return the scores of a detector, of shape (n_samples,), higher is more normal."""
-    scores = np.asarray(check_response_method(estimator, SCORE_METHODS)(X))
+    scores = check_response_method(estimator, SCORE_METHODS)(X)
+    scores = np.asarray(as_numpy(scores, "scores"))
     assert_all_finite(scores, input_name="scores")
     return scores
 
 
 def _draw_columns(X: Any, n_samples: int, rng: np.random.RandomState) -> Any:
     """Draw each column of X independently, and return them in the container of X."""
+    space = space_of_output(X)
+    X = as_numpy(X, "X")
     if not hasattr(X, "shape"):
         X = np.asarray(X)
     n_rows, n_features = X.shape
@@ -400,7 +411,8 @@ def _draw_columns(X: Any, n_samples: int, rng: np.random.RandomState) -> Any:
         return frame
     if hasattr(X, "to_series"):  # polars
         return type(X)([X.to_series(j)[rows] for j, rows in enumerate(positions)])
-    return np.column_stack([X[rows, j] for j, rows in enumerate(positions)])
+    table = np.column_stack([X[rows, j] for j, rows in enumerate(positions)])
+    return table if space is None else space.take(table)
 
 
 def explained_variance(
@@ -452,7 +464,7 @@ def explained_variance(
 
 
 def one_standard_error(
-    cv_results: Mapping[str, Any], *, param: str | None = None, metric: str = "score"
+    cv_results: Any, *, param: str | None = None, metric: str = "score"
 ) -> int:
     r"""Choose the fewest components within one standard error of the best mean score.
 
@@ -469,11 +481,18 @@ def one_standard_error(
     with the highest mean score, then the first. Pass the function itself to a search:
     ``GridSearchCV(..., refit=one_standard_error)``.
 
+    From a fitted transformer with ordered components, it chooses without a search. The
+    scores are then the explained variances of the rows that its fit held out, for each
+    number of components, and :math:`\sigma_b / \sqrt m` is the standard error over
+    these rows.
+
     Parameters
     ----------
-    cv_results : dict
+    cv_results : dict or estimator
         Results of a search, as in `GridSearchCV.cv_results_`. Settings whose mean score
-        is not finite are ignored.
+        is not finite are ignored. Or an `AutoencoderTransformer` that was fitted with
+        ``ordered=True`` and early stopping, or a `Pipeline` or a search that ends in
+        one; the other parameters must then have their default values.
     param : str, default=None
         Name of the parameter to be small, whose values must be numbers. If None, the
         parameter named ``"n_components"`` or ending in ``"__n_components"``.
@@ -484,13 +503,17 @@ def one_standard_error(
     Returns
     -------
     best_index : int
-        Index of the chosen setting in `cv_results`.
+        Index of the chosen setting in `cv_results`. For an estimator, the chosen number
+        of components itself: ``estimator.truncate(one_standard_error(estimator))``.
 
     Raises
     ------
+    TypeError
+        If `cv_results` is neither a dict nor such an estimator.
     ValueError
         If there is only one split, no such parameter or score, more than one parameter
-        `n_components`, a value that is not a number, or no finite mean score.
+        `n_components`, a value that is not a number, or no finite mean score. If the
+        components of the estimator have no order, or its last fit held out no rows.
 
     Notes
     -----
@@ -523,14 +546,33 @@ def one_standard_error(
     array([0.85, 0.96, 0.96, 0.94])
     >>> search.best_params_
     {'pca__n_components': 2}
+
+    One fit instead of a search:
+
+    >>> from skae import AutoencoderTransformer
+    >>> pipe = make_pipeline(
+    ...     StandardScaler(), AutoencoderTransformer(5, ordered=True, random_state=0)
+    ... ).fit(X)
+    >>> k = one_standard_error(pipe)
+    >>> pipe[-1].truncate(k).n_components_ == k
+    True
     """
+    if not isinstance(cv_results, Mapping):
+        if (param, metric) != (None, "score"):
+            raise ValueError(
+                "param and metric name results of a search, but cv_results is an "
+                f"estimator; got param={param!r} and metric={metric!r}."
+            )
+        curve = read_curve(cv_results, needs_held_out_rows=True)
+        n_components = np.arange(len(curve.explained)) + 1
+        return 1 + smallest_near_best(n_components, *curve[:2])
     values, scores = read_settings(cv_results, param, metric)
     if scores.shape[1] < 2:
         raise ValueError("one_standard_error needs at least two splits, got 1.")
-    return smallest_near_best(values, scores)
+    return smallest_near_best(values, mean_scores(scores), standard_errors(scores))
 
 
-def elbow(n_components: ArrayLike, scores: ArrayLike) -> Any:
+def elbow(n_components: Any, scores: ArrayLike | None = None) -> Any:
     r"""Find the elbow of a curve of scores: its largest height above its chord.
 
     The chord is the straight line between the ends of the curve. For numbers of
@@ -547,10 +589,12 @@ def elbow(n_components: ArrayLike, scores: ArrayLike) -> Any:
 
     Parameters
     ----------
-    n_components : array-like of shape (n_values,)
-        Distinct numbers of components, in any order.
-    scores : array-like of shape (n_values,)
-        Scores; higher is better.
+    n_components : array-like of shape (n_values,) or estimator
+        Distinct numbers of components, in any order. Or an `AutoencoderTransformer`
+        that was fitted with ``ordered=True``, or a `Pipeline` or a search that ends in
+        one: then the curve is ``explained_variance_ratio_.cumsum()``.
+    scores : array-like of shape (n_values,), default=None
+        Scores; higher is better. None with an estimator.
 
     Returns
     -------
@@ -562,7 +606,10 @@ def elbow(n_components: ArrayLike, scores: ArrayLike) -> Any:
     Raises
     ------
     ValueError
-        If the values are not finite numbers, or `n_components` are not distinct.
+        If the values are not finite numbers, or `n_components` are not distinct. If the
+        components of the estimator have no order.
+    TypeError
+        If `scores` are missing, and if `n_components` is another estimator.
 
     References
     ----------
@@ -578,6 +625,14 @@ def elbow(n_components: ArrayLike, scores: ArrayLike) -> Any:
     >>> elbow([1, 2, 3], [0.2, 0.4, 0.6]) is None
     True
     """
+    if (scores is None) != hasattr(n_components, "fit"):
+        raise TypeError(
+            "elbow takes numbers of components and their scores, or a fitted estimator "
+            f"alone; got {n_components!r} and scores={scores!r}."
+        )
+    if scores is None:
+        ratios = read_curve(n_components).ratios
+        n_components, scores = np.arange(len(ratios)) + 1, ratios.cumsum()
     x, s = column_or_1d(n_components), column_or_1d(scores)
     check_consistent_length(x, s)
     for name, values in (("n_components", x), ("scores", s)):
@@ -597,6 +652,50 @@ def elbow(n_components: ArrayLike, scores: ArrayLike) -> Any:
     if height.max() <= tolerance:
         return None
     return x[np.argmax(height >= height.max() - tolerance)].item()
+
+
+# Curves of ordered components
+
+
+def read_curve(estimator: Any, *, needs_held_out_rows: bool = False) -> VarianceCurve:
+    """Return the explained variance of the rows that a fit has held out.
+
+    Parameters
+    ----------
+    estimator : AutoencoderTransformer, Pipeline or search
+        Fitted with ordered components.
+    needs_held_out_rows : bool, default=False
+        Whether training rows, by which no number of components is chosen, and a single
+        held-out row are refused.
+
+    Raises
+    ------
+    TypeError
+        If there is no such estimator.
+    ValueError
+        If its components have no order, or `fit` has not computed the curve.
+    """
+    transformer = find_autoencoder(estimator, AutoencoderTransformer)
+    ordered = transformer._trained.ordered
+    if ordered is None:
+        raise ValueError(
+            f"The components of {transformer!r} have no order. Use ordered=True."
+        )
+    if ordered.curve is None:
+        raise ValueError(
+            "The explained variance of each number of components is computed at the "
+            "end of fit, and not by partial_fit."
+        )
+    if not needs_held_out_rows:
+        return ordered.curve
+    if not ordered.curve.is_held_out:
+        raise ValueError(
+            "The fit held out no rows, and training rows are explained best by all "
+            "components. Use early_stopping='auto', or pass X_val to fit."
+        )
+    if np.isnan(ordered.curve.standard_error).any():
+        raise ValueError("one_standard_error needs at least two held-out rows, got 1.")
+    return ordered.curve
 
 
 # Results of a search
@@ -651,6 +750,12 @@ def read_settings(
     for value in values:
         if not isinstance(value, Real) or isinstance(value, bool):
             raise ValueError(f"{param} must be numbers, got {value!r}.")
+    is_share = [value < 1 for value in values]
+    if any(is_share) and not all(is_share) and param.endswith("n_components"):
+        raise ValueError(
+            f"{param} must be numbers of components, or shares of the variance below "
+            f"1, but not both; got {list(values)}."
+        )
     scores = list(_split_scores(cv_results, metric))
     if not scores:
         means = [key for key in cv_results if key.startswith("mean_test_")]
@@ -701,24 +806,25 @@ def standard_errors(scores: np.ndarray) -> np.ndarray:
     return scores.std(axis=1, ddof=1) / np.sqrt(scores.shape[1])
 
 
-def smallest_near_best(values: np.ndarray, scores: np.ndarray) -> int:
+def smallest_near_best(
+    values: np.ndarray, means: np.ndarray, errors: np.ndarray
+) -> int:
     """Return the index of the smallest value within one standard error of the best.
 
     Parameters
     ----------
     values : ndarray of shape (n_settings,)
         Value of the parameter in each setting.
-    scores : ndarray of shape (n_settings, n_splits)
-        Scores of each setting.
+    means, errors : ndarray of shape (n_settings,)
+        Mean score of each setting and its standard error.
 
     Returns
     -------
     index : int
         Of several settings with this value, the one with the highest mean score.
     """
-    means = mean_scores(scores)
     best = np.argmax(means)
-    near = np.flatnonzero(means >= means[best] - standard_errors(scores)[best])
+    near = np.flatnonzero(means >= means[best] - errors[best])
     # lexsort sorts by its last key first.
     return int(near[np.lexsort((-means[near], values[near]))[0]])
 

@@ -14,6 +14,7 @@ from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skae import _defaults
+from skae._arrays import follows_input
 from skae._available import available_unless
 from skae._base import BaseAutoencoder, MatrixLike
 from skae._checks import check_scored_rows, check_X
@@ -706,6 +707,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         self.precision = precision
 
     @own_settings()
+    @follows_input
     def decision_function(self, X: MatrixLike) -> np.ndarray:
         """Return the difference between each row's score and the threshold.
 
@@ -722,6 +724,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         return self.score_samples(X) - self.offset_
 
     @own_settings()
+    @follows_input
     def predict(self, X: MatrixLike) -> np.ndarray:
         """Predict whether each row is an inlier or an outlier.
 
@@ -738,6 +741,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     @own_settings()
+    @follows_input
     def recalibrate(
         self, X: MatrixLike | None = None, sample_weight: ArrayLike | None = None
     ) -> Self:
@@ -812,6 +816,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
 
     @available_unless(_lacks_plain_score)
     @own_settings()
+    @follows_input
     def feature_contributions(self, X: MatrixLike) -> MatrixLike:
         """Return the contribution of each feature to each row's error.
 
@@ -856,6 +861,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
 
     @available_unless(_lacks_p_values)
     @own_settings()
+    @follows_input
     def p_values(self, X: MatrixLike) -> np.ndarray:
         r"""Return the conformal p-value of each row.
 
@@ -1025,7 +1031,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
                 "not record training_scores_. Fit it again."
             )
         # The score of a row without an observed entry depends on `offset_`.
-        return np.where(np.isnan(scores), self._empty_row_score, scores)
+        observed = np.where(np.isnan(scores), self._empty_row_score, scores)
+        return self._in_array_space(observed)
 
     @property
     def _empty_row_score(self) -> float:

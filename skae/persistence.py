@@ -61,6 +61,7 @@ METADATA_KEY = "skae"
 # Classes of skae whose objects a file may hold without `trusted`, by the module that
 # defines them. Others are the modules of PyTorch and scikit-learn's metadata requests.
 KNOWN_CLASSES: dict[str, tuple[str, ...]] = {
+    "skae._explained": ("VarianceCurve",),
     "skae._folds": ("Holdout",),
     "skae._job": ("LossCurves", "Parts", "ResidualSums", "Trained", "TrainingScores"),
     "skae._layers": (

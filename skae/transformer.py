@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from numbers import Integral
+from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,14 +17,15 @@ from sklearn.utils import Tags, check_random_state, check_scalar
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from skae import _defaults
+from skae._arrays import follows_input, in_space_of_fit
 from skae._available import available_unless
 from skae._base import BaseAutoencoder, MatrixLike, cast
 from skae._checks import check_weight, check_X, has_observed_value
-from skae._compat import Interval, StrOptions
+from skae._compat import Interval, RealNotInt, StrOptions
+from skae._explained import RowSquares, VarianceCurve
 from skae._job import Ensemble, Parts
-from skae._prediction import evaluate, keeps_sparse, mean_squared_effects
+from skae._prediction import evaluate, mean_squared_effects
 from skae._processor import own_settings
-from skae._row_scores import MIN_DISTANCE
 from skae._rows import Rows, canonical_rows
 from skae._summary import summarize
 from skae._whitening import sample_deviation
@@ -42,9 +44,6 @@ MAX_REFINED = 16
 # the variance with refined codes and .903 with others.
 MAX_REFINED_ORDERED = 64
 
-# Largest distance of an entry to its mean that `score` squares.
-MAX_DISTANCE = 1e90
-
 
 def _lacks_prior(autoencoder: BaseAutoencoder) -> str | None:
     """Return why no rows can be drawn, for `available_unless`."""
@@ -60,8 +59,10 @@ def _lacks_order(transformer: AutoencoderTransformer) -> str | None:
     if transformer._is_fitted():
         is_ordered = transformer._trained.ordered is not None
     else:
-        is_ordered = bool(transformer.ordered)
-    return None if is_ordered else "it exists only after a fit with ordered=True."
+        is_ordered = transformer._has_ordered_components
+    if is_ordered:
+        return None
+    return "it exists only after a fit with ordered=True, or n_components in (0, 1)."
 
 
 def _lacks_codebook(autoencoder: BaseAutoencoder) -> str | None:
@@ -130,9 +131,20 @@ class AutoencoderTransformer(
 
     Parameters
     ----------
-    n_components : int or "auto", default=2
-        Number of components of the code, >= 1. It may exceed the number of features.
-        ``"auto"`` means the square root of the number of features, rounded up.
+    n_components : int, float, "auto" or None, default=2
+        Number of components of the code:
+
+        - an int >= 1, which may exceed the number of features;
+        - a float in (0, 1): the fewest components that explain at least this share of
+          the variance of the held-out rows or, without early stopping, of the training
+          rows. The network learns as many ordered components as a PCA of the other rows
+          needs for this share, and is then cut. If no number of components explains the
+          share, all are kept, with a warning. Implies `ordered`. `fit` takes as long as
+          for all of these components. `partial_fit` keeps them, and `fit` with
+          `warm_start` keeps those that were chosen;
+        - ``"auto"``: the square root of the number of features, rounded up;
+        - None: the smaller number of features and of rows with a positive weight, as
+          PCA has; up to 10,000 rows, of distinct ones.
     network : {"mlp", "conv"} or Network, default="mlp"
         Architecture of encoder and decoder: fully connected layers (``"mlp"``),
         convolutions over rows of shape `input_shape` (``"conv"``), or an object of
@@ -368,7 +380,7 @@ class AutoencoderTransformer(
         first k of K components alone are a code of k components. `inverse_transform`
         then takes the first columns of a code, `truncate` returns a fitted estimator of
         the first components, and `explained_variance_curve` the explained variance of
-        each number of them. See Notes.
+        each number of them. True if `n_components` is a float. See Notes.
 
     Attributes
     ----------
@@ -377,6 +389,23 @@ class AutoencoderTransformer(
         the call of `fit` or `partial_fit` that built the network.
     n_components_ : int
         Number of components of the code.
+    explained_variance_ratio_ : ndarray of shape (`n_components_`,)
+        Share of the variance that each component explains in addition to those before
+        it: the steps of the running maximum of `explained_variance_curve`, >= 0, for
+        the held-out rows or, without early stopping, the training rows. Where early
+        stopping is cross-validated, each row is reconstructed by the network that was
+        trained without it, and where the PCA is kept, by a PCA of the other rows. PCA's
+        own ratios, which are those of its training rows, are higher. Computed from at
+        most 1,000 and at most ``8192 // n_components`` rows of each fold. Only with
+        ordered components, after `fit`.
+    explained_variance_ : ndarray of shape (`n_components_`,)
+        `explained_variance_ratio_` times the sum of the variances of all features.
+        Only with ordered components, after `fit`.
+    noise_variance_ : float
+        Variance that is not explained, divided by the number of dimensions that the
+        code leaves out, ``min(n_features, n_samples) - n_components_``, as in PCA; 0 if
+        there are none. Rows count by their weights, if these sum to more than the
+        number of distinct rows. Only with ordered components, after `fit`.
     n_iter_ : int
         Number of epochs of the returned network's training, those of earlier fits that
         were resumed included.
@@ -524,13 +553,19 @@ class AutoencoderTransformer(
         ],
         "whiten": ["boolean"],
         "ordered": ["boolean"],
+        "n_components": [
+            Interval(Integral, 1, None, closed="left"),
+            Interval(RealNotInt, 0, 1, closed="neither"),
+            StrOptions({"auto"}),
+            None,
+        ],
     }
 
     _STRUCTURE: ClassVar[tuple[str, ...]] = (*BaseAutoencoder._STRUCTURE, "ordered")
 
     def __init__(
         self,
-        n_components: int | str = 2,
+        n_components: int | float | str | None = 2,
         *,
         network: str | Network = "mlp",
         hidden_layer_sizes: Sequence[int] | str = "auto",
@@ -600,6 +635,7 @@ class AutoencoderTransformer(
         self.ordered = ordered
 
     @own_settings()
+    @follows_input
     def transform(self, X: MatrixLike) -> np.ndarray:
         """Encode rows.
 
@@ -627,6 +663,7 @@ class AutoencoderTransformer(
         return cast(whitening.apply(evaluate(module, "encode", Rows(X))), X.dtype)
 
     @own_settings()
+    @follows_input
     def inverse_transform(self, Z: ArrayLike) -> np.ndarray:
         """Decode codes.
 
@@ -707,6 +744,7 @@ class AutoencoderTransformer(
 
     @available_unless(_lacks_order)
     @own_settings()
+    @follows_input
     def explained_variance_curve(
         self, X: MatrixLike, sample_weight: ArrayLike | None = None
     ) -> np.ndarray:
@@ -739,20 +777,71 @@ class AutoencoderTransformer(
         >>> ae.explained_variance_curve(X).shape
         (3,)
         """
+        return self._variance_curve(X, sample_weight).explained
+
+    def _variance_curve(
+        self, X: MatrixLike, sample_weight: ArrayLike | None = None
+    ) -> VarianceCurve:
+        """Return the explained variance of rows, and its standard error."""
         check_is_fitted(self)
+        rows = self._weighted_rows(X, sample_weight)
         widths = range(1, self.n_components_ + 1)
-        scores = [self._of_width(k).score(X, None, sample_weight) for k in widths]
-        return np.array(scores)
+        nets = (self._of_width(width).net_ for width in widths)
+        squares = [RowSquares.of(net, rows) for net in nets]
+        return VarianceCurve.of(squares, is_held_out=True)
+
+    @property
+    def _held_out_curve(self) -> VarianceCurve:
+        """Explained variance of the rows that `fit` held out.
+
+        Raises AttributeError, which names `explained_variance_ratio_`, without it.
+        """
+        ordered = self._fitted.ordered
+        if ordered is None:
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute 'explained_variance_ratio_': "
+                "its components have no order. Use ordered=True."
+            )
+        if ordered.curve is None:
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute 'explained_variance_ratio_': "
+                "it is computed at the end of fit, and not by partial_fit. Use "
+                "explained_variance_curve(X)."
+            )
+        return ordered.curve
+
+    @property
+    def explained_variance_ratio_(self) -> np.ndarray:
+        """Share of the variance that each ordered component explains in addition."""
+        return self._in_array_space(self._held_out_curve.ratios)
+
+    @property
+    def explained_variance_(self) -> np.ndarray:
+        """Variance that each ordered component explains in addition."""
+        ratios = self._held_out_curve.ratios
+        return self._in_array_space(ratios * self._fitted.total_variance)
+
+    @property
+    def noise_variance_(self) -> float:
+        """Mean variance of the directions that ordered components leave out."""
+        unexplained = 1 - self._held_out_curve.ratios.sum()
+        trained = self._fitted
+        n_left = min(trained.n_features, trained.n_samples) - self.n_components_
+        return unexplained * trained.total_variance / n_left if n_left > 0 else 0.0
 
     def _of_width(self, width: int) -> AutoencoderTransformer:
         """Return an estimator of the first components, which shares the weights."""
         estimator = copy.copy(self)
-        estimator.n_components = width
-        estimator._adopt(self._trained.of_width(width))
+        # Not by `set_params`, which a subclass may not let set them.
+        estimator.n_components, estimator.ordered = width, True
+        trained = self._trained.of_width(width)
+        parameters = {**trained.parameters, "n_components": width, "ordered": True}
+        estimator._adopt(replace(trained, parameters=parameters))
         return estimator
 
     @available_unless(_lacks_derivatives)
     @own_settings()
+    @follows_input
     def component_contributions(
         self, X: MatrixLike, sample_weight: ArrayLike | None = None
     ) -> np.ndarray:
@@ -869,10 +958,11 @@ class AutoencoderTransformer(
         codes = self._bottleneck.sample_prior(
             n_samples, self.n_components_, check_random_state(random_state)
         )
-        return self._evaluate_in_type("decode", codes)
+        return in_space_of_fit(self, self._evaluate_in_type("decode", codes))
 
     @available_unless(_lacks_codebook)
     @own_settings()
+    @follows_input
     def quantize(self, X: MatrixLike) -> np.ndarray:
         """Encode rows as integers, the indices of codebook entries.
 
@@ -908,6 +998,7 @@ class AutoencoderTransformer(
 
     @available_unless(_lacks_codebook)
     @own_settings()
+    @follows_input
     def dequantize(self, codes: ArrayLike) -> np.ndarray:
         """Decode integers returned by `quantize`.
 
@@ -956,6 +1047,7 @@ class AutoencoderTransformer(
         return self.module_.bottleneck.codebooks.shape[1]
 
     @own_settings()
+    @follows_input
     def score(
         self, X: MatrixLike, y: Any = None, sample_weight: ArrayLike | None = None
     ) -> float:
@@ -992,6 +1084,11 @@ class AutoencoderTransformer(
             If no row with a positive weight has an observed entry.
         """
         check_is_fitted(self)
+        rows = self._weighted_rows(X, sample_weight)
+        return RowSquares.of(self.net_, rows).explained
+
+    def _weighted_rows(self, X: MatrixLike, sample_weight: ArrayLike | None) -> Rows:
+        """Validate rows whose explained variance is computed."""
         X = check_X(self, X)
         rows = Rows(X, weight=check_weight(sample_weight, X))
         if not has_observed_value(X, rows.weight):
@@ -999,59 +1096,35 @@ class AutoencoderTransformer(
                 "X has no observed value among rows with a positive weight, so that "
                 "its explained variance is not defined."
             )
-        residual, total, is_possible = self._row_squares(rows)
-        return min(
-            _explained_variance(residual.sum(), total.sum()),
-            _explained_variance(residual[is_possible].sum(), total[is_possible].sum()),
-        )
-
-    def _row_squares(self, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Compute the sums of squares that `score` compares.
-
-        Returns
-        -------
-        residual, total : ndarray of shape (n_rows,)
-            Weighted squared distance of each row to its reconstruction and to the mean,
-            in a unit that prevents overflow.
-        is_possible : ndarray of bool of shape (n_rows,)
-            False for rows with a value that no training row could have. Such an entry
-            counts as explained no better than by the mean.
-        """
-        module, mean = self.net_.module_for("forward", rows.X.dtype), self.mean_
-        residual, total = np.zeros((2, len(rows)))
-        is_possible = np.ones(len(rows), dtype=bool)
-        # Division by a power of two does not round.
-        unit = 2.0 ** np.frexp(module.scaler.factor.cpu().numpy().max())[1]
-        exact = self.net_.module_for("row_squares", rows.X.dtype)
-        if keeps_sparse(exact, "row_squares", rows):
-            squares = evaluate(exact, "row_squares", rows) / unit**2
-            if squares[:, 0].sum() > MIN_DISTANCE * squares[:, 2].sum():
-                residual, total = rows.weight * squares[:, :2].T
-                return residual, total, is_possible
-        for where, block in rows.blocks():
-            X_hat = evaluate(module, "forward", Rows(block)).astype(np.float64)
-            is_beyond = evaluate(module, "excess", Rows(block)) > 0
-            with np.errstate(over="ignore"):
-                distance = np.abs((block - mean) / unit).clip(max=MAX_DISTANCE)
-                error = np.abs((block - X_hat) / unit).clip(max=MAX_DISTANCE)
-            error = np.where(is_beyond, np.maximum(error, distance), error)
-            weight = rows.weight[where]
-            residual[where] = weight * np.nansum(error**2, axis=1)
-            total[where] = weight * np.nansum(distance**2, axis=1)
-            is_possible[where] = ~is_beyond.any(axis=1)
-        return residual, total, is_possible
+        return rows
 
     @property
     def _has_ordered_components(self) -> bool:
-        return bool(self.ordered)
+        return bool(self.ordered) or self._requested_share is not None
+
+    @property
+    def _requested_share(self) -> float | None:
+        n_components = self.n_components
+        if isinstance(n_components, Real) and 0 < n_components < 1:
+            return float(n_components)
+        return None
+
+    @property
+    def _reason_of_order(self) -> str:
+        """The parameter that orders the components, for error messages."""
+        if self.ordered:
+            return "ordered=True"
+        return f"n_components={self.n_components}, which orders the components,"
 
     def _check_combination(self, parts: Parts) -> None:
+        is_ordered = self._has_ordered_components
         for name in ("bottleneck", "penalty"):
             part = getattr(parts, name)
-            if self.ordered and part is not None and not part.allows_order:
+            if is_ordered and part is not None and not part.allows_order:
                 raise ValueError(
-                    f"ordered=True is not possible with {name}="
-                    f"{getattr(self, name)!r}. Use ordered=False, or "
+                    f"{self._reason_of_order} is not possible with {name}="
+                    f"{getattr(self, name)!r}. Use ordered=False and an int as "
+                    "n_components, or "
                     + (
                         "bottleneck='deterministic' or 'gaussian'."
                         if name == "bottleneck"
@@ -1080,7 +1153,7 @@ class AutoencoderTransformer(
             and parts.corruption is None
             and parts.penalty is None
         )
-        most = MAX_REFINED_ORDERED if self.ordered else MAX_REFINED
+        most = MAX_REFINED_ORDERED if self._has_ordered_components else MAX_REFINED
         is_refined = code_is_nearest_point and n_components <= most
         return N_REFINEMENTS if is_refined else 0
 
@@ -1113,11 +1186,3 @@ class AutoencoderTransformer(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _explained_variance(residual: float, total: float) -> float:
-    """Return the share of a sum of squares that is explained."""
-    if total == 0:
-        return 1.0 if residual == 0 else 0.0
-    with np.errstate(over="ignore"):  # -inf if `total` is tiny
-        return float(1 - residual / total)

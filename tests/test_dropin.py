@@ -13,6 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
+from sklearn.datasets import load_iris
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import get_tags
+
+from skae import AutoencoderTransformer
 
 matplotlib.use("Agg")
 
@@ -168,3 +174,93 @@ def test_reasons_are_documented(suite, monkeypatch):
     page = " ".join(PAGE.replace("``", "").split())
     for _, reason in script.MEANINGLESS[suite]:
         assert f"* - {reason} -" in page
+
+
+def table_of_pca():
+    """The rows of the table about PCA: its names, the word beside them, the reason."""
+    _, _, page = PAGE.partition("What PCA has\n------------\n")
+    text = page.partition("   * - PCA")[2].partition("\n\n")[0]
+    rows = [row.split("\n     -") for row in text.split("\n   * - ")[1:]]
+    return [[" ".join(cell.split()) for cell in row] for row in rows]
+
+
+def literals(text):
+    return re.findall("``(.+?)``", text)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """PCA, and the transformer with and without an order, fitted to a table."""
+    X = load_iris(as_frame=True).data[::2]
+    settings = {"max_epochs": 1, "early_stopping": False, "random_state": 0}
+    return (
+        PCA().fit(X),
+        AutoencoderTransformer(2, ordered=True, **settings).fit(X),
+        AutoencoderTransformer(2, **settings).fit(X),
+    )
+
+
+def test_table_lists_what_pca_has(fitted):
+    pca, _, _ = fitted
+    listed = [literals(names)[0] for names, _, _ in table_of_pca() if "``" in names]
+    public = {name for name in dir(pca) if not name.startswith("_")}
+    assert set(listed) == public | set(pca.get_params())
+    assert {name for name in listed if listed.count(name) > 1} == {"n_components"}
+
+
+@pytest.mark.parametrize("row", table_of_pca(), ids=lambda row: row[0])
+def test_table_is_true_of_a_fitted_transformer(row, fitted):
+    pca, ordered, plain = fitted
+    names, word, reason = row
+    for name in re.findall(r"``(\w+(?:_(?=``)|(?=\(X\))))", reason):
+        assert hasattr(ordered, name)
+    if names == "array API":
+        assert get_tags(pca).array_api_support
+        assert get_tags(ordered).array_api_support
+        return
+    name, *values = literals(names)
+    if values:
+        exists = [False, False]
+        with pytest.raises(ValueError, match="'n_components' parameter"):
+            AutoencoderTransformer(ast.literal_eval(values[0])).fit([[1.0], [2.0]])
+    else:
+        exists = [hasattr(estimator, name) for estimator in (ordered, plain)]
+    expected = {
+        "same": [True, True],
+        "other meaning": [True, True],
+        "ordered": [True, False],
+        "absent": [False, False],
+    }
+    assert exists == expected[word]
+
+
+@pytest.mark.parametrize(
+    ("n_components", "expected"), [(None, 3), (2, 2), (1e-3, 1)], ids=str
+)
+def test_kinds_of_n_components_that_pca_has(n_components, expected):
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    ours = AutoencoderTransformer(n_components, max_epochs=1, early_stopping=False)
+    assert ours.fit(X).n_components_ == PCA(n_components).fit(X).n_components_
+    assert ours.n_components_ == expected
+
+
+def test_table_is_that_of_pca_where_the_network_remains_the_pca():
+    X = load_iris().data
+    pca = PCA(2).fit(X)
+    ours = AutoencoderTransformer(2, ordered=True, random_state=0)
+    # The network is linear, and the ratios are those of the training rows.
+    settings = {"hidden_layer_sizes": (), "early_stopping": False, "max_epochs": 1}
+    with pytest.warns(ConvergenceWarning, match="remains the PCA"):
+        ours.set_params(**settings).fit(X)
+    for name in (
+        "explained_variance_",
+        "explained_variance_ratio_",
+        "mean_",
+        "n_components_",
+        "noise_variance_",
+    ):
+        np.testing.assert_allclose(getattr(ours, name), getattr(pca, name), rtol=1e-6)
+    loadings = pca.components_**2 * pca.explained_variance_[:, None]
+    np.testing.assert_allclose(ours.component_contributions(X), loadings, atol=1e-5)
+    assert ours.score(X) == pytest.approx(pca.explained_variance_ratio_.sum())
+    assert np.all(ours.score_samples(X) <= 0)

@@ -5,10 +5,12 @@ import pickle
 import joblib
 import numpy as np
 import pytest
+import sklearn
 import torch
 from devices import assert_close, device_of
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.utils.estimator_checks import check_array_api_input
 from variants import representatives, variants
 
 import skae
@@ -139,6 +141,54 @@ def test_files_of_a_gpu_model_are_loaded_without_one(kind, X, tmp_path):
     loaded = skae.load(tmp_path / "model.safetensors")
     assert device_of(loaded).type == "cpu"
     assert_close(loaded.reconstruct(X), model.reconstruct(X))
+
+
+CALLS = {
+    "fit_transform": lambda model, X: clone(model).fit_transform(X),
+    "inverse_transform": lambda model, X: model.inverse_transform(model.transform(X)),
+    "reconstruct": lambda model, X: model.reconstruct(X),
+    "score_samples": lambda model, X: model.score_samples(X),
+    "score": lambda model, X: torch.tensor(model.score(X), device=X.device),
+    "fit_predict": lambda model, X: clone(model).fit_predict(X),
+    "decision_function": lambda model, X: model.decision_function(X),
+    "feature_contributions": lambda model, X: model.feature_contributions(X),
+    "mean_": lambda model, X: model.mean_,
+    "training_scores_": lambda model, X: model.training_scores_,
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("kind", [AutoencoderTransformer, AutoencoderOutlierDetector])
+def test_tensors_on_a_gpu_come_in_and_go_out(kind, device, X):
+    model = kind(2, device=device, max_epochs=2, random_state=0)
+    rows, host = torch.asarray(X, device="cuda"), torch.asarray(X)
+    weight = torch.ones(len(X), device="cuda")
+    with sklearn.config_context(array_api_dispatch=True):
+        on_host = clone(model).fit(host, sample_weight=weight)
+        model.fit(rows, sample_weight=weight.cpu())
+        for name, call in CALLS.items():
+            if hasattr(model, name):
+                found, expected = call(model, rows), call(on_host, host)
+                assert found.device == rows.device
+                assert expected.device.type == "cpu"
+                assert found.dtype == expected.dtype
+                assert torch.equal(found.cpu(), expected)
+        with pytest.raises(ValueError, match="the same device as those passed to fit"):
+            model.score_samples(host)
+        for loaded in (pickle.loads(pickle.dumps(model)), model):
+            assert loaded.mean_.device == rows.device
+            assert loaded.score_samples(rows).device == rows.device
+    # Without dispatch, rows may be anywhere.
+    assert_array_equal(model.score_samples(rows), model.score_samples(X))
+    assert type(model.score_samples(rows)) is np.ndarray
+    assert_array_equal(clone(model).fit(rows).mean_, model.mean_.cpu())
+
+
+def test_estimator_checks_of_tensors_on_a_gpu():
+    for estimator in representatives():
+        check_array_api_input(
+            type(estimator).__name__, estimator, "torch", "cuda", "float64"
+        )
 
 
 def test_an_earlier_model_continues_on_another_device(X):

@@ -31,7 +31,7 @@ from skae.inspection import (
     PValueDisplay,
     ReconstructionDisplay,
 )
-from skae.model_selection import explained_variance, one_standard_error
+from skae.model_selection import elbow, explained_variance, one_standard_error
 
 matplotlib.use("Agg")
 
@@ -325,7 +325,7 @@ def test_threshold_is_that_of_benjamini_and_hochberg(p_values, threshold, n_alar
 
 @pytest.mark.parametrize("level", [0, 1, -0.1, np.nan])
 def test_level_outside_of_the_unit_interval_is_rejected(level, detector, wine):
-    with pytest.raises(ValueError, match=r"level=.* must be in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"'level' .* in the range \(0.0, 1.0\)"):
         PValueDisplay.from_estimator(detector, wine, level=level)
 
 
@@ -396,7 +396,7 @@ def test_training_scores_are_drawn_beside_those_of_x(is_labelled, detector, wine
 def test_labels_of_another_length_than_the_rows_are_rejected(rows, detector, wine):
     y = np.where(np.arange(90) % 5 == 0, -1, 1)
     X = None if rows is None else wine[rows]
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+    with pytest.raises(ValueError, match=r"label for each of the \d+ rows, got 90"):
         OutlierScoreDisplay.from_estimator(detector, X, y)
 
 
@@ -741,6 +741,65 @@ def test_curve_without_marks(search, digits):
     labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
     assert labels.count("again") == 1
     assert len(labels) == 4
+
+
+@pytest.mark.parametrize("in_pipeline", [False, True])
+@pytest.mark.parametrize("with_rows", [False, True])
+def test_component_selection_takes_one_ordered_estimator(in_pipeline, with_rows):
+    X = load_wine().data
+    settings = {"hidden_layer_sizes": (8,), "random_state": 0}
+    ae = AutoencoderTransformer(4, ordered=True, **settings)
+    scaled = StandardScaler().fit_transform(X)
+    model = make_pipeline(StandardScaler(), ae) if in_pipeline else ae
+    rows = X if in_pipeline else scaled
+    model.fit(rows)
+    display = ComponentSelectionDisplay.from_estimator(
+        model, rows if with_rows else None, name="one fit"
+    )
+    explained = (
+        ae.explained_variance_curve(scaled)
+        if with_rows
+        else ae._trained.ordered.curve.explained
+    )
+    x, y = display.curve_[0].get_data()
+    np.testing.assert_array_equal(x, [1, 2, 3, 4])
+    np.testing.assert_allclose(y, explained)
+    assert (display.standard_errors > 0).all()
+    assert display.best == explained.argmax() + 1
+    assert display.one_standard_error <= display.best
+    if not with_rows:
+        assert display.one_standard_error == one_standard_error(model)
+        assert display.elbow == elbow(np.arange(1, 5), explained)
+    assert display.ax_.get_ylabel() == "explained variance"
+    assert "one fit" in [t.get_text() for t in display.ax_.get_legend().get_texts()]
+
+
+def test_component_selection_of_few_rows_or_training_rows_has_no_errors():
+    X = load_wine().data
+    ae = AutoencoderTransformer(
+        3, ordered=True, early_stopping=False, max_epochs=1, random_state=0
+    ).fit(X)
+    display = ComponentSelectionDisplay.from_estimator(ae)
+    assert display.ax_.get_ylabel() == "explained variance of training rows"
+    assert display.one_standard_error is None
+    display = ComponentSelectionDisplay.from_estimator(ae, X[:1])
+    assert display.one_standard_error is None
+    # Rows can be given although partial_fit records no curve.
+    display = ComponentSelectionDisplay.from_estimator(ae.partial_fit(X), X)
+    assert display.one_standard_error is not None
+    assert display.ax_.get_ylabel() == "explained variance"
+    with pytest.raises(ValueError, match="not by partial_fit"):
+        ComponentSelectionDisplay.from_estimator(ae)
+
+
+def test_component_selection_of_one_fit_needs_ordered_components():
+    ae = AutoencoderTransformer(1, random_state=0, max_epochs=1, early_stopping=False)
+    with pytest.raises(ValueError, match="ordered=True"):
+        ComponentSelectionDisplay.from_estimator(ae.fit(load_wine().data))
+    with pytest.raises(TypeError, match="AutoencoderTransformer"):
+        ComponentSelectionDisplay.from_estimator(PCA(2).fit(load_wine().data))
+    with pytest.raises(TypeError, match="X must be the rows to split"):
+        ComponentSelectionDisplay.from_estimator(ae, n_components=[1, 2])
 
 
 def test_single_split_has_no_standard_error():

@@ -1,6 +1,7 @@
 """Tests of skae.model_selection."""
 
 import pickle
+import warnings
 from functools import partial
 
 import numpy as np
@@ -15,8 +16,10 @@ from scipy import sparse
 from scipy.stats import spearmanr
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
@@ -30,7 +33,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, scale
 from sklearn.svm import OneClassSVM
 from sklearn.utils.validation import _num_samples
 
@@ -543,3 +546,111 @@ def test_curves_of_fewer_than_three_points_have_no_elbow():
 def test_invalid_curves_are_rejected(k, s, message):
     with pytest.raises(ValueError, match=message):
         elbow(k, s)
+
+
+# One estimator with ordered components
+
+CANCER = load_breast_cancer().data[:60]
+
+
+@pytest.fixture(scope="module")
+def ordered():
+    X = scale(load_wine().data)
+    settings = {"hidden_layer_sizes": (8,), "max_epochs": 20, "random_state": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return AutoencoderTransformer(8, ordered=True, **settings).fit(X)
+
+
+def test_the_elbow_of_an_ordered_estimator_is_that_of_its_ratios(ordered):
+    explained = ordered.explained_variance_ratio_.cumsum()
+    expected = elbow(np.arange(1, 9), explained)
+    assert 1 < expected < 8
+    assert elbow(ordered) == expected
+    assert elbow(make_pipeline(StandardScaler(), ordered)) == expected
+    assert elbow(ordered.truncate(2)) is None
+
+
+def test_one_standard_error_of_an_ordered_estimator_is_over_the_rows(ordered):
+    curve = ordered._trained.ordered.curve
+    best = curve.explained.argmax()
+    limit = curve.explained[best] - curve.standard_error[best]
+    expected = int(np.argmax(curve.explained >= limit)) + 1
+    k = one_standard_error(ordered)
+    assert k == expected
+    assert type(k) is int
+    assert ordered.truncate(k).n_components_ == k
+    assert one_standard_error(pickle.loads(pickle.dumps(ordered))) == expected
+
+
+def test_a_search_over_ordered_estimators_has_the_curve_of_the_best():
+    X = scale(load_wine().data)
+    search = GridSearchCV(
+        AutoencoderTransformer(4, ordered=True, max_epochs=3, random_state=0),
+        {"hidden_layer_sizes": [(4,), (8,)]},
+        cv=2,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        search.fit(X)
+    assert one_standard_error(search) == one_standard_error(search.best_estimator_)
+
+
+@pytest.mark.parametrize("choose", [elbow, one_standard_error])
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: PCA(2).fit(CANCER), TypeError, "AutoencoderTransformer"),
+        (lambda: (1, 2, 3), TypeError, "estimator"),
+        (lambda: AutoencoderTransformer(ordered=True), NotFittedError, "fit"),
+        (lambda: brief().fit(CANCER), ValueError, "no order.*ordered=True"),
+        (
+            lambda: brief(ordered=True).fit(CANCER).partial_fit(CANCER),
+            ValueError,
+            "not by partial_fit",
+        ),
+    ],
+    ids=["another class", "a tuple", "not fitted", "not ordered", "partial_fit"],
+)
+def test_other_estimators_are_refused(choose, make, error, message):
+    with pytest.raises(error, match=message):
+        choose(make())
+
+
+def brief(**settings):
+    settings = {"early_stopping": False, "max_epochs": 1, **settings}
+    return AutoencoderTransformer(hidden_layer_sizes=(4,), random_state=0, **settings)
+
+
+def test_training_rows_choose_no_number_of_components():
+    model = brief(ordered=True).fit(CANCER)
+    with pytest.raises(ValueError, match="held out no rows"):
+        one_standard_error(model)
+
+
+def test_names_of_results_are_refused_for_an_estimator(ordered):
+    for names in ({"param": "n_components"}, {"metric": "r2"}):
+        with pytest.raises(ValueError, match="cv_results is an estimator"):
+            one_standard_error(ordered, **names)
+
+
+def test_one_held_out_row_has_no_standard_error():
+    model = brief(ordered=True, early_stopping=True).fit(CANCER, X_val=CANCER[:1])
+    with pytest.raises(ValueError, match="at least two held-out rows"):
+        one_standard_error(model)
+
+
+@pytest.mark.parametrize("arguments", [([1, 2, 3],), (PCA(), [0.1, 0.2])], ids=str)
+def test_an_elbow_needs_scores_or_one_estimator(arguments):
+    with pytest.raises(TypeError, match="fitted estimator alone"):
+        elbow(*arguments)
+
+
+def test_shares_and_numbers_of_components_are_not_compared():
+    results = {
+        "param_ae__n_components": [0.9, 2],
+        "split0_test_score": [0.95, 0.94],
+        "split1_test_score": [0.95, 0.94],
+    }
+    with pytest.raises(ValueError, match="shares of the variance"):
+        one_standard_error(results)

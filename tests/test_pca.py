@@ -9,7 +9,7 @@ from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
 
 from skae import _pca, _rows
-from skae._pca import principal_axes
+from skae._pca import count_needed, principal_axes
 from skae._rows import Rows
 from skae._summary import summarize
 
@@ -229,3 +229,34 @@ def test_constant_table_has_no_axis():
     )
     assert (axes == 0).all()
     assert (variances == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(60, 8), (12, 30), (40, 1500)], ids=str)
+@pytest.mark.parametrize("share", [0.2, 0.7, 0.99])
+def test_needed_components_are_those_of_pca(shape, share):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=shape) * rng.uniform(1, 5, size=shape[1])
+    rows, mean = Rows(X), X.mean(axis=0)
+    for factor in (np.ones(shape[1]), np.full(shape[1], 3.0)):
+        found = count_needed([(rows, rows)], share, mean, factor, seed=0)
+        assert found == PCA(share).fit(X).n_components_
+
+
+def test_needed_components_explain_other_rows_in_the_units_of_the_data():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 5)) * [1, 10, 100, 1, 1]
+    mean, factor = X.mean(axis=0), X.std(axis=0)
+    halves = [(Rows(X[:100]), X[100:]), (Rows(X[100:]), X[:100])]
+    for share in (0.5, 0.9, 0.999):
+        rest, total = np.zeros(5), 0.0
+        for rows, others in halves:
+            own_mean = rows.X.mean(axis=0)
+            axes, _ = principal_axes(rows, 5, own_mean, factor, seed=0)
+            Y = (others - own_mean) / factor
+            for k in range(5):
+                a = axes[: k + 1]
+                rest[k] += np.sum(((Y - Y @ a.T @ a) * factor) ** 2)
+            total += np.sum((others - mean) ** 2)
+        expected = int(np.argmax(1 - rest / total >= share)) + 1
+        parts = [(rows, Rows(others)) for rows, others in halves]
+        assert count_needed(parts, share, mean, factor, seed=0) == expected

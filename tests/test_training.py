@@ -15,7 +15,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 import skae
-from skae import AutoencoderOutlierDetector, AutoencoderTransformer, _training
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer, _split
 from skae._row_scores import residuals
 from skae._rows import Rows
 from skae.engine.networks import Networks, Split
@@ -1083,7 +1083,7 @@ def test_held_out_rows_are_no_part_of_batch_statistics(X):
 
 @pytest.mark.parametrize("n_judged", [20, 1000])
 def test_a_bounded_number_of_held_out_rows_is_judged(n_judged, monkeypatch):
-    monkeypatch.setattr(_training, "MAX_JUDGED_ROWS", n_judged)
+    monkeypatch.setattr(_split, "MAX_JUDGED_ROWS", n_judged)
     X = np.random.default_rng(0).standard_normal((1000, 4))
     seen = {}
 

@@ -91,6 +91,8 @@ TRANSFORMER_SETTINGS = [
     {"ordered": True},
     {"ordered": True, "early_stopping": "auto", "init": "random"},
     {"ordered": True, "bottleneck": "gaussian", "network": "conv", "whiten": True},
+    {"n_components": 0.8},
+    {"n_components": None, "early_stopping": "auto"},
 ]
 
 # The detector is an ensemble by default; these settings exist only there.

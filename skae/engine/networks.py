@@ -83,6 +83,13 @@ class Split(NamedTuple):
         folds = range(self.n_folds)
         return [self.train.subset(np.flatnonzero(self.fold == i)) for i in folds]
 
+    def training_parts(self) -> list[Rows]:
+        """Return the rows that are not held out, for each of `held_out_parts`."""
+        if self.fold is None:
+            return [self.train]
+        folds = range(self.n_folds)
+        return [self.train.subset(np.flatnonzero(self.fold != i)) for i in folds]
+
     def fold_weight(self) -> np.ndarray | None:
         """Return the weights of the rows in the training of each fold's network.
 

@@ -42,6 +42,9 @@ MIN_RECORDED_STEPS = 60
 # dense step takes no longer, and may be recorded.
 MIN_SPARSE_ENTRIES = 2**17
 
+# Number of rows, times the number of ordered components, with which these are compared.
+MAX_COMPARED = 2**13
+
 # Number of entries up to which a scaled table is kept on a GPU: 4 GB in float32.
 MAX_RESIDENT = 2**30
 
@@ -203,8 +206,6 @@ class Trainer:
             # A callback may have restored an earlier epoch and its history.
             net.best_epoch_ = min(net.best_epoch_, len(net.history))
         net.set_training_mode(False)
-        if self.pca is None:
-            self.networks.release()
         if not self.plan.early_stopping:
             # The losses of an epoch are those before its last update.
             self.judge.check_weights(n_epochs)
@@ -471,9 +472,14 @@ class Trainer:
             ones, is positive; without held-out rows, whether the latter is positive.
             All True if the network is the PCA.
         """
+        assert self.pca is not None
         judged, first = self.networks.judged, self.networks.first
-        train = [(first, self.split.train.sample())]
-        held_out = [(network, rows.sample()) for network, rows in judged]
+        n_components = self.pca.n_components
+        train = [(first, sampled_for_widths(self.split.train, n_components))]
+        held_out = [
+            (network, sampled_for_widths(rows, n_components))
+            for network, rows in judged
+        ]
         is_learnt = self._are_better(held_out or train, is_held_out=bool(held_out))
         if self.networks.folds:
             is_learnt &= self._are_better(train, is_held_out=False)
@@ -481,7 +487,6 @@ class Trainer:
             self.judge.restore_start()
             self.net.best_epoch_ = self._best_before
             is_learnt[:] = True
-        self.networks.release()
         return is_learnt
 
     def _are_better(
@@ -755,3 +760,8 @@ def _same_noise(generator: torch.Generator) -> Iterator[None]:
         yield
     finally:
         generator.set_state(state)
+
+
+def sampled_for_widths(rows: Rows, n_components: int) -> Rows:
+    """Return a sample of rows, which are decoded with each number of components."""
+    return rows.sample(max(1, MAX_COMPARED // n_components))

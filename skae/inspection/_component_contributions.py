@@ -9,19 +9,27 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skae._base import MatrixLike
-from skae._checks import check_input_shape
+from skae._checks import check_input_shape, check_weight
+from skae._estimators import (
+    find_autoencoder,
+    find_autoencoder_and_input,
+    resolve_input_shape,
+)
+from skae.inspection._arguments import (
+    check_arguments,
+    check_feature_names,
+    check_numbers,
+    draws,
+)
 from skae.inspection._drawing import (
     MAX_NAMED_FEATURES,
     add_panels,
+    feature_label_height,
     get_axes,
     is_image,
     label_features,
     resolve_feature_names,
     split_channels,
-)
-from skae.inspection._estimators import (
-    find_autoencoder_and_input,
-    resolve_input_shape,
 )
 from skae.transformer import AutoencoderTransformer
 
@@ -39,7 +47,8 @@ class ComponentContributionDisplay:
     Parameters
     ----------
     contributions : array-like of shape (n_components, n_features)
-        Contributions, as `AutoencoderTransformer.component_contributions` returns them.
+        Contributions, as `AutoencoderTransformer.component_contributions` returns them,
+        >= 0.
     feature_names : array-like of str of shape (n_features,), default=None
         Names on the axis of the features, if there are at most 30 of them. If None,
         x0, x1, and so on.
@@ -93,6 +102,7 @@ class ComponentContributionDisplay:
         self.input_shape = input_shape
 
     @classmethod
+    @check_arguments
     def from_estimator(
         cls,
         estimator: Any,
@@ -135,18 +145,21 @@ class ComponentContributionDisplay:
         display : ComponentContributionDisplay
             The display, drawn.
         """
-        autoencoder, X, feature_names = find_autoencoder_and_input(
-            estimator, X, AutoencoderTransformer
-        )
+        autoencoder: Any = find_autoencoder(estimator, AutoencoderTransformer)
+        component_contributions = autoencoder.component_contributions
+        input_shape = resolve_input_shape(input_shape, autoencoder)
+        sample_weight = check_weight(sample_weight, X)
+        _, X, feature_names = find_autoencoder_and_input(estimator, X)
         display = cls(
-            autoencoder.component_contributions(X, sample_weight),
+            component_contributions(X, sample_weight),
             feature_names=feature_names,
-            input_shape=resolve_input_shape(input_shape, autoencoder),
+            input_shape=input_shape,
         )
         return display.plot(
             ax, max_components=max_components, max_features=max_features, **kwargs
         )
 
+    @draws
     def plot(
         self,
         ax: Axes | None = None,
@@ -175,8 +188,12 @@ class ComponentContributionDisplay:
         display : ComponentContributionDisplay
             This object.
         """
-        contributions = np.asarray(self.contributions, float)
-        check_input_shape(self.input_shape, contributions.shape[1])
+        contributions = check_numbers(
+            "contributions", self.contributions, ("n_components", "n_features"), low=0
+        )
+        n_features = contributions.shape[1]
+        check_input_shape(self.input_shape, n_features)
+        check_feature_names(self.feature_names, n_features)
         total = contributions.sum()
         shares = contributions.sum(axis=1) / (total if total > 0 else 1)
         shown = contributions[:max_components]
@@ -196,7 +213,7 @@ class ComponentContributionDisplay:
         kwargs: dict[str, Any],
     ) -> None:
         """Plot a map for each component, in a line."""
-        self.ax_, self.figure_ = get_axes(self, ax, (1.5 * len(labels) + 1.5, 2.2))
+        self.ax_, self.figure_ = get_axes(ax, (1.5 * len(labels) + 1.5, 2.2))
         self.axes_ = add_panels(self.ax_, 1, len(labels))
         maps = [
             split_channels(row, self.input_shape).sum(axis=0) for row in contributions
@@ -226,7 +243,8 @@ class ComponentContributionDisplay:
         """
         n_features = contributions.shape[1]
         names = np.array(resolve_feature_names(self.feature_names, n_features))
-        self.ax_, self.figure_ = get_axes(self, ax, (7, 1 + 1.1 * len(labels)))
+        height = feature_label_height(names[features], len(features))
+        self.ax_, self.figure_ = get_axes(ax, (7, 0.5 + 1.1 * len(labels) + height))
         self.axes_ = add_panels(self.ax_, len(labels), 1)
         self.colorbar_ = None
         contributions = contributions[:, features]

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skae._base import MatrixLike
+from skae._estimators import find_autoencoder, find_autoencoder_and_input
+from skae._explained import VarianceCurve
+from skae.inspection._arguments import (
+    check_arguments,
+    check_counts,
+    check_display,
+    check_numbers,
+    draws,
+)
 from skae.inspection._drawing import get_axes
 from skae.model_selection import (
     best_settings,
@@ -18,6 +28,7 @@ from skae.model_selection import (
     explained_variance,
     find_parameter,
     mean_scores,
+    read_curve,
     read_settings,
     smallest_near_best,
     standard_errors,
@@ -29,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class ComponentSelectionDisplay:
-    """Cross-validated scores against the number of components.
+    """Scores against the number of components, from a search or from one fit.
 
     Vertical lines mark the numbers of components chosen by three rules: the best mean
     score; the smallest number whose mean score is within one standard error of the best
@@ -46,12 +57,15 @@ class ComponentSelectionDisplay:
         Label of the y-axis. If None, "score".
     estimator_name : str, default=None
         Label of the curve in the legend.
+    standard_errors : array-like of shape (n_values,), default=None
+        Standard errors of the mean scores. If None, those over the splits, if there is
+        more than one.
 
     Attributes
     ----------
     best, one_standard_error, elbow : int or None
         Numbers of components chosen by the three rules. `one_standard_error` is None
-        with a single split, `elbow` is None if the curve has no elbow.
+        without standard errors, `elbow` is None if the curve has no elbow.
     ax_ : matplotlib.axes.Axes
         Axes of the plot.
     figure_ : matplotlib.figure.Figure
@@ -89,34 +103,62 @@ class ComponentSelectionDisplay:
         *,
         score_name: str | None = None,
         estimator_name: str | None = None,
+        standard_errors: ArrayLike | None = None,
     ):
         self.n_components = n_components
         self.scores = scores
         self.score_name = score_name
         self.estimator_name = estimator_name
+        self.standard_errors = standard_errors
 
     @property
     def best(self) -> Any:
         """Number of components with the highest mean score."""
-        means = mean_scores(np.asarray(self.scores, float))
-        return np.asarray(self.n_components)[np.argmax(means)].item()
+        curve = self._curve()
+        return curve.values[np.argmax(mean_scores(curve.scores))].item()
 
     @property
     def one_standard_error(self) -> Any:
         """Smallest number of components within one standard error of the best."""
-        values, scores = np.asarray(self.n_components), np.asarray(self.scores, float)
-        if scores.shape[1] < 2:
+        values, scores, errors = self._curve()
+        if errors is None:
             return None
-        return values[smallest_near_best(values, scores)].item()
+        return values[smallest_near_best(values, mean_scores(scores), errors)].item()
 
     @property
     def elbow(self) -> Any:
         """Number of components at the elbow of the curve of mean scores."""
-        means = np.asarray(self.scores, float).mean(axis=1)
+        values, scores, _ = self._curve()
+        means = scores.mean(axis=1)
         finite = np.isfinite(means)
-        return elbow(np.asarray(self.n_components)[finite], means[finite])
+        return elbow(values[finite], means[finite])
+
+    def _curve(self) -> _Curve:
+        """Return the attributes that are plotted, validated."""
+        values = check_numbers("n_components", self.n_components, ("n_values",))
+        if (np.diff(values) <= 0).any():
+            raise ValueError(
+                "n_components must be distinct numbers in ascending order, got "
+                f"{values.tolist()}."
+            )
+        scores = check_numbers(
+            "scores",
+            self.scores,
+            (len(values), "n_splits"),
+            allow_nonfinite=True,
+        )
+        if not np.isfinite(scores).all(axis=1).any():
+            raise ValueError("scores must have a row of finite scores, got none.")
+        errors = standard_errors(scores) if scores.shape[1] > 1 else None
+        if self.standard_errors is not None:
+            shape = (len(values),)
+            errors = check_numbers(
+                "standard_errors", self.standard_errors, shape, low=0
+            )
+        return _Curve(np.asarray(self.n_components), scores, errors)
 
     @classmethod
+    @check_arguments
     def from_search(
         cls,
         search: Any,
@@ -169,13 +211,14 @@ class ComponentSelectionDisplay:
         return display.plot(ax, **kwargs)
 
     @classmethod
+    @check_arguments
     def from_estimator(
         cls,
         estimator: Any,
-        X: MatrixLike,
+        X: MatrixLike = None,
         y: ArrayLike | None = None,
         *,
-        n_components: ArrayLike,
+        n_components: ArrayLike | None = None,
         param: str | None = None,
         cv: Any = None,
         scoring: Any = None,
@@ -185,19 +228,28 @@ class ComponentSelectionDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Cross-validate an estimator with several numbers of components.
+        """Plot the scores of an estimator with several numbers of components.
+
+        Given `n_components`, the estimator is cross-validated with each of them.
+        Otherwise it is a fitted transformer with ordered components, whose explained
+        variance is plotted for each number of them, with its standard error over the
+        rows, except for training rows.
 
         Parameters
         ----------
         estimator : estimator
-            Estimator with a parameter `n_components`, or `Pipeline` with such a step.
-            It is cloned.
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows to split into training and test rows.
+            Estimator with a parameter `n_components`, or `Pipeline` with such a step,
+            which is cloned. Or a fitted `AutoencoderTransformer` with ordered
+            components, or a `Pipeline` or a search that ends in one.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), default=None
+            Rows to split into training and test rows. For a fitted estimator, test
+            rows; None means the rows that its fit held out or, without early stopping,
+            its training rows.
         y : array-like of shape (n_samples,), default=None
             Target, passed to the estimator and the scorer.
-        n_components : array-like of int of shape (n_values,)
-            Numbers of components to compare.
+        n_components : array-like of int of shape (n_values,), default=None
+            Numbers of components to compare. None means those of a fitted estimator;
+            `y`, `param`, `cv`, `scoring` and `n_jobs` then have no effect.
         param : str, default=None
             Name of the parameter. If None, the parameter named ``"n_components"`` or
             ending in ``"__n_components"``.
@@ -221,13 +273,44 @@ class ComponentSelectionDisplay:
         -------
         display : ComponentSelectionDisplay
             The display, drawn.
+
+        Examples
+        --------
+        One fit instead of a search:
+
+        >>> from sklearn.datasets import load_digits
+        >>> from skae import AutoencoderTransformer
+        >>> from skae.inspection import ComponentSelectionDisplay
+        >>> ae = AutoencoderTransformer(
+        ...     4, ordered=True, hidden_layer_sizes=(32,), random_state=0
+        ... ).fit(load_digits().data[:400])
+        >>> display = ComponentSelectionDisplay.from_estimator(ae)
+        >>> display.best
+        4
         """
-        params = estimator.get_params()
+        if n_components is None:
+            curve = _curve_of_fit(estimator, X)
+            default_name = "explained variance"
+            if not curve.is_held_out:
+                default_name += " of training rows"
+            has_errors = curve.is_held_out and np.isfinite(curve.standard_error).all()
+            display = cls(
+                np.arange(len(curve.explained)) + 1,
+                curve.explained[:, None],
+                score_name=score_name or default_name,
+                estimator_name=name or "AutoencoderTransformer",
+                standard_errors=curve.standard_error if has_errors else None,
+            )
+            return display.plot(ax, **kwargs)
+        if X is None:
+            raise TypeError("X must be the rows to split, since n_components is given.")
+        counts = check_counts("n_components", n_components)
+        params = clone(estimator).get_params()
         param = find_parameter(params, param, "the estimator")
         step = params[param.rpartition("__")[0]] if "__" in param else estimator
         search = GridSearchCV(
             estimator,
-            {param: np.asarray(n_components).tolist()},
+            {param: counts},
             scoring=scoring,
             cv=cv,
             n_jobs=n_jobs,
@@ -242,6 +325,7 @@ class ComponentSelectionDisplay:
             **kwargs,
         )
 
+    @draws
     def plot(
         self, ax: Axes | None = None, *, marks: bool = True, **kwargs: Any
     ) -> Self:
@@ -262,15 +346,10 @@ class ComponentSelectionDisplay:
         display : ComponentSelectionDisplay
             This object.
         """
-        values, scores = np.asarray(self.n_components), np.asarray(self.scores, float)
-        if scores.ndim != 2 or len(scores) != len(values):
-            raise ValueError(
-                f"scores must have shape ({len(values)}, n_splits), one row for each "
-                f"of n_components, got {scores.shape}."
-            )
-        self.ax_, self.figure_ = get_axes(self, ax)
+        values, scores, errors = self._curve()
+        check_display(self, "score_name", "estimator_name")
+        self.ax_, self.figure_ = get_axes(ax)
         means = scores.mean(axis=1)
-        errors = standard_errors(scores) if scores.shape[1] > 1 else None
         style = {
             "marker": ".",
             "capsize": 3,
@@ -312,6 +391,38 @@ class ComponentSelectionDisplay:
             best = np.flatnonzero(values == self.best)[0]
             level = means[best] - errors[best]
             self.ax_.axhline(level, color="0.6", linestyle=":", **style)
+
+
+class _Curve(NamedTuple):
+    """What a display plots.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_values,)
+        Numbers of components.
+    scores : ndarray of shape (n_values, n_splits)
+    errors : ndarray of shape (n_values,) or None
+        Standard errors of the mean scores, if they are known.
+    """
+
+    values: np.ndarray
+    scores: np.ndarray
+    errors: np.ndarray | None
+
+
+def _curve_of_fit(estimator: Any, X: MatrixLike) -> VarianceCurve:
+    """Return the curve of rows, or that of the rows that a fit has held out."""
+    try:
+        transformer = find_autoencoder(estimator, AutoencoderTransformer)
+        if X is None or transformer._trained.ordered is None:
+            return read_curve(estimator)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            "n_components must be given, unless the estimator is a fitted transformer "
+            f"with ordered components: {error}"
+        ) from None
+    _, rows, _ = find_autoencoder_and_input(estimator, X, AutoencoderTransformer)
+    return transformer._variance_curve(rows)
 
 
 def _score_name(search: Any, metric: str) -> str:

@@ -10,18 +10,27 @@ from numpy.typing import ArrayLike
 
 from skae._base import MatrixLike
 from skae._checks import check_input_shape
+from skae._estimators import (
+    find_autoencoder,
+    find_autoencoder_and_input,
+    resolve_input_shape,
+    to_dense,
+)
+from skae.inspection._arguments import (
+    check_arguments,
+    check_feature_names,
+    check_numbers,
+    check_percentiles,
+    draws,
+)
 from skae.inspection._drawing import (
     add_panels,
     draw_images,
+    feature_label_height,
     get_axes,
     is_image,
     label_features,
     value_limits,
-)
-from skae.inspection._estimators import (
-    find_autoencoder_and_input,
-    resolve_input_shape,
-    to_dense,
 )
 from skae.transformer import AutoencoderTransformer
 
@@ -87,6 +96,7 @@ class ComponentTraversalDisplay:
         self.feature_names = feature_names
 
     @classmethod
+    @check_arguments
     def from_estimator(
         cls,
         estimator: Any,
@@ -111,9 +121,9 @@ class ComponentTraversalDisplay:
             Number of evenly spaced values of each component, >= 1.
         percentiles : tuple of float, default=(5, 95)
             Percentiles of the codes that are the range of each component, in
-            [0, 100].
+            [0, 100], in ascending order.
         max_components : int, default=8
-            Largest number of components to vary; the first ones are taken.
+            Largest number of components to vary, >= 1; the first ones are taken.
         input_shape : tuple of int, default=None
             Shape of an image, see `ComponentTraversalDisplay`. If None, the
             estimator's parameter `input_shape`.
@@ -125,10 +135,10 @@ class ComponentTraversalDisplay:
         display : ComponentTraversalDisplay
             The display, drawn.
         """
-        autoencoder, X, feature_names = find_autoencoder_and_input(
-            estimator, X, AutoencoderTransformer
-        )
+        check_percentiles(percentiles)
+        autoencoder: Any = find_autoencoder(estimator, AutoencoderTransformer)
         input_shape = resolve_input_shape(input_shape, autoencoder)
+        _, X, feature_names = find_autoencoder_and_input(estimator, X)
         Z = to_dense(autoencoder.transform(X))
         low, median, high = np.percentile(
             Z, (percentiles[0], 50, percentiles[1]), axis=0
@@ -147,6 +157,7 @@ class ComponentTraversalDisplay:
         )
         return display.plot(ax)
 
+    @draws
     def plot(self, ax: Axes | None = None) -> Self:
         """Plot a line of images, or one panel of curves, for each component.
 
@@ -160,18 +171,26 @@ class ComponentTraversalDisplay:
         display : ComponentTraversalDisplay
             This object.
         """
-        steps, X_hat = np.asarray(self.steps), np.asarray(self.X_hat, float)
+        X_hat = check_numbers(
+            "X_hat",
+            self.X_hat,
+            ("n_components", "n_steps", "n_features"),
+            allow_nonfinite=True,
+        )
         n_components, n_steps, n_features = X_hat.shape
+        steps = check_numbers("steps", self.steps, (n_components, n_steps))
         check_input_shape(self.input_shape, n_features)
+        check_feature_names(self.feature_names, n_features)
         if is_image(self.input_shape):
             size = (0.9 * n_steps + 1, 0.9 * n_components + 0.4)
-            self.ax_, self.figure_ = get_axes(self, ax, size)
+            self.ax_, self.figure_ = get_axes(ax, size)
             labels = [f"component {i}" for i in range(n_components)]
             self.axes_ = draw_images(
                 self.ax_, X_hat, labels, self.input_shape, value_limits(X_hat)
             )
             return self
-        self.ax_, self.figure_ = get_axes(self, ax, (7, 1 + 1.3 * n_components))
+        height = feature_label_height(self.feature_names, n_features)
+        self.ax_, self.figure_ = get_axes(ax, (7, 0.5 + 1.3 * n_components + height))
         self.axes_ = add_panels(self.ax_, n_components, 1)
         from matplotlib import colormaps
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skae._compat import check_matplotlib_support
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
@@ -22,18 +20,41 @@ PANEL_GAP = 0.06
 
 
 def get_axes(
-    display: Any, ax: Axes | None, figsize: tuple[float, float] | None = None
+    ax: Axes | None,
+    figsize: tuple[float, float] | None = None,
+    *,
+    min_size: tuple[float, float] = (0, 0),
 ) -> tuple[Axes, Any]:
-    """Return the axes to draw into, new ones if `ax` is None, and their figure.
+    """Return the axes to draw into and their figure.
 
-    Raises ImportError, which names the display, if matplotlib is not installed.
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes or None
+        If None, a new figure is created. Its layout makes room for labels.
+    figsize : tuple of float, default=None
+        Width and height of a new figure, in inches. If None, matplotlib's default.
+    min_size : tuple of float, default=(0, 0)
+        Least width and height of a new figure, in inches.
+
+    Returns
+    -------
+    ax : matplotlib.axes.Axes
+    figure : matplotlib.figure.Figure
     """
-    check_matplotlib_support(f"{type(display).__name__}.plot")
     if ax is None:
         import matplotlib.pyplot as plt
 
-        _, ax = plt.subplots(figsize=figsize)
-    return ax, ax.get_figure(root=True)
+        size = np.maximum(figsize or plt.rcParams["figure.figsize"], min_size)
+        _, ax = plt.subplots(figsize=tuple(size), layout="constrained")
+    return ax, ax.figure.figure  # of a subfigure, the whole figure
+
+
+def text_width(texts: Sequence[str]) -> float:
+    """Return the approximate width of the longest text in a new figure, in inches."""
+    from matplotlib import rcParams
+
+    # The mean width of a character is about 0.6 times the font size, in points.
+    return max(map(len, texts), default=0) * 0.6 * rcParams["font.size"] / 72
 
 
 def add_panels(ax: Axes, n_rows: int, n_columns: int) -> np.ndarray:
@@ -106,6 +127,9 @@ def draw_images(
     for row_panels, row_images, label in zip(panels, images, labels, strict=True):
         for panel, image in zip(row_panels, row_images, strict=True):
             draw_image(panel, image, input_shape, limits)
+            # The labels then have a fixed distance from the left edge of `ax`, however
+            # the panels are resized, which the layout of the figure relies on.
+            panel.set_anchor("W")
         row_panels[0].set_ylabel(label, rotation=0, ha="right", va="center")
     return panels
 
@@ -144,6 +168,13 @@ def resolve_feature_names(
     if feature_names is None:
         return [f"x{j}" for j in range(n_features)]
     return [str(name) for name in np.asarray(feature_names)]
+
+
+def feature_label_height(feature_names: ArrayLike | None, n_features: int) -> float:
+    """Return the height below the panels that `label_features` needs, in inches."""
+    if feature_names is None or n_features > MAX_NAMED_FEATURES:
+        return 0.5
+    return max(0.5, text_width(resolve_feature_names(feature_names, n_features)))
 
 
 def label_features(ax: Axes, feature_names: ArrayLike | None, n_features: int) -> None:

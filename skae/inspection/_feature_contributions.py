@@ -11,19 +11,27 @@ from numpy.typing import ArrayLike
 
 from skae._base import MatrixLike
 from skae._checks import check_input_shape
-from skae._compat import safe_indexing
+from skae._compat import num_samples, safe_indexing
+from skae._estimators import (
+    find_autoencoder,
+    find_autoencoder_and_input,
+    resolve_input_shape,
+    to_dense,
+)
+from skae.inspection._arguments import (
+    check_arguments,
+    check_feature_names,
+    check_numbers,
+    draws,
+)
 from skae.inspection._drawing import (
     draw_image,
     get_axes,
     is_image,
     resolve_feature_names,
     split_channels,
+    text_width,
     value_limits,
-)
-from skae.inspection._estimators import (
-    find_autoencoder_and_input,
-    resolve_input_shape,
-    to_dense,
 )
 from skae.outlier import AutoencoderOutlierDetector
 
@@ -44,7 +52,8 @@ class FeatureContributionDisplay:
     Parameters
     ----------
     contributions : array-like of shape (n_features,)
-        Contribution of each feature to the error of the row, >= 0.
+        Contribution of each feature to the error of the row, >= 0. Infinite ones are
+        drawn like the largest finite one.
     x : array-like of shape (n_features,), default=None
         The row, NaN where an entry is missing.
     x_hat : array-like of shape (n_features,), default=None
@@ -116,6 +125,7 @@ class FeatureContributionDisplay:
         self.input_shape = input_shape
 
     @classmethod
+    @check_arguments
     def from_estimator(
         cls,
         estimator: Any,
@@ -139,7 +149,8 @@ class FeatureContributionDisplay:
         row : int, default=0
             Position in X of the row to plot, in [-n_samples, n_samples).
         max_features : int, default=10
-            Largest number of bars to draw; the features that contribute most are drawn.
+            Largest number of bars to draw, >= 1; the features that contribute most are
+            drawn.
         input_shape : tuple of int, default=None
             Shape of an image, see `FeatureContributionDisplay`. If None, the
             estimator's parameter `input_shape`. ``(n_features,)`` draws bars.
@@ -154,18 +165,18 @@ class FeatureContributionDisplay:
         display : FeatureContributionDisplay
             The display, drawn.
         """
-        autoencoder, X, feature_names = find_autoencoder_and_input(
-            estimator, X, AutoencoderOutlierDetector
-        )
+        autoencoder: Any = find_autoencoder(estimator, AutoencoderOutlierDetector)
+        feature_contributions = autoencoder.feature_contributions
         input_shape = resolve_input_shape(input_shape, autoencoder)
-        if not -X.shape[0] <= row < X.shape[0]:
+        n_rows = num_samples(X)
+        if not -n_rows <= row < n_rows:
             raise ValueError(
-                f"row must be the position of one of the {X.shape[0]} rows of X, got "
-                f"{row}."
+                f"row must be the position of one of the {n_rows} rows of X, got {row}."
             )
-        x = safe_indexing(X, [row])
+        _, X, feature_names = find_autoencoder_and_input(estimator, X)
+        x = safe_indexing(X, [int(row)])
         display = cls(
-            to_dense(autoencoder.feature_contributions(x))[0],
+            to_dense(feature_contributions(x))[0],
             x=to_dense(x)[0],
             x_hat=to_dense(autoencoder.reconstruct(x))[0],
             feature_names=feature_names,
@@ -173,6 +184,7 @@ class FeatureContributionDisplay:
         )
         return display.plot(ax, max_features=max_features, **kwargs)
 
+    @draws
     def plot(
         self, ax: Axes | None = None, *, max_features: int = 10, **kwargs: Any
     ) -> Self:
@@ -185,7 +197,8 @@ class FeatureContributionDisplay:
         ax : matplotlib.axes.Axes, default=None
             Axes to draw into. If None, a new figure is created.
         max_features : int, default=10
-            Largest number of bars to draw; the features that contribute most are drawn.
+            Largest number of bars to draw, >= 1; the features that contribute most are
+            drawn.
         **kwargs : dict
             Keyword arguments passed to `matplotlib.axes.Axes.barh`, or for an image to
             `matplotlib.axes.Axes.imshow`, which draws the map.
@@ -195,27 +208,30 @@ class FeatureContributionDisplay:
         display : FeatureContributionDisplay
             This object.
         """
-        contributions = np.asarray(self.contributions, float)
-        self._check_sizes(len(contributions))
-        self.ax_, self.figure_ = get_axes(self, ax)
+        contributions = check_numbers(
+            "contributions",
+            self.contributions,
+            ("n_features",),
+            low=0,
+            allow_nonfinite=True,
+        )
+        n_features = len(contributions)
+        for name, row in (("x", self.x), ("x_hat", self.x_hat)):
+            if row is not None:
+                check_numbers(name, row, (n_features,), allow_nonfinite=True)
+        check_input_shape(self.input_shape, n_features)
+        check_feature_names(self.feature_names, n_features)
         if is_image(self.input_shape):
-            self._plot_map(contributions, kwargs)
+            self._plot_map(ax, contributions, kwargs)
         else:
-            self._plot_bars(contributions, max_features, kwargs)
+            self._plot_bars(ax, contributions, max_features, kwargs)
         return self
 
-    def _check_sizes(self, n_features: int) -> None:
-        """Raise ValueError if the shape or a row does not fit the contributions."""
-        check_input_shape(self.input_shape, n_features)
-        for name, row in (("x", self.x), ("x_hat", self.x_hat)):
-            if row is not None and np.shape(row) != (n_features,):
-                raise ValueError(
-                    f"{name} must be None or have the shape ({n_features},) of "
-                    f"contributions, got shape {np.shape(row)}."
-                )
-
-    def _plot_map(self, contributions: np.ndarray, kwargs: dict[str, Any]) -> None:
+    def _plot_map(
+        self, ax: Axes | None, contributions: np.ndarray, kwargs: dict[str, Any]
+    ) -> None:
         """Plot the picture and the contributions over it."""
+        self.ax_, self.figure_ = get_axes(ax)
         values = split_channels(contributions, self.input_shape).sum(axis=0)
         total = _finite_sum(contributions)
         high = values[np.isfinite(values)].max(initial=0) or 1.0
@@ -236,20 +252,31 @@ class FeatureContributionDisplay:
         )
 
     def _plot_bars(
-        self, contributions: np.ndarray, max_features: int, kwargs: dict[str, Any]
+        self,
+        ax: Axes | None,
+        contributions: np.ndarray,
+        max_features: int,
+        kwargs: dict[str, Any],
     ) -> None:
         """Plot the largest contributions as bars."""
         top = np.argsort(-contributions, kind="stable")[:max_features]
+        # As in a map, infinite values are drawn as the largest finite one.
+        high = contributions[np.isfinite(contributions)].max(initial=0) or 1.0
+        lengths = np.nan_to_num(contributions[top], posinf=high)
         names = resolve_feature_names(self.feature_names, len(contributions))
         labels = [self._label(names[j], j) for j in top]
+        total, shown = _finite_sum(contributions), _finite_sum(contributions[top])
+        share = f" ({shown / total:.0%} shown)" if total > 0 else ""
+        xlabel = f"contribution to the row's error of {total:.3g}{share}"
+        width = text_width(labels) + text_width([xlabel])
+        min_size = (0.3 + width, 0.8 + 0.2 * len(top))
+        self.ax_, self.figure_ = get_axes(ax, min_size=min_size)
         self.bars_ = self.ax_.barh(
-            np.arange(len(top)), contributions[top], **{"color": "C3", **kwargs}
+            np.arange(len(top)), lengths, **{"color": "C3", **kwargs}
         )
         self.ax_.set_yticks(np.arange(len(top)), labels)
         self.ax_.invert_yaxis()
-        total, shown = _finite_sum(contributions), _finite_sum(contributions[top])
-        share = f" ({shown / total:.0%} shown)" if total > 0 else ""
-        self.ax_.set_xlabel(f"contribution to the row's error of {total:.3g}{share}")
+        self.ax_.set_xlabel(xlabel)
 
     def _label(self, name: str, j: int) -> str:
         """Return the label of feature j: its name, value and reconstruction."""

@@ -11,8 +11,20 @@ from sklearn.decomposition import PCA
 from sklearn.utils.validation import column_or_1d
 
 from skae._base import MatrixLike
-from skae.inspection._drawing import get_axes
-from skae.inspection._estimators import find_autoencoder_and_input, to_dense
+from skae._compat import num_samples
+from skae._estimators import (
+    find_autoencoder,
+    find_autoencoder_and_input,
+    to_dense,
+)
+from skae.inspection._arguments import (
+    check_arguments,
+    check_numbers,
+    draws,
+    is_missing,
+    unique_labels,
+)
+from skae.inspection._drawing import get_axes, text_width
 from skae.transformer import AutoencoderTransformer
 
 if TYPE_CHECKING:
@@ -36,7 +48,7 @@ class LatentSpaceDisplay:
     Parameters
     ----------
     Z : array-like of shape (n_samples, n_components)
-        Codes.
+        Codes. Rows with a value that is missing or infinite are not drawn.
     y : array-like of shape (n_samples,), default=None
         Values that determine the colours. More than 20 different numbers are mapped to
         a continuous colormap; otherwise each value is a class with its own colour.
@@ -70,6 +82,7 @@ class LatentSpaceDisplay:
         self.y = y
 
     @classmethod
+    @check_arguments
     def from_estimator(
         cls,
         estimator: Any,
@@ -101,12 +114,13 @@ class LatentSpaceDisplay:
         display : LatentSpaceDisplay
             The display, drawn.
         """
-        autoencoder, X, _ = find_autoencoder_and_input(
-            estimator, X, AutoencoderTransformer
-        )
+        autoencoder: Any = find_autoencoder(estimator, AutoencoderTransformer)
+        _colour_groups(y, num_samples(X))
+        X = find_autoencoder_and_input(estimator, X).X
         Z = to_dense(autoencoder.transform(X))
         return cls(Z, y).plot(ax, **kwargs)
 
+    @draws
     def plot(self, ax: Axes | None = None, **kwargs: Any) -> Self:
         """Plot the codes.
 
@@ -123,41 +137,56 @@ class LatentSpaceDisplay:
         display : LatentSpaceDisplay
             This object.
         """
-        self.ax_, self.figure_ = get_axes(self, ax)
-        Z = np.asarray(self.Z)
-        y = None if self.y is None else column_or_1d(self.y)
-        if y is not None and len(y) != len(Z):
-            raise ValueError(
-                f"y must have a value for each of the {len(Z)} rows, got {len(y)}."
-            )
-        groups, values = _colour_groups(y, len(Z))
+        Z, groups, values = self._validated()
+        labels = [group.label for group in groups if group.label is not None]
+        min_size = (1.5 + text_width(labels), 1 + 0.22 * len(labels))
+        self.ax_, self.figure_ = get_axes(ax, min_size=min_size)
         if Z.shape[1] == 1:
             # A histogram cannot show a continuous y.
             self._plot_histogram(Z[:, 0], groups if values is None else [], kwargs)
             return self
         labels = ["first component", "second component"]
         if Z.shape[1] > 2:
-            Z = PCA(2, svd_solver="full").fit_transform(Z)
+            # A single row has no principal axes, and is the mean of the rows.
+            one = len(Z) == 1
+            Z = np.zeros((1, 2)) if one else PCA(2, svd_solver="full").fit_transform(Z)
             labels = [f"{i} principal axis of the code" for i in ("1st", "2nd")]
         self.ax_.set(xlabel=labels[0], ylabel=labels[1])
-        if y is None and len(Z) > MAX_POINTS:
+        if self.y is None and len(Z) > MAX_POINTS:
             style = {"gridsize": 60, "bins": "log", "mincnt": 1, **kwargs}
             self.ax_.hexbin(*Z.T, **style)
             return self
         # The area covered by all points is about the same for any number of points.
         style = {"s": float(np.clip(20_000 / len(Z), 2, 20)), "alpha": 0.8, **kwargs}
         for group in groups:
-            self.ax_.scatter(
-                *Z[group.mask].T, label=group.label, color=group.color, **style
-            )
+            own = {"label": group.label, "color": group.color, **style}
+            self.ax_.scatter(*Z[group.mask].T, **own)
         if values is not None:
             observed = ~np.isnan(values)
             first, second = Z[observed].T
-            points = self.ax_.scatter(first, second, c=values[observed], **style)
+            own = {"c": values[observed], **style}
+            points = self.ax_.scatter(first, second, **own)
             self.figure_.colorbar(points, ax=self.ax_)
         if any(group.label for group in groups):
-            self.ax_.legend(markerscale=max(1, 4 / math.sqrt(style["s"])))
+            size = style["s"]
+            is_known = isinstance(size, (int, float)) and size > 0
+            self.ax_.legend(markerscale=max(1, 4 / math.sqrt(size)) if is_known else 1)
         return self
+
+    def _validated(self) -> tuple[np.ndarray, list[_Group], np.ndarray | None]:
+        """Return the codes to draw, their groups, and values for a colormap or None."""
+        Z = check_numbers(
+            "Z",
+            self.Z,
+            ("n_samples", "n_components"),
+            allow_nonfinite=True,
+        )
+        groups, values = _colour_groups(self.y, len(Z))
+        finite = np.isfinite(Z).all(axis=1)
+        if not finite.any():
+            raise ValueError("Z must have a row of finite values, got none.")
+        groups = [group._replace(mask=group.mask[finite]) for group in groups]
+        return Z[finite], groups, None if values is None else values[finite]
 
     def _plot_histogram(
         self, z: np.ndarray, groups: list[_Group], kwargs: dict[str, Any]
@@ -165,7 +194,8 @@ class LatentSpaceDisplay:
         """Plot a histogram of a code of one component."""
         style = {"bins": np.histogram_bin_edges(z, 40), "alpha": 0.6, **kwargs}
         for group in groups or [_Group(np.ones(len(z), bool), "C0", None)]:
-            self.ax_.hist(z[group.mask], color=group.color, label=group.label, **style)
+            own = {"color": group.color, "label": group.label, **style}
+            self.ax_.hist(z[group.mask], **own)
         self.ax_.set(xlabel="component", ylabel="rows")
         if any(group.label for group in groups):
             self.ax_.legend()
@@ -190,18 +220,27 @@ class _Group(NamedTuple):
 
 
 def _colour_groups(
-    y: np.ndarray | None, n_rows: int
+    y: ArrayLike | None, n_rows: int
 ) -> tuple[list[_Group], np.ndarray | None]:
-    """Return groups of one colour each, and values for a colormap or None."""
+    """Return groups of one colour each, and values for a colormap or None.
+
+    Raises ValueError if y is invalid.
+    """
     if y is None:
         return [_Group(np.ones(n_rows, bool), "C0", None)], None
-    is_number = y.dtype.kind in "fiub"
-    missing = np.array([v is None or v != v for v in y])
-    present = np.unique(y[~missing])
+    labels: np.ndarray = column_or_1d(y)
+    if len(labels) != n_rows:
+        raise ValueError(
+            f"y must have a value for each of the {n_rows} rows, got {len(labels)}."
+        )
+    is_number = labels.dtype.kind in "fiub"
+    missing = is_missing(labels)
+    present = unique_labels("y", labels[~missing])
     groups = [_Group(missing, "0.7", "missing")] if missing.any() else []
     if is_number and len(present) > MAX_CLASSES:
-        return groups, y.astype(float)
-    groups += [
-        _Group(y == value, f"C{i}", str(value)) for i, value in enumerate(present)
-    ]
+        return groups, labels.astype(float)
+    for i, value in enumerate(present):
+        mask = np.zeros(n_rows, bool)
+        mask[~missing] = labels[~missing] == value  # pandas.NA cannot be compared
+        groups.append(_Group(mask, f"C{i}", str(value)))
     return groups, None

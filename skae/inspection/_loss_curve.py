@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from skae._estimators import find_autoencoder
+from skae.inspection._arguments import (
+    check_arguments,
+    check_display,
+    check_numbers,
+    draws,
+)
 from skae.inspection._drawing import get_axes
-from skae.inspection._estimators import find_autoencoder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +34,8 @@ class LossCurveDisplay:
         Mean objective over the held-out rows after each epoch; NaN for an epoch without
         them.
     best_epoch : int, default=None
-        Epoch whose weights were restored, 0 for the initial weights. If None, no epoch
-        is marked.
+        Epoch whose weights were restored, in [0, n_epochs]; 0 for the initial weights.
+        If None, no epoch is marked.
     estimator_name : str, default=None
         Title of the plot.
 
@@ -74,6 +80,7 @@ class LossCurveDisplay:
         self.estimator_name = estimator_name
 
     @classmethod
+    @check_arguments
     def from_estimator(
         cls,
         estimator: Any,
@@ -109,6 +116,7 @@ class LossCurveDisplay:
         )
         return display.plot(ax, **kwargs)
 
+    @draws
     def plot(self, ax: Axes | None = None, **kwargs: Any) -> Self:
         """Plot the loss curves.
 
@@ -124,22 +132,46 @@ class LossCurveDisplay:
         display : LossCurveDisplay
             This object.
         """
-        self.ax_, self.figure_ = get_axes(self, ax)
-        curves = {"training": self.loss_curve, "validation": self.validation_loss_curve}
+        curves = self._curves()
+        self.ax_, self.figure_ = get_axes(ax)
         self.lines_ = []
         for label, curve in curves.items():
-            if curve is None:
-                continue
-            epochs = 1 + np.arange(len(np.asarray(curve)))
-            n_points = np.isfinite(np.asarray(curve, dtype=float)).sum()
-            style = {"marker": "." if n_points == 1 else "", **kwargs}
-            self.lines_ += self.ax_.plot(epochs, curve, label=label, **style)
+            epochs = 1 + np.arange(len(curve))
+            marker = "." if np.isfinite(curve).sum() == 1 else ""
+            style = {"marker": marker, "label": label, **kwargs}
+            self.lines_ += self.ax_.plot(epochs, curve, **style)
         self.best_line_ = None
         if self.best_epoch is not None:
             label = f"weights of epoch {self.best_epoch}"
             self.best_line_ = self.ax_.axvline(
                 self.best_epoch, color="0.5", linestyle="--", label=label
             )
-        self.ax_.set(xlabel="epoch", ylabel="loss", title=self.estimator_name or "")
+        self.ax_.set(xlabel="epoch", ylabel="loss")
+        self.ax_.set_title(self.estimator_name or "", wrap=True)
         self.ax_.legend()
         return self
+
+    def _curves(self) -> dict[str, np.ndarray]:
+        """Return the curves by name, after all attributes are validated."""
+        check_display(self, "best_epoch", "estimator_name")
+        training = check_numbers(
+            "loss_curve",
+            self.loss_curve,
+            ("n_epochs",),
+            allow_nonfinite=True,
+            min_length=0,  # a fit may be interrupted in its first epoch
+        )
+        curves, n_epochs = {"training": training}, len(training)
+        if self.validation_loss_curve is not None:
+            curves["validation"] = check_numbers(
+                "validation_loss_curve",
+                self.validation_loss_curve,
+                (n_epochs,),
+                allow_nonfinite=True,
+            )
+        if self.best_epoch is not None and self.best_epoch > n_epochs:
+            raise ValueError(
+                f"best_epoch must be None or in [0, {n_epochs}], the number of epochs "
+                f"in loss_curve, got {self.best_epoch}."
+            )
+        return curves

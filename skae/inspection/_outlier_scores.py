@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
-from sklearn.utils.validation import check_consistent_length, column_or_1d
+from sklearn.utils.validation import column_or_1d
 
 from skae._base import MatrixLike
-from skae.inspection._drawing import get_axes
-from skae.inspection._estimators import (
+from skae._compat import num_samples
+from skae._estimators import (
     find_autoencoder,
     find_autoencoder_and_input,
 )
+from skae.inspection._arguments import (
+    check_arguments,
+    check_display,
+    check_numbers,
+    draws,
+    is_missing,
+    unique_labels,
+)
+from skae.inspection._drawing import get_axes
 from skae.outlier import AutoencoderOutlierDetector
 
 if TYPE_CHECKING:
@@ -92,15 +101,35 @@ class OutlierScoreDisplay:
     @property
     def roc_auc(self) -> float | None:
         """Area under the ROC curve of the scores."""
+        scores, is_outlier = self._validated()
+        if is_outlier is None or is_outlier.all() or not is_outlier.any():
+            return None
+        return float(roc_auc_score(~is_outlier, np.nan_to_num(scores)))
+
+    def _validated(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return scores and ground truth, after all attributes are validated."""
+        check_display(self, "offset")
+        scores = check_numbers(
+            "scores", self.scores, ("n_samples",), allow_nonfinite=True
+        )
+        if self.training_scores is not None:
+            shape = ("n_training_samples",)
+            check_numbers(
+                "training_scores", self.training_scores, shape, allow_nonfinite=True
+            )
         if self.is_outlier is None:
-            return None
-        is_outlier = np.asarray(self.is_outlier, bool)
-        if is_outlier.all() or not is_outlier.any():
-            return None
-        scores = np.nan_to_num(np.asarray(self.scores, float))
-        return float(roc_auc_score(~is_outlier, scores))
+            return scores, None
+        is_outlier = check_numbers("is_outlier", self.is_outlier, scores.shape)
+        wrong = (is_outlier != 0) & (is_outlier != 1)
+        if wrong.any():
+            raise ValueError(
+                "is_outlier must be True or 1 for outliers and False or 0 for inliers, "
+                f"got {is_outlier[wrong][0]:g}."
+            )
+        return scores, is_outlier.astype(bool)
 
     @classmethod
+    @check_arguments
     def from_estimator(
         cls,
         estimator: Any,
@@ -146,26 +175,16 @@ class OutlierScoreDisplay:
             If y has more than two different labels, none equal to `outlier_label`, or
             another length than X.
         """
+        detector: Any = find_autoencoder(estimator, AutoencoderOutlierDetector)
         is_outlier = None
         if y is not None:
-            y = column_or_1d(y)
-            labels = np.unique(y)
-            if len(labels) > 2 or outlier_label not in labels:
-                raise ValueError(
-                    "y must have two labels, one of them outlier_label="
-                    f"{outlier_label!r}, got {labels[:5].tolist()}."
-                )
-            is_outlier = y == outlier_label
-        detector: Any
+            n_rows = num_samples(detector.training_scores_ if X is None else X)
+            is_outlier = _find_outliers(y, outlier_label, n_rows)
         if X is None:
-            detector = find_autoencoder(estimator, AutoencoderOutlierDetector)
             scores = detector.training_scores_
         else:
-            detector, X, _ = find_autoencoder_and_input(
-                estimator, X, AutoencoderOutlierDetector
-            )
+            X = find_autoencoder_and_input(estimator, X).X
             scores = detector.score_samples(X)
-        check_consistent_length(scores, is_outlier)
         is_shown = show_training and X is not None
         display = cls(
             scores,
@@ -175,6 +194,7 @@ class OutlierScoreDisplay:
         )
         return display.plot(ax, **kwargs)
 
+    @draws
     def plot(self, ax: Axes | None = None, **kwargs: Any) -> Self:
         """Plot the histogram.
 
@@ -190,8 +210,8 @@ class OutlierScoreDisplay:
         display : OutlierScoreDisplay
             This object.
         """
-        self.ax_, self.figure_ = get_axes(self, ax)
-        scores = np.asarray(self.scores, float)
+        scores, is_outlier = self._validated()
+        self.ax_, self.figure_ = get_axes(ax)
         finite = np.isfinite(scores)
         drawn, training = scores[finite], None
         if self.training_scores is not None:
@@ -199,20 +219,18 @@ class OutlierScoreDisplay:
             training = training[np.isfinite(training)]
             drawn = np.concatenate([drawn, training])
         style = {"bins": np.histogram_bin_edges(drawn, 50), **kwargs}
-        if self.is_outlier is None:
+        if is_outlier is None:
             label = None if training is None else f"{len(scores)} rows"
-            self.ax_.hist(scores[finite], color="C0", label=label, **style)
+            self.ax_.hist(scores[finite], **{"color": "C0", "label": label, **style})
             self.ax_.set_ylabel("rows")
         else:
-            is_outlier = np.asarray(self.is_outlier, bool)
             style = {"density": True, "alpha": 0.6, **style}
             classes = (("inliers", ~is_outlier, "C0"), ("outliers", is_outlier, "C3"))
             for name, mask, color in classes:
                 label = f"{np.sum(mask)} {name}"
                 if mask[finite].any():
-                    self.ax_.hist(
-                        scores[finite & mask], color=color, label=label, **style
-                    )
+                    own = {"color": color, "label": label, **style}
+                    self.ax_.hist(scores[finite & mask], **own)
             self.ax_.set_ylabel("density of each class")
         if training is not None and len(training):
             share = len(scores) / len(training)
@@ -234,3 +252,21 @@ class OutlierScoreDisplay:
         if self.ax_.get_legend_handles_labels()[0]:
             self.ax_.legend()
         return self
+
+
+def _find_outliers(y: ArrayLike, outlier_label: Any, n_rows: int) -> np.ndarray:
+    """Return which labels are `outlier_label`, or raise ValueError if y is invalid."""
+    values: np.ndarray = column_or_1d(y)
+    if len(values) != n_rows:
+        raise ValueError(
+            f"y must have a label for each of the {n_rows} rows, got {len(values)}."
+        )
+    if is_missing(values).any():
+        raise ValueError("y must have a label for each row, got missing labels.")
+    labels = unique_labels("y", values)
+    if len(labels) > 2 or outlier_label not in labels:
+        raise ValueError(
+            "y must have two labels, one of them outlier_label="
+            f"{outlier_label!r}, got {labels[:5].tolist()}."
+        )
+    return values == outlier_label

@@ -8,8 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skae._base import MatrixLike
+from skae._estimators import find_autoencoder_and_input
+from skae.inspection._arguments import (
+    check_arguments,
+    check_display,
+    check_numbers,
+    draws,
+)
 from skae.inspection._drawing import get_axes
-from skae.inspection._estimators import find_autoencoder_and_input
 from skae.outlier import AutoencoderOutlierDetector
 
 if TYPE_CHECKING:
@@ -27,7 +33,7 @@ class PValueDisplay:
     Parameters
     ----------
     p_values : array-like of shape (n_samples,)
-        Values in (0, 1], as returned by `p_values`.
+        Values in [0, 1], as returned by `p_values`.
     level : float, default=0.1
         False discovery rate, in (0, 1).
 
@@ -73,7 +79,7 @@ class PValueDisplay:
     @property
     def threshold(self) -> float | None:
         """Largest p-value of an alarm."""
-        ascending = np.sort(np.asarray(self.p_values, float))
+        ascending = np.sort(self._validated())
         allowed = self.level * np.arange(1, len(ascending) + 1) / len(ascending)
         # The tolerance is for rounding errors in products and quotients.
         alarms = np.flatnonzero(ascending <= allowed * (1 + 1e-12))
@@ -85,9 +91,15 @@ class PValueDisplay:
         threshold = self.threshold
         if threshold is None:
             return 0
-        return int(np.sum(np.asarray(self.p_values, float) <= threshold))
+        return int(np.sum(self._validated() <= threshold))
+
+    def _validated(self) -> np.ndarray:
+        """Return the p-values, after all attributes are validated."""
+        check_display(self, "level")
+        return check_numbers("p_values", self.p_values, ("n_samples",), low=0, high=1)
 
     @classmethod
+    @check_arguments
     def from_estimator(
         cls,
         estimator: Any,
@@ -122,13 +134,12 @@ class PValueDisplay:
         ValueError
             If `level` is not in (0, 1).
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level={level!r} must be in (0, 1).")
         detector, X, _ = find_autoencoder_and_input(
             estimator, X, AutoencoderOutlierDetector
         )
         return cls(detector.p_values(X), level=level).plot(ax, **kwargs)
 
+    @draws
     def plot(self, ax: Axes | None = None, **kwargs: Any) -> Self:
         """Plot the histogram.
 
@@ -144,8 +155,8 @@ class PValueDisplay:
         display : PValueDisplay
             This object.
         """
-        self.ax_, self.figure_ = get_axes(self, ax)
-        p_values = np.asarray(self.p_values, float)
+        p_values, threshold = self._validated(), self.threshold
+        self.ax_, self.figure_ = get_axes(ax)
         style = {"bins": 40, "range": (0, 1), "color": "C0", **kwargs}
         counts, _, _ = self.ax_.hist(p_values, **style)
         self.ax_.axhline(
@@ -154,7 +165,6 @@ class PValueDisplay:
             linestyle=":",
             label="uniform distribution",
         )
-        threshold = self.threshold
         if threshold is not None:
             self.ax_.axvline(
                 threshold,

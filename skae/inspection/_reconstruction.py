@@ -12,18 +12,26 @@ from sklearn.utils import check_random_state
 from skae._base import MatrixLike
 from skae._checks import check_input_shape
 from skae._compat import safe_indexing
+from skae._estimators import (
+    find_autoencoder,
+    find_autoencoder_and_input,
+    resolve_input_shape,
+    to_dense,
+)
+from skae.inspection._arguments import (
+    check_arguments,
+    check_feature_names,
+    check_numbers,
+    draws,
+)
 from skae.inspection._drawing import (
     add_panels,
     draw_images,
+    feature_label_height,
     get_axes,
     is_image,
     label_features,
     value_limits,
-)
-from skae.inspection._estimators import (
-    find_autoencoder_and_input,
-    resolve_input_shape,
-    to_dense,
 )
 
 if TYPE_CHECKING:
@@ -88,6 +96,7 @@ class ReconstructionDisplay:
         self.feature_names = feature_names
 
     @classmethod
+    @check_arguments
     def from_estimator(
         cls,
         estimator: Any,
@@ -122,8 +131,8 @@ class ReconstructionDisplay:
         display : ReconstructionDisplay
             The display, drawn.
         """
+        input_shape = resolve_input_shape(input_shape, find_autoencoder(estimator))
         autoencoder, X, feature_names = find_autoencoder_and_input(estimator, X)
-        input_shape = resolve_input_shape(input_shape, autoencoder)
         rows = safe_indexing(X, _draw_positions(X.shape[0], n_samples, random_state))
         display = cls(
             to_dense(rows),
@@ -133,6 +142,7 @@ class ReconstructionDisplay:
         )
         return display.plot(ax)
 
+    @draws
     def plot(self, ax: Axes | None = None) -> Self:
         """Plot originals and reconstructions.
 
@@ -146,10 +156,14 @@ class ReconstructionDisplay:
         display : ReconstructionDisplay
             This object.
         """
-        X, X_hat = np.asarray(self.X, float), np.asarray(self.X_hat, float)
+        X = check_numbers(
+            "X", self.X, ("n_samples", "n_features"), allow_nonfinite=True
+        )
+        X_hat = check_numbers("X_hat", self.X_hat, X.shape, allow_nonfinite=True)
         check_input_shape(self.input_shape, X.shape[1])
+        check_feature_names(self.feature_names, X.shape[1])
         if is_image(self.input_shape):
-            self.ax_, self.figure_ = get_axes(self, ax, (0.9 * len(X) + 1, 2.2))
+            self.ax_, self.figure_ = get_axes(ax, (0.9 * len(X) + 1.5, 2.2))
             labels = ["original", "reconstruction"]
             self.axes_ = draw_images(
                 self.ax_,
@@ -159,7 +173,8 @@ class ReconstructionDisplay:
                 value_limits(X),
             )
             return self
-        self.ax_, self.figure_ = get_axes(self, ax, (7, 1 + 0.9 * len(X)))
+        height = feature_label_height(self.feature_names, X.shape[1])
+        self.ax_, self.figure_ = get_axes(ax, (7, 0.5 + 0.9 * len(X) + height))
         self.axes_ = add_panels(self.ax_, len(X), 1)
         for panel, row, row_hat in zip(self.axes_[:, 0], X, X_hat, strict=True):
             panel.plot(row, ".-", color="0.6", label="original")

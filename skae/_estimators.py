@@ -10,6 +10,7 @@ from scipy.sparse import issparse
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from skae._arrays import as_numpy
 from skae._base import BaseAutoencoder, MatrixLike
 from skae._checks import check_input_shape
 
@@ -47,6 +48,8 @@ def find_autoencoder(
     Returns
     -------
     autoencoder : BaseAutoencoder
+        Its inputs and its fitted attributes are NumPy arrays, also if it was fitted to
+        tensors.
 
     Raises
     ------
@@ -64,7 +67,7 @@ def find_autoencoder(
             f"in one, got {last!r}."
         )
     check_is_fitted(last)
-    return last
+    return last if last._array_space is None else last._moved_to(None)
 
 
 def find_autoencoder_and_input(
@@ -99,6 +102,7 @@ def find_autoencoder_and_input(
         if feature_names is None and has_names:
             feature_names = preprocessing.get_feature_names_out()
         X = preprocessing.transform(X)
+    X = as_numpy(X, "X")
     if not hasattr(X, "shape"):
         X = np.asarray(X)
     return AutoencoderInput(autoencoder, X, feature_names)
