@@ -34,27 +34,30 @@ class RowSquares(NamedTuple):
 
     @classmethod
     def of(
-        cls, net: AutoencoderNet, rows: Rows, mean: np.ndarray | None = None
+        cls, net: AutoencoderNet, rows: Rows, like: AutoencoderNet | None = None
     ) -> Self:
-        """Compute the squares of rows in the units of the data.
+        """Compute the squares of rows.
 
         Parameters
         ----------
         net : AutoencoderNet
         rows : Rows
-        mean : ndarray of shape (n_features,), default=None
-            If None, the mean of the rows to which the net was fitted.
+            Rows in the units of the data.
+        like : AutoencoderNet, default=None
+            Net from which the mean and the unit of the squares are taken, so that they
+            are the same for several nets. None means `net`.
         """
         module = net.module_for("forward", rows.X.dtype)
-        is_own_mean = mean is None
-        if mean is None:
-            mean = net.module_.scaler.mean.cpu().numpy()
+        own_mean = net.module_.scaler.mean.cpu().numpy()
+        scaler = (net if like is None else like).module_.scaler
+        mean = scaler.mean.cpu().numpy()
         residual, total = np.zeros((2, len(rows)))
         is_possible = np.ones(len(rows), dtype=bool)
         # Division by a power of two does not round.
-        unit = 2.0 ** np.frexp(module.scaler.factor.cpu().numpy().max())[1]
+        unit = 2.0 ** np.frexp(scaler.factor.cpu().numpy().max())[1]
         exact = net.module_for("row_squares", rows.X.dtype)
-        if is_own_mean and keeps_sparse(exact, "row_squares", rows):
+        has_own_mean = np.array_equal(mean, own_mean)
+        if has_own_mean and keeps_sparse(exact, "row_squares", rows):
             squares = evaluate(exact, "row_squares", rows) / unit**2
             if squares[:, 0].sum() > MIN_DISTANCE * squares[:, 2].sum():
                 residual, total = rows.weight * squares[:, :2].T

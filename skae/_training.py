@@ -345,18 +345,16 @@ def _variance_curve(
     is_pca = np.zeros(n_components, dtype=bool) if is_learnt is None else ~is_learnt
     if trainer.pca is not None and trainer.judge.best_epoch == 0:
         is_pca |= not job.is_resumed
-    mean = net.module_.scaler.mean.cpu().numpy()
-    pcas = [None] * len(judged) if not is_pca.any() else _pcas(job, trainer)
+    modules = [network.module for network, _ in judged]
+    pcas = _pcas(job, trainer) if is_pca.any() else modules
     squares: list[list[RowSquares]] = [[] for _ in range(n_components)]
-    for (network, rows), pca in zip(judged, pcas, strict=True):
-        modules = [network.module if pca is None else pca, network.module]
-        for i, module in enumerate(modules):
-            own = net.with_module(module).snapshot()
-            sample = sampled_for_widths(rows, n_components)
-            for k in np.flatnonzero(is_pca == (i == 0)):
-                part = own.with_module(own.module_.of_width(k + 1))
-                other_mean = mean if i == 0 else None
-                squares[k].append(RowSquares.of(part, sample, other_mean))
+    for module, pca, (_, rows) in zip(modules, pcas, judged, strict=True):
+        learnt, kept = (net.with_module(each).snapshot() for each in (module, pca))
+        sample = sampled_for_widths(rows, n_components)
+        for k, found in enumerate(squares):
+            used = kept if is_pca[k] else learnt
+            part = used.with_module(used.module_.of_width(k + 1))
+            found.append(RowSquares.of(part, sample, like=net))
     return VarianceCurve.of(
         [RowSquares.joined(parts) for parts in squares],
         is_held_out=bool(networks.judged),

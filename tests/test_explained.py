@@ -17,6 +17,7 @@ from sklearn.preprocessing import scale
 import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae._explained import RowSquares, VarianceCurve
+from skae._rows import Rows
 from skae.networks import Conv
 
 WINE = scale(load_wine().data)
@@ -71,6 +72,20 @@ def test_a_pca_that_remains_is_measured_on_rows_that_it_has_not_seen(X, n_folds)
     # Other folds than those of the fit.
     np.testing.assert_allclose(explained, np.mean(scores, axis=0), atol=0.03)
     assert explained[-1] < PCA(3).fit(X).explained_variance_ratio_.sum()
+
+
+def test_squares_of_several_networks_have_one_unit():
+    # The scale of a part of the rows may be on the other side of a power of two.
+    settings = {**LINEAR, "ordered": True, "early_stopping": False}
+    nets = [
+        quiet_fit(AutoencoderTransformer(2, **settings), X).net_
+        for X in (WINE * 0.99 / WINE.std(), WINE * 1.01 / WINE.std())
+    ]
+    rows = Rows(WINE)
+    of_first = RowSquares.of(nets[0], rows)
+    of_second = RowSquares.of(nets[1], rows, like=nets[0])
+    np.testing.assert_allclose(of_second.total, of_first.total)
+    np.testing.assert_allclose(of_second.residual, of_first.residual, rtol=1e-4)
 
 
 def test_weights_are_repetitions_in_the_explained_variance():
