@@ -335,8 +335,9 @@ def _variance_curve(
 ) -> VarianceCurve | None:
     """Return the explained variance of held-out rows for each number of components.
 
-    It is that of training rows where none are held out. In a `partial_fit` there is
-    none, since it would take longer than the epoch.
+    Where the PCA is kept, it is that of a PCA of the other rows, see `_pcas`. It is
+    that of training rows where none are held out. In a `partial_fit` there is none,
+    since it would take longer than the epoch.
     """
     if not job.is_ordered or job.is_partial:
         return None
@@ -344,6 +345,7 @@ def _variance_curve(
     judged = networks.judged or [(networks.first, trainer.split.train)]
     is_pca = np.zeros(n_components, dtype=bool) if is_learnt is None else ~is_learnt
     if trainer.pca is not None and trainer.judge.best_epoch == 0:
+        # The network has its initial weights: those of the PCA, unless it was resumed.
         is_pca |= not job.is_resumed
     modules = [network.module for network, _ in judged]
     pcas = _pcas(job, trainer) if is_pca.any() else modules
