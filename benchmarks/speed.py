@@ -78,6 +78,7 @@ from torch.nn import functional
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae._defaults import auto_hidden_layer_sizes
+from skae._row_scores import row_error
 from skae.bottlenecks import Quantized
 from skae.engine import products
 from skae.engine.step import Step
@@ -1452,12 +1453,14 @@ def print_device_predictions(options: Options) -> None:
         return run
 
     encoder = transformer.module_.encoder
+    # Scores are computed in float64.
+    scorer = detector._trained.net.module_for("row_error", np.dtype(np.float64))
     calls: dict[str, Callable[[], object]] = {
         "transform": lambda: transformer.transform(X),
         "transform, resident": on_device(transformer.module_.encode, 50_000),
         "the encoder alone, resident": on_device(encoder, 50_000),
         "score_samples": lambda: detector.score_samples(X),
-        "scores, resident": on_device(detector.module_.row_error, 10_000),
+        "scores, resident": on_device(lambda X: row_error(scorer, X.double()), 10_000),
     }
     report(f"  {'prediction':28}{'seconds':>9}{'million rows/s':>16}")
     for name, value in median_seconds(calls, options.repeats).items():
