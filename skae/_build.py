@@ -277,7 +277,7 @@ def _check_predictions(module: Autoencoder, parts: Parts) -> None:
             lambda m, H: m.loss.elementwise_from_raw(torch.zeros_like(H), H, m.output),
         ),
     )
-    if all(map(is_trusted, (module, *parts))):
+    if all(map(is_trusted, (module, parts.network, parts.bottleneck, parts.loss))):
         return
     for dtype in (torch.float32, torch.float64):
         # A pass through foreign modules may change them.

@@ -903,6 +903,20 @@ X_FOREIGN = np.random.default_rng(0).normal(size=(30, 6))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_only_modules_of_users_are_evaluated_before_training(estimator, monkeypatch):
+    evaluated = []
+    monkeypatch.setattr(
+        "skae._build._check_stage", lambda name, *rest: evaluated.append(name)
+    )
+    settings = {"n_components": 2, "max_epochs": 1, "hidden_layer_sizes": (3,)}
+    estimator(**settings, corruption="masking", penalty="l1").fit(X_FOREIGN)
+    assert not evaluated
+    network = make_foreign(lambda layer, X: layer(X))
+    estimator(2, network=network, max_epochs=1).fit(X_FOREIGN)
+    assert evaluated
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
