@@ -30,7 +30,7 @@ from skae._arrays import (
     without_dispatch,
 )
 from skae._callbacks import Task
-from skae._checks import check_fit, check_input_shape, check_X
+from skae._checks import check_fit, check_input_shape, check_X, is_collection
 from skae._compat import (
     CallbackSupportMixin,
     DocstringTooltipsMixin,
@@ -45,6 +45,7 @@ from skae._job import Ensemble, Parts, Trained
 from skae._prediction import evaluate, score_rows
 from skae._processor import environment_restored, own_settings
 from skae._rows import Rows, Table, empty_rows
+from skae._sources import in_memory, is_dask
 from skae._storage import (
     VERSION_KEY,
     StoredParametersMixin,
@@ -59,6 +60,7 @@ from skae.bottlenecks import BOTTLENECKS, Bottleneck
 from skae.corruptions import CORRUPTIONS, Corruption
 from skae.engine.interrupt import Interruption
 from skae.engine.judge import DivergenceError
+from skae.engine.processes import joined_processes
 from skae.losses import LOSSES, Loss
 from skae.networks import NETWORKS, Network
 from skae.penalties import PENALTIES, Penalty
@@ -167,12 +169,17 @@ class BaseAutoencoder(
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows. NaN marks a missing entry.
+            Training rows. NaN marks a missing entry. Also a table in partitions, which
+            may be larger than the memory: a Dask array, a Dask dataframe, a list of
+            two-dimensional arrays or data frames, another iterable that returns a new
+            iterator over them each time, or a function that does. More than 16,777,216
+            entries are not loaded at once but read again in each epoch, and whole
+            partitions are held out.
         y : Ignored
             Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A row of weight w counts as w equal rows. None means
-            that each row has weight 1.
+            that each row has weight 1. Also a Dask array or series.
         X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
             Rows for early stopping, in place of rows that are held out from X. The
             loss on them decides when training stops, which epoch is returned, and
@@ -194,6 +201,8 @@ class BaseAutoencoder(
 
         Raises
         ------
+        TypeError
+            If X can be iterated only once.
         ValueError
             If a parameter or the data are invalid. This is raised before training and
             leaves the estimator as it was. Also if the training diverges, which
@@ -349,11 +358,18 @@ class BaseAutoencoder(
         X_val: MatrixLike | None = None,
         sample_weight_val: ArrayLike | None = None,
     ) -> Self:
-        space = space_of_output(X)
-        X, sample_weight = as_numpy(X, "X"), as_numpy(sample_weight, "sample_weight")
+        is_in_memory = not is_dask(X)
+        space = space_of_output(X) if is_in_memory else None
+        X = as_numpy(X, "X") if is_in_memory else X
+        sample_weight = as_numpy(in_memory(sample_weight), "sample_weight")
         X_val = as_numpy(X_val, "X_val")
         sample_weight_val = as_numpy(sample_weight_val, "sample_weight_val")
-        with without_dispatch(), Interruption() as interruption, environment_restored():
+        with (
+            without_dispatch(),
+            Interruption() as interruption,
+            environment_restored(),
+            joined_processes() as processes,
+        ):
             # Ctrl-C raises KeyboardInterrupt during validation. Later it ends the
             # training, and is raised when the estimator has its fitted attributes.
             with interruption.allowed():
@@ -368,8 +384,12 @@ class BaseAutoencoder(
                     array_space=plain(space),
                 )
             name = "partial-fit" if is_partial else "fit"
+            if is_collection(self, X):
+                X = job.rows.pool.X  # callbacks get a sample of a large table
+            # Of several processes, the first one notifies scikit-learn's callbacks.
+            observed = self if processes.rank == 0 else None
             task = Task.of_fit(
-                self, name, lambda: max_subtasks(job), X, y, sample_weight
+                observed, name, lambda: max_subtasks(job), X, y, sample_weight
             )
             trained = train(job, task, interruption)
             self._adopt(trained)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ from skae.corruptions import Spread
 from skae.engine.batches import count_batches
 from skae.engine.objective import Objective
 from skae.engine.plan import Plan
+from skae.engine.processes import current_processes
 from skae.engine.step import is_trusted
 
 # Largest number of ordered components for which codes of held-out rows are refined
@@ -399,7 +401,9 @@ def _start_at_pca(
     """
     rows, mean, factor = job.rows, scaler.mean.numpy(), scaler.factor.numpy()
     with threads_for(len(rows) * rows.n_features**2, job.settings.n_threads):
-        axes, variances = principal_axes(rows, job.n_components, mean, factor, job.seed)
+        axes, variances = current_processes().share(
+            partial(principal_axes, rows, job.n_components, mean, factor, job.seed)
+        )
     if job.reduction is not None:
         axes = job.reduction.oriented(axes)
     total = np.sum(job.summary.variance / factor**2)

@@ -31,10 +31,13 @@ from skae._job import (
 )
 from skae._module import LIMIT
 from skae._parameters import first_difference, snapshot
+from skae._partitions import Partitions
 from skae._pca import count_needed
 from skae._processor import threads_for
 from skae._rows import Rows, Table, canonical_form, canonical_rows, empty_rows
+from skae._sources import is_partitioned
 from skae._split import split_rows
+from skae._streamed import load_small, stream_rows
 from skae._summary import Summary, summarize
 from skae._user_callbacks import check_callbacks
 from skae.bottlenecks import BOTTLENECKS
@@ -108,6 +111,12 @@ def check_fit(
     parameters = snapshot(estimator, (*estimator._STRUCTURE, "init"))
     if earlier is not None:
         _check_same_structure(estimator._STRUCTURE, parameters, earlier)
+    if is_partial and is_collection(estimator, X):
+        raise TypeError(
+            "partial_fit takes one array, data frame or sparse matrix, but X is a "
+            f"{type(X).__name__} of partitions. Pass one partition at a time, or the "
+            "whole to fit."
+        )
     X, feature_names = _check_training_data(estimator, X, earlier)
     n_features = X.shape[1]
     estimator._check_width(n_features)
@@ -116,7 +125,7 @@ def check_fit(
     )
     if earlier is None:
         _warn_channels_last(estimator.input_shape)
-    rows, positions = canonical_form(X, check_weight(sample_weight, X))
+    rows, positions = _rows_of(X, sample_weight, estimator)
     names = np.arange(n_features) if feature_names is None else feature_names
     if len(rows) == 0:
         raise no_observed_value(names)
@@ -378,6 +387,7 @@ def check_X(estimator: Estimator, X: Any) -> Table:
     with np.errstate(over="ignore", invalid="ignore"):  # in the sum of extreme values
         if _is_plain_array(estimator, X):
             return X
+        check_in_memory(estimator, X)
         _check_dimensions(estimator, X)
         X = validate_data(estimator, X, reset=False, **_X_SETTINGS)
     return _without_duplicates(X)
@@ -398,6 +408,45 @@ def check_scored_rows(
     if len(rows) == 0:
         raise ValueError("X has no observed value among rows with a positive weight.")
     return rows
+
+
+def is_collection(estimator: Estimator, X: Any) -> bool:
+    """Whether X is a table in partitions, and not a list of images.
+
+    Images are expected by networks that depend on the order of the columns, where
+    `input_shape` is not the shape of a row of X.
+    """
+    if not is_partitioned(X):
+        return False
+    if not isinstance(X, Sequence):
+        return True
+    network, input_shape = estimator.network, estimator.input_shape
+    network = NETWORKS.get(network) if isinstance(network, str) else network
+    if not getattr(network, "depends_on_order", False):
+        return True
+    is_given = isinstance(input_shape, list | tuple) and are_sizes(input_shape)
+    return is_given and math.prod(input_shape) == X[0].shape[1]
+
+
+def check_in_memory(estimator: Estimator, X: Any) -> None:
+    """Raise TypeError if X is a table in partitions, which only `fit` takes."""
+    if is_collection(estimator, X):
+        raise TypeError(
+            f"X is a {type(X).__name__} of partitions, which only fit takes. Use "
+            "skae.distributed.map_rows, which calls a method for each partition."
+        )
+
+
+def _rows_of(
+    X: Table | Partitions, sample_weight: ArrayLike | None, estimator: Estimator
+) -> tuple[Rows, np.ndarray | None]:
+    """Return the rows of a table, see `CanonicalForm` and `Streamed`."""
+    if not isinstance(X, Partitions):
+        return canonical_form(X, check_weight(sample_weight, X))
+    if sample_weight is not None:
+        X.count()
+    with threads_for(math.inf, estimator.n_threads):
+        return stream_rows(X, check_weight(sample_weight, X))
 
 
 def _is_plain_array(estimator: Estimator, X: Any) -> bool:
@@ -434,7 +483,12 @@ def has_observed_value(X: Table, weight: np.ndarray | None = None) -> bool:
 def _check_training_data(
     estimator: Estimator, X: Any, earlier: Trained | None
 ) -> tuple[Table, Any]:
-    """Return X as a float array or a CSR matrix, and its feature names or None."""
+    """Return X as a float array or a CSR matrix, and its feature names or None.
+
+    A large table in partitions is returned as `Partitions`.
+    """
+    if is_collection(estimator, X):
+        return _check_partitions(estimator, X, earlier)
     if earlier is not None:
         return check_X(estimator, X), earlier.feature_names
     _check_dimensions(estimator, X)
@@ -445,6 +499,30 @@ def _check_training_data(
         X = validate_data(copied, X, reset=True, **_X_SETTINGS)
     X = _without_duplicates(X)
     return X, getattr(copied, "feature_names_in_", None)
+
+
+def _check_partitions(
+    estimator: Estimator, X: Any, earlier: Trained | None
+) -> tuple[Table | Partitions, Any]:
+    """Return a table in partitions, a small one as an array, and its feature names."""
+    if getattr(X, "ndim", 2) != 2:
+        _check_dimensions(estimator, X)
+        raise ValueError(
+            f"Expected a 2-dimensional array as X, got {X.ndim} dimension."
+        )
+    partitions = Partitions(X)
+    probe = estimator
+    if earlier is None:  # see `_check_training_data`
+        probe = type(estimator)(**estimator.get_params(deep=False))
+    reset = earlier is None
+    validate_data(probe, partitions.example, reset=reset, skip_check_array=True)
+    names = getattr(probe, "feature_names_in_", None)
+    if earlier is not None:
+        names = earlier.feature_names
+    table = load_small(partitions)
+    if table is None:
+        return partitions, names
+    return check_array(table, estimator=estimator, **_X_SETTINGS), names
 
 
 def _check_validation_rows(
@@ -479,6 +557,11 @@ def _check_validation_rows(
             "None. Pass X_val, or leave sample_weight_val out."
         )
     estimator._check_validation_rows()
+    if is_collection(estimator, X_val):
+        raise TypeError(
+            f"X_val is a {type(X_val).__name__} of partitions, but it must be in "
+            "memory: pass an array, for example X_val.compute() of a Dask collection."
+        )
     with np.errstate(over="ignore", invalid="ignore"), _errors_name("X_val"):
         _check_dimensions(estimator, X_val, "X_val")
         settings = {**_X_SETTINGS, "dtype": X.dtype, "input_name": "X_val"}

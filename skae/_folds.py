@@ -6,7 +6,7 @@ on the order of the rows, equal rows share it, and a later fit finds it again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,8 +50,10 @@ class Holdout(NamedTuple):
 
     def fold_of(self, rows: Rows) -> np.ndarray:
         """Return the fold of each row, int8 of shape (n_rows,)."""
-        keys = row_keys(rows, self.seed)
-        return np.searchsorted(self.bounds, keys, side="right").astype(np.int8)
+        fold = np.empty(len(rows), dtype=np.int8)
+        for where, keys in _key_blocks(rows, self.seed):
+            fold[where] = np.searchsorted(self.bounds, keys, side="right")
+        return fold
 
     def extended(self, widths: Sequence[int]) -> Holdout:
         """Return the holdout with additional members, whose codes have these widths."""
@@ -117,9 +119,16 @@ def row_keys(rows: Rows, seed: int) -> np.ndarray:
     keys : ndarray of int64 of shape (n_rows,)
         In [0, N_KEYS). Equal for equal rows, dense or sparse, in float32 or float64.
     """
+    keys = np.empty(len(rows), dtype=np.int64)
+    for where, block in _key_blocks(rows, seed):
+        keys[where] = block
+    return keys
+
+
+def _key_blocks(rows: Rows, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Iterate over the keys of blocks of rows, see `row_keys`."""
     rng = np.random.default_rng([seed, 2])
     factors = rng.integers(2**63, size=rows.n_features, dtype=np.uint64) * 2 + 1
-    keys = np.empty(len(rows), dtype=np.uint64)
     if sparse.issparse(rows.X):
         size = max(1, BLOCK_ENTRIES // max(1, rows.X.nnz // max(1, rows.X.shape[0])))
         for start in range(0, len(rows), size):
@@ -127,11 +136,15 @@ def row_keys(rows: Rows, seed: int) -> np.ndarray:
             # A zero that is stored adds 0, as those that are not stored.
             added = _mixed(_bits(block.data)) * factors[block.indices]
             reached = np.append(np.uint64(0), np.cumsum(added, dtype=np.uint64))
-            keys[start : start + size] = np.diff(reached[block.indptr])
+            yield slice(start, start + size), _as_keys(np.diff(reached[block.indptr]))
     else:
         for where, block in rows.blocks():
-            keys[where] = (_mixed(_bits(block)) * factors).sum(axis=1, dtype=np.uint64)
-    return (_mixed(keys) >> np.uint64(1)).astype(np.int64)
+            added = _mixed(_bits(block)) * factors
+            yield where, _as_keys(added.sum(axis=1, dtype=np.uint64))
+
+
+def _as_keys(sums: np.ndarray) -> np.ndarray:
+    return (_mixed(sums) >> np.uint64(1)).astype(np.int64)
 
 
 def _bits(values: np.ndarray) -> np.ndarray:

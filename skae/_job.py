@@ -18,6 +18,7 @@ from skae._members import has_code_widths
 from skae._module import Autoencoder
 from skae._ordered import Ordered
 from skae._rows import Rows
+from skae._streamed import StreamedRows
 from skae._summary import Summary
 from skae.bottlenecks import Bottleneck
 from skae.corruptions import Corruption
@@ -261,6 +262,17 @@ class Job:
             return None
         rng = np.random.default_rng([self.split_seed, 1])
         return np.sort(rng.choice(len(self.rows), int(n_rows), replace=False))
+
+    def drawn_rows(self, n_rows: float) -> Rows:
+        """Return at most `n_rows` of the rows, drawn at random.
+
+        See `StreamedRows.drawn` for rows that are read in partitions.
+        """
+        rows = self.rows
+        if isinstance(rows, StreamedRows):
+            return rows.drawn(n_rows, self.split_seed)
+        drawn = self.drawn(n_rows)
+        return rows if drawn is None else rows.subset(drawn)
 
     @property
     def is_resumed(self) -> bool:

@@ -87,9 +87,9 @@ def _n_kept(n_rows: int, n_features: int) -> int:
 
 def _drawn(job: Job, net: AutoencoderNet, size: int) -> Sample:
     """Draw training rows of this call, all of them if there are no more than `size`."""
-    n_seen = float(job.rows.weight.sum())
-    position, weight = _positions(job.rows.weight, size, _generator(job))
-    rows = job.rows.subset(position)
+    n_seen, pool = float(job.rows.weight.sum()), job.rows.pool
+    position, weight = _positions(pool.weight, size, _generator(job))
+    rows = pool.subset(position)
     scaled = evaluate(net.module_in(FLOAT64), "scaled", rows)
     errors = evaluate(net.module_in(FLOAT64), "reconstruction_error", rows)
     return Sample(scaled, weight, errors, n_seen)

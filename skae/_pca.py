@@ -59,16 +59,20 @@ def principal_axes(
     variances : ndarray of shape (n_components,)
         Variance along each axis, 0 beyond the rank.
     """
-    n_features = rows.n_features
+    n_features, moments = rows.n_features, rows.moments
     rank = min(n_components, n_features, len(rows))
-    if n_features <= MAX_COVARIANCE_WIDTH:
-        covariance = _covariance(rows, mean, factor)
+    if moments is not None or n_features <= MAX_COVARIANCE_WIDTH:
+        covariance = (
+            _covariance(rows, mean, factor)
+            if moments is None
+            else moments.covariance(mean, factor)
+        )
         variances, vectors = linalg.eigh(
             covariance, subset_by_index=[n_features - rank, n_features - 1]
         )
     else:
         rank = min(rank, n_features - 1)
-        covariance = _covariance_operator(rows, mean, factor)
+        covariance = _covariance_operator(rows.pool, mean, factor)
         first = np.random.default_rng(seed).standard_normal(n_features)
         if not covariance.matvec(first).any():
             return np.zeros((n_components, n_features)), np.zeros(n_components)

@@ -68,8 +68,26 @@ class Rows:
         n_rows = X.shape[0] if index is None else len(index)
         self.weight = _ones(n_rows) if weight is None else weight
 
+    # Whether the rows are read in partitions, see `skae._streamed.StreamedRows`.
+    is_streamed = False
+
     def __len__(self) -> int:
         return len(self.weight)
+
+    @property
+    def pool(self) -> Rows:
+        """Rows in memory: these, or a sample of rows that are read in partitions."""
+        return self
+
+    @property
+    def summary(self) -> Any:
+        """Statistics of rows that are read in partitions, see `skae._summary`."""
+        raise NotImplementedError
+
+    @property
+    def moments(self) -> Any:
+        """Sums of products of such rows; None if there are none."""
+        return None
 
     @property
     def n_features(self) -> int:
@@ -143,8 +161,12 @@ class Rows:
         """Return a subset, or all rows, with weights divided by their mean."""
         rows = self if where is None else self.subset(where)
         if rows.weight.min() == rows.weight.max():
-            return Rows(rows.X, rows.index)
-        return Rows(rows.X, rows.index, rows.weight / rows.weight.mean())
+            return rows.with_weight(None)
+        return rows.with_weight(rows.weight / rows.weight.mean())
+
+    def with_weight(self, weight: np.ndarray | None) -> Rows:
+        """Return the same rows with other weights."""
+        return Rows(self.X, self.index, weight)
 
     def blocks(self, size: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Iterate over all rows in order, one bounded dense block at a time.

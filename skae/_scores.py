@@ -18,6 +18,7 @@ from skae._prediction import (
     sum_residuals,
 )
 from skae._rows import Rows, empty_rows
+from skae._streamed import StreamedRows, left_out
 from skae._summary import Summary, weighted_median
 from skae.engine.net import AutoencoderNet
 
@@ -116,8 +117,7 @@ def _sum_residuals(job: Job, net: AutoencoderNet) -> ResidualSums:
     the others.
     """
     is_complete = job.summary.weight.min() >= (1 - 1e-9) * job.rows.weight.sum()
-    drawn = job.drawn(MAX_RESIDUAL_ROWS if is_complete else math.inf)
-    rows = job.rows if drawn is None else job.rows.subset(drawn)
+    rows = job.drawn_rows(MAX_RESIDUAL_ROWS if is_complete else math.inf)
     total, weight = sum_residuals(net.module_for("residuals", rows.X.dtype), rows)
     represented = job.rows.weight.sum() / rows.weight.sum()
     total, weight = represented * total, represented * weight
@@ -150,11 +150,14 @@ def _residual_scale(
 
 
 def _score_folds(job: Job, net: AutoencoderNet) -> FoldScores | None:
-    """Score the training rows by the members that did not learn each fold."""
+    """Score the training rows by the members that did not learn each fold.
+
+    Of rows that are read in partitions, the sample that is in memory.
+    """
     if job.error is None or job.holdout is None:
         return None
     module = net.module_for("errors_by_fold", job.rows.X.dtype)
-    return score_folds(module, job.rows, job.holdout)
+    return score_folds(module, job.rows.pool, job.holdout)
 
 
 def _score_rows(
@@ -163,7 +166,7 @@ def _score_rows(
     """Score the training rows of this call."""
     assert job.error is not None
     rows = job.rows
-    if by_fold is None:
+    if by_fold is None or rows.is_streamed:
         module = net.module_for("row_error", rows.X.dtype)
         values, isolated = score_rows(module, rows), isolated_rows(module, rows)
     else:
@@ -199,17 +202,32 @@ def _scores_in_order(job: Job, net: AutoencoderNet, scores: np.ndarray) -> np.nd
     if job.positions is None:
         return scores
     in_order = scores[job.positions]
-    X = job.rows.X
-    is_left_out = job.positions < 0
-    empty = empty_rows(X)
-    is_left_out[empty] = False
-    others = np.flatnonzero(is_left_out)
+    others, where, empty = _left_out(job.rows, job.positions)
     if len(others):
-        in_order[others] = score_rows(
-            net.module_for("row_error", X.dtype), Rows(X, others)
-        )
+        module = net.module_for("row_error", others.X.dtype)
+        in_order[where] = score_rows(module, others)
     in_order[empty] = np.nan
     return in_order
+
+
+def _left_out(rows: Rows, positions: np.ndarray) -> tuple[Rows, np.ndarray, np.ndarray]:
+    """Return the rows of weight zero with an observed entry.
+
+    Returns
+    -------
+    others : Rows
+    where : ndarray of int
+        Their positions in the table.
+    empty : ndarray of int
+        Positions in the table of the rows without an observed entry.
+    """
+    if isinstance(rows, StreamedRows):
+        return left_out(rows, positions)
+    empty = empty_rows(rows.X)
+    is_left_out = positions < 0
+    is_left_out[empty] = False
+    where = np.flatnonzero(is_left_out)
+    return Rows(rows.X, where), where, empty
 
 
 def _with_earlier(
@@ -241,8 +259,8 @@ def _held_out_scores(
     """
     if job.error is None or job.holdout is None or by_fold is None:
         return None
-    drawn = job.drawn(MAX_HELD_OUT_ROWS)
-    rows, scores = job.rows, by_fold.by_fold
+    rows, scores = job.rows.pool, by_fold.by_fold
+    drawn = None if job.rows.is_streamed else job.drawn(MAX_HELD_OUT_ROWS)
     if drawn is not None:
         rows, scores = rows.subset(drawn), scores[drawn]
     fold = job.holdout.fold_of(rows)

@@ -133,7 +133,8 @@ def _reduced_network(job: Job) -> Network | None:
     """Return the network that is trained on coordinates, or None if none can be."""
     rows, parts, settings = job.rows, job.parts, job.settings
     is_wide = rows.n_features >= MIN_RATIO * len(rows) and len(rows) <= MAX_ROWS
-    if not is_wide or job.earlier is not None or job.is_partial:
+    is_first = job.earlier is None and not job.is_partial
+    if not (is_wide and is_first) or rows.is_streamed:
         return None
     if job.validation_rows is not None:  # they are outside of the space
         return None

@@ -133,6 +133,8 @@ def summarize(rows: Rows, *, find_binary: bool = False) -> Summary:
     find_binary : bool, default=False
         Whether to compute `is_binary`.
     """
+    if rows.is_streamed:
+        return rows.summary
     if rows.is_uniform and not find_binary and len(rows) > MAX_CANONICAL_ROWS:
         summary = _summarize_complete(rows)
         if summary is not None:
@@ -150,7 +152,7 @@ def summarize(rows: Rows, *, find_binary: bool = False) -> Summary:
             scaler.fit(stored.astype(np.float64), sample_weight=rows.weight / unit)
             low, high = min_max_axis(stored, axis=0, ignore_nan=True)
             if is_binary is not None:
-                is_binary[stored.indices[_is_not_binary(stored.data)]] = False
+                is_binary[stored.indices[is_not_binary(stored.data)]] = False
         else:
             scaler = StandardScaler()
             for where, block in rows.blocks(max(1, CACHED_ENTRIES // rows.n_features)):
@@ -159,7 +161,7 @@ def summarize(rows: Rows, *, find_binary: bool = False) -> Summary:
                 low = np.fmin(low, np.fmin.reduce(block, axis=0))
                 high = np.fmax(high, np.fmax.reduce(block, axis=0))
                 if is_binary is not None:
-                    is_binary &= ~_is_not_binary(block).any(axis=0)
+                    is_binary &= ~is_not_binary(block).any(axis=0)
     low, high = low.astype(np.float64), high.astype(np.float64)
     if is_binary is not None:
         is_binary &= (low == 0) & (high == 1)
@@ -246,5 +248,6 @@ def share_one_unit(summary: Summary) -> bool:
     return bool(MIN_SHARE <= share < 1 if is_graded.any() else share == 1)
 
 
-def _is_not_binary(values: np.ndarray) -> np.ndarray:
+def is_not_binary(values: np.ndarray) -> np.ndarray:
+    """Return which values are observed and neither 0 nor 1."""
     return (values != 0) & (values != 1) & ~np.isnan(values)

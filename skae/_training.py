@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from skae._agreement import agreed
 from skae._build import (
     Start,
     build_plan,
@@ -31,13 +32,19 @@ from skae._scores import median_score, score_training_rows
 from skae._span import reduced
 from skae._split import MAX_JUDGED_ROWS, split_rows
 from skae._summary import summarize, weighted_median
-from skae._user_callbacks import check_training, copies, prints_history
+from skae._user_callbacks import (
+    check_training,
+    copies,
+    prints_history,
+    without_writers,
+)
 from skae._whitening import summarize_codes
 from skae.engine.interrupt import Interruption
 from skae.engine.judge import Judgement
 from skae.engine.net import INTERNAL, AutoencoderNet, without_batches
 from skae.engine.networks import MemberFolds, Split
 from skae.engine.plan import Plan
+from skae.engine.processes import current_processes
 from skae.engine.trainer import OptimizerState, Trainer, sampled_for_widths
 
 # Number of weights of a network up to which early stopping is cross-validated: weights,
@@ -109,6 +116,10 @@ def train(job: Job, task: Task, interruption: Interruption) -> Trained:
         additional members, also before the end of the first epoch. Otherwise Ctrl-C
         ends the training early.
     """
+    processes = current_processes()
+    if processes.are_several:
+        with interruption.allowed():
+            job = agreed(job, processes)
     draws_globally = job.parts.network.draws_globally
     with isolated_generator(draws_globally, job.seed, job.device):
         with interruption.allowed():
@@ -129,7 +140,8 @@ def train(job: Job, task: Task, interruption: Interruption) -> Trained:
         n_components = training.curve.fewest(job.share)
         job = replace(job, n_components=n_components)
         trained = trained.of_width(n_components)
-    if not (job.is_partial or interruption.requested):
+    may_warn = processes.rank == 0 and not job.is_partial
+    if may_warn and not interruption.requested:
         trained = replace(trained, warnings=find_warnings(job, trained))
     return trained
 
@@ -163,7 +175,8 @@ def _holdout(job: Job) -> Holdout | None:
     if known is not None:
         return known.extended(widths)
     # A `partial_fit` may begin with few rows.
-    rows = None if job.is_partial else job.rows
+    # Of many rows that are read in partitions, all keys would take much memory.
+    rows = None if job.is_partial or job.rows.is_streamed else job.rows
     return choose_holdout(rows, widths, job.split_seed, job.n_kept)
 
 
@@ -203,6 +216,7 @@ def _train_network(
     """Train a network, the module of `start`, in place."""
     earlier, settings = job.earlier, job.settings
     plan = _plan(job, split)
+    verbose = max(int(settings.verbose), prints_history(settings.callbacks))
     history, best_epoch = _earlier_epochs(job)
     with interruption.allowed():
         module, objective, pca = start
@@ -215,7 +229,7 @@ def _train_network(
             device=str(job.device),
             history=history,
             best_epoch=best_epoch,
-            verbose=max(int(settings.verbose), prints_history(settings.callbacks)),
+            verbose=0 if current_processes().rank else verbose,
         )
         state = earlier.optimizer if earlier and job.is_partial else None
         trainer = Trainer(net, split, job.seed, interruption, state, pca)
@@ -251,8 +265,11 @@ def _callbacks(
 ) -> list:
     """Return the callbacks of the training, in the order in which they are called.
 
-    The first notifies scikit-learn's callbacks, the last shows the progress.
+    The first notifies scikit-learn's callbacks, the last shows the progress. Of several
+    processes, the first one alone shows it and has callbacks that write.
     """
+    if current_processes().rank:
+        return without_writers(copies(job.settings.callbacks))
     callbacks: list[Any] = []
     observer = task.epoch_callback(current_model, interruption)
     if observer is not None:
@@ -428,9 +445,10 @@ def _curves(job: Job, training: TrainingRun) -> LossCurves:
 def _bottleneck_attributes(job: Job, net: AutoencoderNet) -> dict[str, Any]:
     """Return the fitted attributes of the bottleneck.
 
-    In an ensemble, the first axis of each is that of the members.
+    In an ensemble, the first axis of each is that of the members. Of rows that are read
+    in partitions, they are those of a sample.
     """
-    rows, bottleneck = job.rows, job.parts.bottleneck
+    rows, bottleneck = job.rows.pool, job.parts.bottleneck
 
     def evaluate_rows(method: str) -> np.ndarray:
         return evaluate(net.module_for(method, rows.X.dtype), method, rows)

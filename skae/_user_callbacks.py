@@ -12,11 +12,18 @@ import numpy as np
 from skorch.callbacks import (
     BatchScoring,
     Callback,
+    Checkpoint,
     EpochScoring,
     InputShapeSetter,
     LoadInitState,
+    MlflowLogger,
+    NeptuneLogger,
     PassthroughScoring,
     PrintLog,
+    ProgressBar,
+    SacredLogger,
+    TensorBoard,
+    TrainEndCheckpoint,
     WandbLogger,
 )
 from torch import Tensor
@@ -38,6 +45,19 @@ REFUSED: dict[type[Callback], str] = {
         "skae.load to restore a saved estimator."
     ),
 }
+
+# Callbacks that write files, print, or send records.
+_WRITERS = (
+    Checkpoint,
+    MlflowLogger,
+    NeptuneLogger,
+    PrintLog,
+    ProgressBar,
+    SacredLogger,
+    TensorBoard,
+    TrainEndCheckpoint,
+    WandbLogger,
+)
 
 # Callbacks that score held-out rows, or the training rows if `on_train` is true.
 _SCORERS = (EpochScoring, PassthroughScoring)
@@ -130,6 +150,11 @@ def check_training(callbacks: Iterable[Any] | None, *, has_held_out_rows: bool) 
                     "partial_fit. Let it read 'train_loss' or 'train_loss_best', or "
                     "fit with early_stopping=True."
                 )
+
+
+def without_writers(callbacks: Iterable[Any]) -> list[Any]:
+    """Return the entries that do not write files, print, or send records."""
+    return [e for e in callbacks if not isinstance(_instance(_callback(e)), _WRITERS)]
 
 
 def copies(callbacks: Iterable[Any] | None) -> list[Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple, Self
 
 import numpy as np
 
 from skae._job import Job
 from skae._ordered import Ordered
-from skae._prediction import evaluate
+from skae._prediction import evaluate, evaluate_blocks
 from skae._rows import Rows
 from skae._scores import MAX_EARLIER_WEIGHT
 from skae._summary import Summary, summarize
@@ -100,5 +101,12 @@ def _merged(earlier: Summary, added: Summary) -> Summary:
 
 def _summarize(job: Job, net: AutoencoderNet) -> Summary:
     module = net.module_in(np.dtype(np.float64))
-    codes = evaluate(module, "encode", job.rows)
-    return summarize(Rows(codes, weight=job.rows.weight))
+    rows = job.rows
+    if not rows.is_streamed:
+        codes = evaluate(module, "encode", rows)
+        return summarize(Rows(codes, weight=rows.weight))
+    summaries = (
+        summarize(Rows(codes, weight=rows.weight[where]))
+        for where, codes in evaluate_blocks(module, "encode", rows)
+    )
+    return reduce(Summary.merged, summaries)

@@ -17,7 +17,7 @@ from skae import _defaults
 from skae._arrays import follows_input
 from skae._available import available_unless
 from skae._base import BaseAutoencoder, MatrixLike
-from skae._checks import check_scored_rows, check_X
+from skae._checks import check_scored_rows, check_X, is_collection
 from skae._compat import (
     Interval,
     RealNotInt,
@@ -722,6 +722,29 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
             ``score_samples(X) - offset_``. It is negative for outliers.
         """
         return self.score_samples(X) - self.offset_
+
+    def fit_predict(self, X: MatrixLike, y: Any = None, **kwargs: Any) -> np.ndarray:
+        """Fit to X, and predict whether each of its rows is an inlier or an outlier.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training rows, or a table in partitions as `fit` takes it. NaN marks a
+            missing entry.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        **kwargs : dict
+            Further arguments of `fit`.
+
+        Returns
+        -------
+        labels : ndarray of int of shape (n_samples,)
+            1 for inliers, -1 for outliers.
+        """
+        if not is_collection(self, X):
+            return super().fit_predict(X, y, **kwargs)
+        self.fit(X, **kwargs)
+        return np.where(self.training_scores_ < self.offset_, -1, 1)
 
     @own_settings()
     @follows_input

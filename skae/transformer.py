@@ -20,7 +20,12 @@ from skae import _defaults
 from skae._arrays import follows_input, in_space_of_fit
 from skae._available import available_unless
 from skae._base import BaseAutoencoder, MatrixLike, cast
-from skae._checks import check_weight, check_X, has_observed_value
+from skae._checks import (
+    check_in_memory,
+    check_weight,
+    check_X,
+    has_observed_value,
+)
 from skae._compat import Interval, RealNotInt, StrOptions
 from skae._explained import RowSquares, VarianceCurve
 from skae._job import Ensemble, Parts
@@ -633,6 +638,34 @@ class AutoencoderTransformer(
         self.transform_max_iter = transform_max_iter
         self.whiten = whiten
         self.ordered = ordered
+
+    def fit_transform(
+        self, X: MatrixLike, y: Any = None, **fit_params: Any
+    ) -> np.ndarray:
+        """Fit to X, and encode its rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training rows, in memory. NaN marks a missing entry.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        **fit_params : dict
+            Further arguments of `fit`.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components)
+            Codes, as of `transform`.
+
+        Raises
+        ------
+        TypeError
+            If X is a table in partitions, which `fit` takes. Then call
+            ``skae.distributed.map_rows`` for the codes.
+        """
+        check_in_memory(self, X)
+        return super().fit_transform(X, y, **fit_params)
 
     @own_settings()
     @follows_input

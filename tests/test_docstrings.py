@@ -27,6 +27,7 @@ MODULES = (
     "skae.penalties",
     "skae.inspection",
     "skae.model_selection",
+    "skae.distributed",
     "skae.export",
 )
 

@@ -125,6 +125,16 @@ class TrainingBatches:
         Whether `prepare` copies the block, to a GPU, and so never overwrites it.
     keeps_sparse : bool, default=False
         Whether the batches of a sparse table are `SparseRows`.
+    part : tuple of int, default=(0, 1)
+        Which part of each batch is returned, from 0, and the number of parts, which
+        differ by at most one row.
+
+    Attributes
+    ----------
+    bounds : ndarray of int of shape (n_batches + 1,)
+        Positions at which batches begin, see :func:`batch_bounds`.
+    parts : ndarray of int of shape (n_batches, 2)
+        Positions at which the returned part of each batch begins and ends.
     """
 
     def __init__(
@@ -138,6 +148,7 @@ class TrainingBatches:
         max_resident: int = MAX_RESIDENT_CPU,
         is_copied: bool = False,
         keeps_sparse: bool = False,
+        part: tuple[int, int] = (0, 1),
     ):
         self.rows = rows
         self.keeps_sparse = keeps_sparse
@@ -146,6 +157,7 @@ class TrainingBatches:
         self.fold_weight = fold_weight
         self.is_learnt = is_learnt
         self.bounds = batch_bounds(len(rows), batch_size)
+        self.parts = parts_of_batches(self.bounds, *part)
         self._order = np.arange(len(rows), dtype=np.int32)
         is_resident = rows.n_entries <= max_resident
         n_entries = DEVICE_CHUNK_ENTRIES if is_resident and is_copied else CHUNK_ENTRIES
@@ -178,14 +190,17 @@ class TrainingBatches:
         order = self._order
         if self.rng is not None:
             self.rng.shuffle(order)
-        for bounds in self._chunks():
-            chunk = self._chunk(order[bounds[0] : bounds[-1]])
-            yield from chunk.split(np.diff(bounds).tolist())
+        for parts in self._chunks():
+            where = np.concatenate([order[start:stop] for start, stop in parts])
+            yield from self._chunk(where).split(np.diff(parts).ravel().tolist())
+
+    def close(self) -> None:
+        """Free what reads the rows, which is nothing here."""
 
     def _chunks(self) -> Iterator[np.ndarray]:
-        """Yield the bounds of the batches of each chunk, see `batch_bounds`."""
+        """Yield the `parts` of the batches of each chunk."""
         for first in range(0, len(self), self._n_chunk):
-            yield self.bounds[first : first + self._n_chunk + 1]
+            yield self.parts[first : first + self._n_chunk]
 
     def _chunk(self, order: np.ndarray) -> Batch:
         if self.keeps_sparse:
@@ -198,19 +213,41 @@ class TrainingBatches:
 
     def _prepared(self, block: Any, where: Any) -> Batch:
         target, observed = self.prepare(block)
-        if self.rows.is_uniform:
-            weight = torch.ones(1).expand(len(block))
-        else:
-            weight = torch.from_numpy(self.rows.weight[where].astype(np.float32))
-        fold_weight = is_learnt = None
-        if self.fold_weight is not None:
-            values = self.fold_weight[where].astype(np.float32)
-            fold_weight = torch.from_numpy(values).to(target.device)
-        if self.is_learnt is not None:
-            values = self.is_learnt(where)
-            is_learnt = torch.from_numpy(values).to(target.device)
-        weight = weight.to(target.device)
-        return Batch(target, observed, weight, fold_weight, is_learnt)
+        batch = make_batch(self.rows, where, target, observed, self.is_learnt)
+        if self.fold_weight is None:
+            return batch
+        values = self.fold_weight[where].astype(np.float32)
+        return batch._replace(fold_weight=torch.from_numpy(values).to(target.device))
+
+
+def make_batch(
+    rows: Rows,
+    where: Any,
+    target: Any,
+    observed: Tensor | None,
+    is_learnt: Callable[[Any], np.ndarray] | None,
+) -> Batch:
+    """Return a batch of scaled rows.
+
+    Parameters
+    ----------
+    rows : Rows
+        All rows, with their weights.
+    where : ndarray of int, or an index of all rows
+        Positions of the rows of the batch.
+    target, observed : Tensor
+        See `Batch`.
+    is_learnt : callable or None
+        See `TrainingBatches`.
+    """
+    if rows.is_uniform:
+        weight = torch.ones(1).expand(len(target))
+    else:
+        weight = torch.from_numpy(rows.weight[where].astype(np.float32))
+    learnt = None
+    if is_learnt is not None:
+        learnt = torch.from_numpy(is_learnt(where)).to(target.device)
+    return Batch(target, observed, weight.to(target.device), None, learnt)
 
 
 def batch_bounds(n_rows: int, batch_size: int) -> np.ndarray:
@@ -229,6 +266,13 @@ def batch_bounds(n_rows: int, batch_size: int) -> np.ndarray:
     sizes = np.full(n_batches, size)
     sizes[:n_larger] += 1
     return np.concatenate([[0], sizes.cumsum()])
+
+
+def parts_of_batches(bounds: np.ndarray, number: int, n_parts: int) -> np.ndarray:
+    """Return where one of the parts of each batch begins and ends, (n_batches, 2)."""
+    starts, sizes = bounds[:-1], np.diff(bounds)
+    ends = [starts + sizes * i // n_parts for i in (number, number + 1)]
+    return np.stack(ends, axis=1)
 
 
 def count_batches(n_rows: int, batch_size: int) -> int:

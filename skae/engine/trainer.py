@@ -19,14 +19,22 @@ from skae._processor import settings_restored
 from skae._rows import Batch, Rows, sample_size
 from skae._sparse import SparseRows
 from skae.engine.averaging import WeightAverage
-from skae.engine.batches import MAX_RESIDENT_CPU, RowsDataset, TrainingBatches
+from skae.engine.batches import (
+    MAX_RESIDENT_CPU,
+    RowsDataset,
+    TrainingBatches,
+    count_batches,
+)
+from skae.engine.division import MIN_PART, Division
 from skae.engine.interrupt import Interruption
 from skae.engine.judge import DIVISOR, Judge, exceeds_standard_error
 from skae.engine.net import AutoencoderNet, StopTraining, lacks_float64
 from skae.engine.networks import Network, Networks, Split
 from skae.engine.notifier import Notifier
 from skae.engine.objective import trimmed_for_members, trimmed_share, trimmed_weight
+from skae.engine.processes import current_processes
 from skae.engine.step import Step, filler
+from skae.engine.streams import StreamedBatches
 
 # Largest number of records of batches in the history of an epoch.
 MAX_BATCH_RECORDS = 1000
@@ -48,9 +56,31 @@ MAX_COMPARED = 2**13
 # Number of entries up to which a scaled table is kept on a GPU: 4 GB in float32.
 MAX_RESIDENT = 2**30
 
-
 # Function that maps a batch to the objective of each row, of shape (n_rows,).
 RowLosses: TypeAlias = Callable[..., Tensor]
+
+# Iterables of batches, of rows in memory and in partitions.
+AnyBatches: TypeAlias = TrainingBatches | StreamedBatches
+
+
+class HeldOut(NamedTuple):
+    """Held-out rows that are evaluated after each epoch.
+
+    Attributes
+    ----------
+    row_losses : callable
+        Computes the objective of the rows of a batch.
+    batches : TrainingBatches or StreamedBatches
+    weight : ndarray of shape (n_rows,)
+        Weights of the rows.
+    is_part : bool
+        Whether other processes evaluate the other rows.
+    """
+
+    row_losses: RowLosses
+    batches: AnyBatches
+    weight: np.ndarray
+    is_part: bool
 
 
 class OptimizerState(NamedTuple):
@@ -121,7 +151,13 @@ class Trainer:
         shuffling, noise = np.random.SeedSequence(seed).spawn(2)
         self.rng = np.random.default_rng(shuffling)
         self.generator = torch.Generator(self.device)
-        self.generator.manual_seed(int(noise.generate_state(1)[0]))
+        self.processes = current_processes()
+        n_train = len(split.train)
+        smallest = n_train // count_batches(n_train, self.plan.batch_size)
+        self.division = Division(self.processes, smallest)
+        # Each process draws its own noise, for its own rows.
+        rank = self.processes.rank
+        self.generator.manual_seed(int(noise.generate_state(rank + 1)[rank]))
         self.n_steps = 0
         self.pca = pca
         self._best_before = net.best_epoch_
@@ -147,13 +183,13 @@ class Trainer:
         modules = nn.ModuleList(module for module, _ in self.networks.trained)
         self.judge = Judge(modules, self.plan, split.train.weight)
         self._datasets = {
-            "dataset_train": RowsDataset(split.train),
+            "dataset_train": RowsDataset(split.train.pool),
             "dataset_valid": self._held_out_dataset(),
         }
         # Fraction of the steps that are done; a tensor, since recorded steps read it.
         self._progress = torch.ones((), dtype=torch.float32, device=self.device)
         self._set_progress = filler(self._progress)
-        self._held_out: list[tuple[RowLosses, TrainingBatches]] = []
+        self._held_out: list[HeldOut] = []
         self._total_steps = 1
         # Lowest training and validation loss so far.
         self._lowest: dict[str, float] = {}
@@ -194,15 +230,16 @@ class Trainer:
                 net.history.pop()  # an epoch that has not ended
             n_epochs = len(net.history) - n_earlier
             self.networks.share_weights()
-            exact = [self._exact_losses]
+            exact = [partial(self.processes.share, self._exact_losses)]
             if self.networks.folds:  # nothing is held out from the network itself
-                exact.append(self._exact_training_losses)
+                exact.append(partial(self.processes.share, self._exact_training_losses))
             net.judgement_ = self.judge.restore_best(
                 n_epochs, is_complete, *(exact if self._is_exact else ())
             )
             if self.judge.best_epoch > 0:
                 net.best_epoch_ = n_earlier + self.judge.best_epoch
             self._notify_of_end()
+            self._copy_first()
             # A callback may have restored an earlier epoch and its history.
             net.best_epoch_ = min(net.best_epoch_, len(net.history))
         net.set_training_mode(False)
@@ -259,6 +296,8 @@ class Trainer:
         is_short = self._total_steps < MIN_RECORDED_STEPS
         if self.device.type == "mps" or is_large or is_short:
             compile = compile is True
+        if self._compares_all_rows:  # messages between processes cannot be recorded
+            compile = False
         watches_gradients = bool(self._notified_of["on_grad_computed"])
         return Step(
             self._batch_loss,
@@ -266,7 +305,11 @@ class Trainer:
             net.optimizer_,
             inputs=[self._progress],
             compile=compile,
-            on_gradients=self._notify_of_gradients if watches_gradients else None,
+            on_gradients=(
+                self._finish_gradients
+                if watches_gradients or self.division.is_real
+                else None
+            ),
             generator=self.generator,
         )
 
@@ -285,18 +328,23 @@ class Trainer:
     def _held_out_weight(self) -> np.ndarray:
         return np.concatenate([rows.weight for _, rows in self.networks.judged])
 
-    def _held_out_batches(self) -> Iterator[tuple[RowLosses, TrainingBatches]]:
-        """Yield batches of held-out rows, and a function that computes their losses."""
-        networks = self.networks
+    def _held_out_batches(self) -> Iterator[HeldOut]:
+        """Yield the held-out rows, of several processes each a part."""
+        networks, (rank, size) = self.networks, self.division.part
         # Callbacks of batches receive the rows of one network.
         stacked = None if self._watches_batches else networks.stacked_held_out()
         if stacked is not None:
             rows, sizes = stacked
             at_once = self._make_batches(rows, training=False, size=len(rows))
-            yield partial(networks.stacked_row_losses, sizes=sizes), at_once
+            losses = partial(networks.stacked_row_losses, sizes=sizes)
+            yield HeldOut(losses, at_once, self._held_out_weight, False)
             return
         for network, rows in networks.judged:
-            yield network.row_losses, self._make_batches(rows, training=False)
+            is_part = len(rows) >= MIN_PART * size > MIN_PART
+            if is_part:
+                rows = rows.subset(np.array_split(np.arange(len(rows)), size)[rank])
+            batches = self._make_batches(rows, training=False)
+            yield HeldOut(network.row_losses, batches, rows.weight, is_part)
 
     def _run_epochs(self) -> None:
         net, epochs = self.net, self.plan.max_epochs
@@ -304,33 +352,31 @@ class Trainer:
         self._total_steps = epochs * len(batches)
         average = WeightAverage(self.networks.parameters(), self.plan.averaged_steps)
         self.notifier.average = average
-        with closing(self._build_step()) as self._step:
+        with closing(batches), closing(self._build_step()) as self._step:
             for epoch in range(1, epochs + 1):
                 self.notifier.notify("on_epoch_begin", **self._datasets)
                 self._run_training_epoch(batches)
                 self.networks.share_weights()
                 average.update(len(batches))
                 with average.in_use():
+                    self._copy_first()
                     losses = self._run_validation_epoch()
                     with self.interruption.deferred():
                         self._judge_epoch(epoch, losses)
-                    self.notifier.notify("on_epoch_end", **self._datasets)
+                    self._notify_of_epoch_end()
                 n_divisions = self.judge.n_divisions
                 if not self.judge.allows_another_epoch(not net.has_own_schedule):
                     break
                 if self.judge.n_divisions > n_divisions:
                     average.restart()
 
-    def _judge_epoch(self, epoch: int, losses: np.ndarray | None) -> None:
+    def _judge_epoch(self, epoch: int, valid_losses: np.ndarray | None) -> None:
         """Record the losses of an epoch, which callbacks read, and judge the epoch."""
         records = self.net.history[-1]["batches"]
         batches = [batch for batch in records if "train_loss" in batch]
-        train_loss = float(
-            np.average(
-                [batch["train_loss"] for batch in batches],
-                weights=[batch["train_batch_size"] for batch in batches],
-            )
-        )
+        own = [(batch["train_loss"], batch["train_batch_size"]) for batch in batches]
+        losses, sizes = self.processes.concatenate(np.array(own)).T
+        train_loss = float(np.average(losses, weights=sizes))
         self._record_loss("train_loss", train_loss)
         # The held-out rows are judged by the full weights of the penalty and of the
         # bottleneck's term, which training does not minimise yet while they grow.
@@ -339,7 +385,7 @@ class Trainer:
         is_settled = self.plan.schedule is None or done >= settled_from
         is_settled &= self.n_steps >= self.plan.settling_steps
         valid_loss = self.judge.judge_epoch(
-            epoch, train_loss, losses, counts=is_settled
+            epoch, train_loss, valid_losses, counts=is_settled
         )
         if valid_loss is not None:
             self._record_loss("valid_loss", valid_loss)
@@ -350,7 +396,7 @@ class Trainer:
         self.net.history.record(f"{name}_best", loss < self._lowest[name])
         self._lowest[name] = min(loss, self._lowest[name])
 
-    def _run_training_epoch(self, batches: TrainingBatches) -> None:
+    def _run_training_epoch(self, batches: AnyBatches) -> None:
         """Take a step for each batch, and record the losses.
 
         Without callbacks that read them, losses remain on a GPU until the end of the
@@ -364,7 +410,7 @@ class Trainer:
         losses: list[Any] = []
         sizes: list[int] = []
         fetched: list[Tensor] = []
-        for batch in batches:
+        for batch in self.division.located(batches):
             if self._watches_batches:
                 with self._notifying_of_batch(batch, training=True) as outputs:
                     self.networks.freeze_as_first()
@@ -393,24 +439,32 @@ class Trainer:
             return None
         self._set_training_mode(False)
         self._progress.fill_(1.0)
-        all_losses = []
-        rest = torch.from_numpy(self._held_out_weight)
         with _same_noise(self.generator):
-            for row_losses_of, batches in self._held_out:
-                for batch in batches:
-                    with self._notifying_of_batch(batch, False, is_start) as outputs:
-                        row_losses = row_losses_of(batch, progress=self._progress)
-                        weight = rest[: len(row_losses)].to(row_losses)
-                        rest = rest[len(row_losses) :]
-                        all_losses.append(row_losses.cpu().numpy())
-                        if row_losses.ndim == 2:
-                            row_losses = row_losses.mean(dim=1)
-                        loss = (row_losses * weight).sum() / weight.sum()
-                        outputs.update(loss=loss, y_pred=row_losses)
+            parts = [self._held_out_losses(part, is_start) for part in self._held_out]
         if not is_start:
-            self.net.history.record("valid_batch_count", len(all_losses))
-        losses = np.concatenate(all_losses)
+            n_batches = sum(len(part.batches) for part in self._held_out)
+            self.net.history.record("valid_batch_count", n_batches)
+        losses = np.concatenate(parts)
         return losses if losses.ndim == 1 else self._mean_over_widths(losses, is_start)
+
+    def _held_out_losses(self, part: HeldOut, is_start: bool) -> np.ndarray:
+        """Return the objective of held-out rows, those of the other processes too."""
+        all_losses = []
+        rest = torch.from_numpy(np.array(part.weight))
+        for batch in part.batches:
+            with self._notifying_of_batch(batch, False, is_start) as outputs:
+                row_losses = part.row_losses(batch, progress=self._progress)
+                weight = rest[: len(row_losses)].to(row_losses)
+                rest = rest[len(row_losses) :]
+                all_losses.append(row_losses.cpu().numpy())
+                if row_losses.ndim == 2:
+                    row_losses = row_losses.mean(dim=1)
+                loss = (row_losses * weight).sum() / weight.sum()
+                outputs.update(loss=loss, y_pred=row_losses)
+        losses = np.concatenate(all_losses)
+        if part.is_part:
+            return self.processes.concatenate(losses)
+        return self.processes.share(lambda: losses)
 
     def _mean_over_widths(self, losses: np.ndarray, is_start: bool) -> np.ndarray:
         """Return the mean objective of rows over numbers of components, (n_rows,).
@@ -480,9 +534,13 @@ class Trainer:
             (network, sampled_for_widths(rows, n_components))
             for network, rows in judged
         ]
-        is_learnt = self._are_better(held_out or train, is_held_out=bool(held_out))
+        is_learnt = self.processes.share(
+            lambda: self._are_better(held_out or train, is_held_out=bool(held_out))
+        )
         if self.networks.folds:
-            is_learnt &= self._are_better(train, is_held_out=False)
+            is_learnt &= self.processes.share(
+                lambda: self._are_better(train, is_held_out=False)
+            )
         if not is_learnt.any():
             self.judge.restore_start()
             self.net.best_epoch_ = self._best_before
@@ -554,12 +612,69 @@ class Trainer:
         order = np.argsort(self.split.fold, kind="stable")
         return RowsDataset(self.split.train.subset(order), parts)
 
+    # Several processes
+
+    @cached_property
+    def _compares_all_rows(self) -> bool:
+        """Whether weights of rows depend on rows of other processes."""
+        has_members = self.split.members is not None
+        return self.division.is_real and (self.plan.trim > 0 or has_members)
+
+    def _finish_gradients(self) -> None:
+        """Combine the gradients of all processes, and notify callbacks."""
+        if self.division.is_real:
+            groups = self.net.optimizer_.param_groups
+            gradients = [p.grad for group in groups for p in group["params"]]
+            self.division.combine([g for g in gradients if g is not None])
+            self.division.combine(self._learnt_buffers())
+        if self._notified_of["on_grad_computed"]:
+            self._notify_of_gradients()
+
+    def _learnt_buffers(self) -> list[Tensor]:
+        """Return buffers that training may change, such as codebooks."""
+        parts: list[nn.Module | None] = []
+        for module, objective in self.networks.trained:
+            parts += [module.encoder, module.bottleneck, module.decoder, module.noise]
+            parts.append(objective)
+        buffers = [b for part in parts if part is not None for b in part.buffers()]
+        return [buffer for buffer in buffers if buffer.is_floating_point()]
+
+    def _copy_first(self) -> None:
+        """Give all processes the weights of the first.
+
+        On processors of different makes, equal updates differ by rounding errors.
+        """
+        if self.processes.are_several:
+            self.networks.share_weights()
+            parts = self.networks.all_parts
+            weights = [t for part in parts for t in part.state_dict().values()]
+            self.processes.copy_first(weights)
+
+    def _notify_of_epoch_end(self) -> None:
+        """Notify callbacks; what ends the training in one process ends it in all."""
+        is_stopped = False
+        try:
+            self.notifier.notify("on_epoch_end", **self._datasets)
+        except StopTraining:
+            is_stopped = True
+        if self.processes.any(is_stopped):
+            raise StopTraining
+
     # Steps
 
     def _make_batches(
         self, rows: Rows, training: bool, size: int | None = None
-    ) -> TrainingBatches:
+    ) -> AnyBatches:
         """Return scaled batches, shuffled for training or in order for validation."""
+        if rows.is_streamed:
+            members = self.split.members
+            return StreamedBatches(
+                rows,
+                self.plan.batch_size,
+                self._prepare,
+                self.rng,
+                members.is_learnt if members else None,
+            )
         is_cuda = self.device.type == "cuda"
         n_evaluated = self.net.block_size
         if self._keeps_sparse:
@@ -574,6 +689,7 @@ class Trainer:
             max_resident=MAX_RESIDENT if is_cuda else MAX_RESIDENT_CPU,
             is_copied=is_cuda,
             keeps_sparse=self._keeps_sparse,
+            part=self.division.part if training else (0, 1),
         )
 
     @cached_property
@@ -631,6 +747,8 @@ class Trainer:
         uses_bfloat16 = self.plan.precision == "bfloat16"
         with torch.autocast(batch.target.device.type, torch.bfloat16, uses_bfloat16):
             row_losses = network.objective(network.module, batch, self._progress)
+        if self._compares_all_rows:
+            return self.division.mean_loss(row_losses, batch, self.plan.trim)
         trim, n_rows = self.plan.trim, batch.n_rows
         if batch.is_learnt is not None:
             kept = trimmed_for_members(
