@@ -241,6 +241,10 @@ def _group_of(world: Any) -> _Group:
 
 
 def _leave() -> None:
-    """Leave the default group, so that PyTorch does not warn at the end."""
+    """Leave the default group before the interpreter ends.
+
+    Its threads must have ended by then, and no other reference may keep them.
+    """
+    _group_of.cache_clear()
     if dist.is_initialized():
         dist.destroy_process_group()
