@@ -124,7 +124,7 @@ class IsolationForest(
     adapted(
         AutoencoderOutlierDetector,
         "IsolationForest",
-        ignored=("max_samples", "bootstrap", "n_jobs"),
+        ignored=("max_samples", "bootstrap"),
         # Two fits of a forest to three rows are equal for any seeds.
         defaults={"random_state": 0},
     )

@@ -62,7 +62,7 @@ from skae.engine.interrupt import Interruption
 from skae.engine.judge import DivergenceError
 from skae.engine.processes import joined_processes
 from skae.losses import LOSSES, Loss
-from skae.networks import NETWORKS, Network
+from skae.networks import MAX_SIZE, NETWORKS, Network
 from skae.penalties import PENALTIES, Penalty
 
 # Array-likes, data frames and sparse matrices, as users pass them.
@@ -100,7 +100,7 @@ class BaseAutoencoder(
 
     _parameter_constraints: ClassVar[dict] = {
         "n_components": [
-            Interval(Integral, 1, None, closed="left"),
+            Interval(Integral, 1, MAX_SIZE, closed="both"),
             StrOptions({"auto"}),
         ],
         "network": [StrOptions(set(NETWORKS)), Network],
@@ -223,7 +223,8 @@ class BaseAutoencoder(
             rank of the rows, and if it explains less than a tenth of the variance that
             a PCA with as many components explains.
         """
-        earlier = self._trained if self.warm_start and self._is_fitted() else None
+        is_resumed = isinstance(self.warm_start, bool | np.bool_) and self.warm_start
+        earlier = self._trained if is_resumed and self._is_fitted() else None
         try:
             with self._restored_after_error():
                 self._fit(
@@ -384,12 +385,16 @@ class BaseAutoencoder(
                     array_space=plain(space),
                 )
             name = "partial-fit" if is_partial else "fit"
-            if is_collection(self, X):
-                X = job.rows.pool.X  # callbacks get a sample of a large table
             # Of several processes, the first one notifies scikit-learn's callbacks.
             observed = self if processes.rank == 0 else None
             task = Task.of_fit(
-                observed, name, lambda: max_subtasks(job), X, y, sample_weight
+                observed,
+                name,
+                lambda: max_subtasks(job),
+                X,
+                y,
+                sample_weight,
+                job if is_collection(self, X) else None,
             )
             trained = train(job, task, interruption)
             self._adopt(trained)

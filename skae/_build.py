@@ -28,7 +28,8 @@ from skae._layers import (
     takes_inputs_in_order,
     unbounded_columns,
 )
-from skae._members import CodeWidths, Members, join, stack, stack_squeezes
+from skae._members import CodeWidths, Members, join, stack, stack_squeezes, take
+from skae._memory import is_out_of_memory
 from skae._module import Autoencoder, Scaler, max_validation_refinements
 from skae._noise import Noise
 from skae._ordered import linear_start
@@ -68,7 +69,26 @@ class Start(NamedTuple):
 
 
 def build_start(job: Job) -> Start:
-    """Build the initial module, or copy the fitted one, and the objective."""
+    """Build the initial module, or copy the fitted one, and the objective.
+
+    Raises
+    ------
+    ValueError
+        If the network does not fit into memory.
+    """
+    try:
+        return _build_start(job)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(
+            "There is not enough memory for a network with n_components="
+            f"{job.n_components} for {job.rows.n_features} features. Lower "
+            "n_components, or the sizes of the layers (hidden_layer_sizes or network)."
+        ) from error
+
+
+def _build_start(job: Job) -> Start:
     if job.earlier is not None and job.is_resumed:
         earlier = job.earlier
         module = copy.deepcopy(earlier.learnt_module)
@@ -242,6 +262,21 @@ def join_members(earlier: Autoencoder, added: Autoencoder) -> Autoencoder:
     joined.code_factor = kept.code_factor
     joined.max_refinements = added.max_refinements
     return joined.eval()
+
+
+def take_members(module: Autoencoder, members: slice) -> Autoencoder:
+    """Return a module of some members, with copies of their weights."""
+    taken = copy.copy(module)
+    parts = {
+        name: take(getattr(module, name), members)
+        for name in ("encoder", "bottleneck", "decoder")
+    }
+    taken._modules = {**module._modules, **parts}
+    assert module.visible is not None  # it is an ensemble
+    taken._buffers = {**module._buffers, "visible": module.visible[members]}
+    if module.noise is not None:
+        taken._modules["noise"] = module.noise.taken(members)
+    return taken
 
 
 def _check_trainable(start: Start, job: Job) -> None:

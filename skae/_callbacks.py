@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from skorch.callbacks import Callback
 
 from skae._arrays import as_numpy
-from skae._compat import callback_context, has_callbacks
+from skae._compat import callback_context, has_callbacks, safe_indexing
+from skae._sources import in_memory
+from skae._streamed import StreamedRows
 from skae.engine.interrupt import Interruption
 
 if TYPE_CHECKING:
-    from skae._job import Trained
+    from skae._job import Job, Trained
 
 
 class Task:
@@ -41,6 +43,11 @@ class Task:
         self._arguments = arguments or {}
         self._attributes = attributes
 
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether anyone is notified."""
+        return self._context is not None
+
     @classmethod
     def of_fit(
         cls,
@@ -50,6 +57,7 @@ class Task:
         X: Any,
         y: Any,
         sample_weight: Any,
+        job: Job | None = None,
     ) -> Task:
         """Begin the task of a fit.
 
@@ -63,10 +71,15 @@ class Task:
         X, y, sample_weight : object
             Arguments of the fit. If y is None, callbacks receive X as the target: a
             `ScoringMonitor` needs one, and an autoencoder predicts its input.
+        job : Job, default=None
+            The job on a table in partitions, of which callbacks receive a sample if it
+            is large; None for a table in memory.
         """
         if not has_callbacks(estimator):
             return cls()
-        y = as_numpy(y, "y")
+        y = as_numpy(in_memory(y), "y")
+        if job is not None:
+            X, y, sample_weight = _in_memory_arguments(job, y, sample_weight)
         arguments = {
             "estimator": estimator,
             "X": X,
@@ -142,6 +155,17 @@ class Task:
         if trained is None or attributes is None:
             return None
         return lambda: attributes(trained())
+
+
+def _in_memory_arguments(job: Job, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    """Return rows of a table in partitions with the targets and weights of these."""
+    rows = job.rows
+    if isinstance(rows, StreamedRows):
+        if y is not None:
+            y = safe_indexing(y, rows.pool_index(job.positions))
+        if sample_weight is not None:
+            sample_weight = rows.pool.weight
+    return rows.pool.X, y, sample_weight
 
 
 class EpochTasks(Callback):

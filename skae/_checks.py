@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, validate_data
 
+from skae._agreement import agreed_table
 from skae._build import build_scaler
 from skae._compat import check_sample_weight, validate_parameters
 from skae._job import (
@@ -30,6 +32,7 @@ from skae._job import (
     starts_at_pca,
 )
 from skae._module import LIMIT
+from skae._numeric import numeric
 from skae._parameters import first_difference, snapshot
 from skae._partitions import Partitions
 from skae._pca import count_needed
@@ -42,6 +45,7 @@ from skae._summary import Summary, summarize
 from skae._user_callbacks import check_callbacks
 from skae.bottlenecks import BOTTLENECKS
 from skae.corruptions import CORRUPTIONS
+from skae.engine.processes import current_processes
 from skae.losses import LOSSES, Loss
 from skae.networks import NETWORKS, are_sizes
 from skae.penalties import PENALTIES
@@ -111,17 +115,24 @@ def check_fit(
     parameters = snapshot(estimator, (*estimator._STRUCTURE, "init"))
     if earlier is not None:
         _check_same_structure(estimator._STRUCTURE, parameters, earlier)
-    if is_partial and is_collection(estimator, X):
-        raise TypeError(
-            "partial_fit takes one array, data frame or sparse matrix, but X is a "
-            f"{type(X).__name__} of partitions. Pass one partition at a time, or the "
-            "whole to fit."
-        )
-    X, feature_names = _check_training_data(estimator, X, earlier)
+    X, feature_names = agreed_table(
+        partial(_check_training_data, estimator, X, earlier, is_partial),
+        estimator.get_params(deep=False),
+        sample_weight is None,
+        X_val is None,
+    )
     n_features = X.shape[1]
     estimator._check_width(n_features)
-    validation_rows = _check_validation_rows(
-        estimator, X_val, sample_weight_val, X, feature_names
+    together = current_processes().together
+    validation_rows = together(
+        partial(
+            _check_validation_rows,
+            estimator,
+            X_val,
+            sample_weight_val,
+            X,
+            feature_names,
+        )
     )
     if earlier is None:
         _warn_channels_last(estimator.input_shape)
@@ -160,7 +171,9 @@ def check_fit(
     if earlier is not None and ensemble is not None and n_kept:
         _check_same_start(parts, estimator.init, earlier)
         ensemble = ensemble.additional(earlier.net.module_)
-    split_seed = seed = _draw_seed(estimator.random_state)
+    seed = _draw_seed(estimator.random_state)
+    # Where each process has drawn its own, that of the first one.
+    split_seed = seed = current_processes().share(lambda: seed)
     if earlier is not None:
         # With the seed alone, each resumed fit would repeat the same random numbers,
         # and additional members would equal those before.
@@ -389,7 +402,8 @@ def check_X(estimator: Estimator, X: Any) -> Table:
             return X
         check_in_memory(estimator, X)
         _check_dimensions(estimator, X)
-        X = validate_data(estimator, X, reset=False, **_X_SETTINGS)
+        with numeric(X):
+            X = validate_data(estimator, X, reset=False, **_X_SETTINGS)
     return _without_duplicates(X)
 
 
@@ -432,8 +446,9 @@ def check_in_memory(estimator: Estimator, X: Any) -> None:
     """Raise TypeError if X is a table in partitions, which only `fit` takes."""
     if is_collection(estimator, X):
         raise TypeError(
-            f"X is a {type(X).__name__} of partitions, which only fit takes. Use "
-            "skae.distributed.map_rows, which calls a method for each partition."
+            f"X is a table in partitions ({type(X).__name__}), which only fit takes. "
+            "Call the method of the fitted estimator for each partition, as "
+            "skae.distributed.map_rows does for a Dask collection."
         )
 
 
@@ -441,12 +456,14 @@ def _rows_of(
     X: Table | Partitions, sample_weight: ArrayLike | None, estimator: Estimator
 ) -> tuple[Rows, np.ndarray | None]:
     """Return the rows of a table, see `CanonicalForm` and `Streamed`."""
-    if not isinstance(X, Partitions):
-        return canonical_form(X, check_weight(sample_weight, X))
-    if sample_weight is not None:
+    is_streamed = isinstance(X, Partitions)
+    if is_streamed and sample_weight is not None:
         X.count()
+    weight = current_processes().together(partial(check_weight, sample_weight, X))
+    if not is_streamed:
+        return canonical_form(X, weight)
     with threads_for(math.inf, estimator.n_threads):
-        return stream_rows(X, check_weight(sample_weight, X))
+        return stream_rows(X, weight)
 
 
 def _is_plain_array(estimator: Estimator, X: Any) -> bool:
@@ -481,13 +498,19 @@ def has_observed_value(X: Table, weight: np.ndarray | None = None) -> bool:
 
 
 def _check_training_data(
-    estimator: Estimator, X: Any, earlier: Trained | None
+    estimator: Estimator, X: Any, earlier: Trained | None, is_partial: bool
 ) -> tuple[Table, Any]:
     """Return X as a float array or a CSR matrix, and its feature names or None.
 
     A large table in partitions is returned as `Partitions`.
     """
     if is_collection(estimator, X):
+        if is_partial:
+            raise TypeError(
+                "partial_fit takes one array, data frame or sparse matrix, but X is a "
+                f"{type(X).__name__} of partitions. Pass one partition at a time, or "
+                "the whole to fit."
+            )
         return _check_partitions(estimator, X, earlier)
     if earlier is not None:
         return check_X(estimator, X), earlier.feature_names
@@ -495,7 +518,7 @@ def _check_training_data(
     # `validate_data` sets attributes of an estimator. Here it is given a copy, so that
     # a fit that fails leaves the estimator unchanged.
     copied = type(estimator)(**estimator.get_params(deep=False))
-    with np.errstate(over="ignore", invalid="ignore"):  # as in `check_X`
+    with np.errstate(over="ignore", invalid="ignore"), numeric(X):  # as in `check_X`
         X = validate_data(copied, X, reset=True, **_X_SETTINGS)
     X = _without_duplicates(X)
     return X, getattr(copied, "feature_names_in_", None)
@@ -565,7 +588,8 @@ def _check_validation_rows(
     with np.errstate(over="ignore", invalid="ignore"), _errors_name("X_val"):
         _check_dimensions(estimator, X_val, "X_val")
         settings = {**_X_SETTINGS, "dtype": X.dtype, "input_name": "X_val"}
-        table = check_array(X_val, estimator=estimator, **settings)
+        with numeric(X_val, "X_val"):
+            table = check_array(X_val, estimator=estimator, **settings)
     _check_same_features(X_val, table.shape[1], X.shape[1], feature_names)
     if sparse.issparse(X) and not sparse.issparse(table):
         table = sparse.csr_array(table)  # a block of sparse rows is read as such
@@ -699,9 +723,16 @@ def check_weight(sample_weight: ArrayLike | None, X: Table) -> np.ndarray | None
     """Validate `sample_weight`; return it as float64 of shape (n_samples,)."""
     if sample_weight is None:
         return None
-    weight = check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
-    )
+    if isinstance(sample_weight, list | tuple) and np.ndim(sample_weight[:1]) > 1:
+        raise ValueError(
+            "sample_weight must have one number for each row, got a "
+            f"{type(sample_weight).__name__} of arrays. Pass one array for all rows, "
+            "also if X is a table in partitions: np.concatenate(sample_weight)."
+        )
+    with numeric(sample_weight, "sample_weight"):
+        weight = check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
     positive = weight[weight > 0]
     if np.any((positive < MIN_WEIGHT) | (positive > MAX_WEIGHT)):
         raise ValueError(

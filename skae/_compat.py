@@ -13,8 +13,10 @@ import re
 import sys
 from collections.abc import Callable
 from functools import partial
+from numbers import Real
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import _safe_indexing as safe_indexing
@@ -44,6 +46,7 @@ from sklearn.utils.validation import (
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import _num_samples as num_samples
 from skorch import NeuralNet
+from threadpoolctl import OpenBLASController
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -156,7 +159,10 @@ def validate_parameters(estimator: Any) -> None:
     ------
     InvalidParameterError
         If a parameter has a value that its constraints exclude.
+    TypeError
+        If a parameter is a number of another library.
     """
+    _check_numbers(estimator.get_params(deep=False), type(estimator).__name__)
     estimator._validate_params()
 
 
@@ -181,8 +187,35 @@ def validate_arguments(
     ------
     InvalidParameterError
         If an argument has a value that its constraints exclude.
+    TypeError
+        If an argument is a number of another library.
     """
+    _check_numbers(arguments, caller)
     validate_parameter_constraints(constraints, arguments, caller)
+
+
+def _check_numbers(arguments: dict[str, Any], caller: str) -> None:
+    """Raise TypeError for numbers that the constraints of scikit-learn cannot compare.
+
+    Their errors do not name the argument.
+    """
+    for name, value in arguments.items():
+        if isinstance(value, Real) and not isinstance(value, int | float | np.generic):
+            raise TypeError(
+                f"The {name!r} parameter of {caller} must be a number of Python or "
+                f"NumPy. Got {value!r} instead. Pass float({name})."
+            )
+
+
+def release_blas_threads() -> None:
+    """Allow every thread to set the number of threads of OpenBLAS, which all share.
+
+    Since threadpoolctl 3.8, only the first thread that sets it may do so, until it is
+    restored: calls in other threads have no effect.
+    """
+    clear = getattr(OpenBLASController, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
 
 
 def set_output_container(estimator: Any, transform: str) -> None:

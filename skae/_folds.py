@@ -55,6 +55,10 @@ class Holdout(NamedTuple):
             fold[where] = np.searchsorted(self.bounds, keys, side="right")
         return fold
 
+    def of_first(self, n_members: int) -> Holdout:
+        """Return the holdout of the first members alone."""
+        return self._replace(group=self.group[:n_members])
+
     def extended(self, widths: Sequence[int]) -> Holdout:
         """Return the holdout with additional members, whose codes have these widths."""
         sizes = np.bincount(self.group[self.group >= 0], minlength=self.n_folds)
@@ -119,10 +123,14 @@ def row_keys(rows: Rows, seed: int) -> np.ndarray:
     keys : ndarray of int64 of shape (n_rows,)
         In [0, N_KEYS). Equal for equal rows, dense or sparse, in float32 or float64.
     """
-    keys = np.empty(len(rows), dtype=np.int64)
-    for where, block in _key_blocks(rows, seed):
-        keys[where] = block
-    return keys
+
+    def compute(part: Rows) -> np.ndarray:
+        keys = np.empty(len(part), dtype=np.int64)
+        for where, block in _key_blocks(part, seed):
+            keys[where] = block
+        return keys
+
+    return rows.shared(compute, lambda *keys: np.concatenate(keys))
 
 
 def _key_blocks(rows: Rows, seed: int) -> Iterator[tuple[slice, np.ndarray]]:

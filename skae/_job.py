@@ -18,7 +18,6 @@ from skae._members import has_code_widths
 from skae._module import Autoencoder
 from skae._ordered import Ordered
 from skae._rows import Rows
-from skae._streamed import StreamedRows
 from skae._summary import Summary
 from skae.bottlenecks import Bottleneck
 from skae.corruptions import Corruption
@@ -90,7 +89,7 @@ def pca_obstacle(parts: Parts) -> str | None:
 
 
 class Ensemble(NamedTuple):
-    """Ensemble of an ensemble of networks, which are trained together.
+    """An ensemble of networks.
 
     Attributes
     ----------
@@ -98,12 +97,19 @@ class Ensemble(NamedTuple):
     n_visible : int
         Number of features that are input to the encoder of each member. They are drawn
         at random.
+    n_together : int
+        Largest number of members that are trained as one network, where members can be
+        trained apart from each other.
+    n_jobs : int or None
+        Number of workers that train members, see `joblib.Parallel`.
     widths : tuple of int or None
         Number of components of the code that each member uses; None means all.
     """
 
     n_members: int
     n_visible: int
+    n_together: int
+    n_jobs: int | None
     widths: tuple[int, ...] | None = None
 
     def additional(self, earlier: Autoencoder) -> Ensemble:
@@ -115,7 +121,7 @@ class Ensemble(NamedTuple):
         if has_code_widths(earlier.encoder):
             widths = self.widths or (earlier.n_components,) * self.n_members
             widths = tuple(min(w, earlier.n_components) for w in widths[n_kept:])
-        return Ensemble(self.n_members - n_kept, self.n_visible, widths)
+        return self._replace(n_members=self.n_members - n_kept, widths=widths)
 
 
 @dataclass(frozen=True)
@@ -255,24 +261,6 @@ class Job:
     validation_rows: Rows | None = None
     whiten: bool = False
     array_space: tuple[str, str] | None = None
-
-    def drawn(self, n_rows: float) -> np.ndarray | None:
-        """Return positions of rows drawn at random; None if there are no more rows."""
-        if len(self.rows) <= n_rows:
-            return None
-        rng = np.random.default_rng([self.split_seed, 1])
-        return np.sort(rng.choice(len(self.rows), int(n_rows), replace=False))
-
-    def drawn_rows(self, n_rows: float) -> Rows:
-        """Return at most `n_rows` of the rows, drawn at random.
-
-        See `StreamedRows.drawn` for rows that are read in partitions.
-        """
-        rows = self.rows
-        if isinstance(rows, StreamedRows):
-            return rows.drawn(n_rows, self.split_seed)
-        drawn = self.drawn(n_rows)
-        return rows if drawn is None else rows.subset(drawn)
 
     @property
     def is_resumed(self) -> bool:

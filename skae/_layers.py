@@ -967,10 +967,12 @@ class FrozenModule:
     def thaw(self) -> nn.Module:
         """Return a new module with copies of the stored parameters and buffers."""
         module = copy.deepcopy(self.structure)
+        # Not memory of NumPy, which is aligned to fewer bytes: products of the same
+        # numbers at other addresses may differ by rounding.
         tensors = [
-            torch.from_numpy(array.copy())
+            torch.tensor(array)
             if requires_grad is None
-            else nn.Parameter(torch.from_numpy(array.copy()), requires_grad)
+            else nn.Parameter(torch.tensor(array), requires_grad)
             for array, requires_grad in self.arrays
         ]
         for path, kind, name, index in self.places:

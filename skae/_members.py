@@ -143,6 +143,41 @@ def join(one: Any, other: Any) -> Any:
     return copy.deepcopy(one)  # has no weights
 
 
+def take(stacked: Any, members: slice) -> Any:
+    """Return some members of a stack of networks, the inverse of `join`.
+
+    Parameters
+    ----------
+    stacked : torch.nn.Module
+        Result of `stack` or `stack_squeezes`, or a sequence with such entries.
+    members : slice
+        Positions of the members.
+
+    Returns
+    -------
+    torch.nn.Module
+        With copies of their weights.
+    """
+    if isinstance(stacked, StackedLinear):
+        taken = copy.copy(stacked)
+        taken._parameters = {
+            name: nn.Parameter(whole[members].detach().clone(), whole.requires_grad)
+            for name, whole in stacked.named_parameters()
+        }
+        return taken
+    if isinstance(stacked, Members | MemberSqueezes):
+        return copy.deepcopy(type(stacked)(stacked.members[members]))
+    if isinstance(stacked, CodeWidths):
+        widths = copy.deepcopy(stacked)
+        widths.used = stacked.used[members].clone()
+        return widths
+    if isinstance(stacked, Residual):
+        return Residual(take(stacked.linear, members), take(stacked.remainder, members))
+    if isinstance(stacked, nn.Sequential):
+        return nn.Sequential(*(take(part, members) for part in stacked))
+    return copy.deepcopy(stacked)  # has no weights
+
+
 def stack_if_fused(networks: Sequence[nn.Module]) -> nn.Module | None:
     """Combine several networks in one module of stacked weights, or return None.
 

@@ -63,11 +63,19 @@ class Moments(NamedTuple):
         )
 
     def merged(self, other: Moments) -> Moments:
-        """Return the sums over these rows and those of other moments together."""
+        """Return the sums over these rows and those of other moments together.
+
+        They are measured from the first rows that have any value of a feature: sums
+        from a far point have no digits left for the covariance.
+        """
+        has_values = np.diag(self.weights) > 0
+        origin = np.where(has_values, self.origin, other.origin)
         with np.errstate(over="ignore", invalid="ignore"):  # the summary is checked
-            other = other.from_origin(self.origin)
-            pairs = zip(self[1:], other[1:], strict=True)
-            return Moments(self.origin, *(one + another for one, another in pairs))
+            pairs = zip(
+                self.from_origin(origin), other.from_origin(origin), strict=True
+            )
+            sums = [one + another for one, another in pairs][1:]
+        return Moments(origin, *sums)
 
     def covariance(self, mean: np.ndarray, factor: np.ndarray) -> np.ndarray:
         """Return the covariance of (x - mean) / factor."""

@@ -104,6 +104,12 @@ class Noise(nn.Module):
         noise.lowest = torch.cat([self.lowest.reshape(-1, 1, 1), other.lowest])
         return noise
 
+    def taken(self, members: slice) -> Noise:
+        """Return the noise of some members."""
+        noise = copy.deepcopy(self)
+        noise.level, noise.lowest = self.level[members], self.lowest[members]
+        return noise
+
     @torch.no_grad()
     def update(self, losses: Tensor, observed: Tensor | None, weight: Tensor) -> None:
         """Move the level towards the mean loss of a batch, if it is learnt.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
@@ -12,7 +12,17 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import check_array
 
-from skae._sources import DaskSource, IterableSource, Source, is_dask
+from skae._arrays import as_numpy
+from skae._numeric import numeric
+from skae._sources import (
+    ALL,
+    DaskSource,
+    IterableSource,
+    Numbers,
+    Source,
+    is_dask,
+)
+from skae.engine.processes import current_processes
 
 Item = TypeVar("Item")
 
@@ -39,8 +49,10 @@ class Format(NamedTuple):
         values = _as_array(example, "X")
         return cls(values.shape[1], values.dtype, _columns(example))
 
-    def array(self, number: int, partition: Any) -> np.ndarray:
+    def array(self, number: int, partition: Any, copy: bool = False) -> np.ndarray:
         """Validate a partition; return it as an array of this format.
+
+        With ``copy=True``, it has memory of its own.
 
         Raises
         ------
@@ -55,32 +67,35 @@ class Format(NamedTuple):
                 f"{_described(columns)}, but the first one has "
                 f"{_described(self.columns)}."
             )
-        values = _as_array(partition, name)
+        values = _as_array(partition, name, copy)
         if values.shape[1] != self.n_features:
             raise ValueError(
                 f"All partitions must have the same number of columns: {name} has "
                 f"{values.shape[1]}, but the first one has {self.n_features}."
             )
-        if values.dtype != self.dtype:
+        if values.dtype != self.dtype and len(values):
             raise ValueError(
                 f"All partitions must have the same type: {name} has {values.dtype}, "
                 f"but the first one has {self.dtype}. Cast them to one of these types."
             )
-        return values
+        return values.astype(self.dtype, copy=False)
 
 
-def _as_array(partition: Any, name: str) -> np.ndarray:
+def _as_array(partition: Any, name: str, copy: bool = False) -> np.ndarray:
     """Return a partition as an array in float64 or float32."""
+    partition = as_numpy(partition, name)
     if sparse.issparse(partition):
         raise TypeError(
             f"{name} is a sparse matrix. Partitions must be dense: pass a sparse "
             "matrix that fits into memory as a whole, or dense partitions."
         )
     try:
-        with np.errstate(over="ignore", invalid="ignore"):  # in the sum of the values
+        # The sum of the values may overflow.
+        with np.errstate(over="ignore", invalid="ignore"), numeric(partition, name):
             return check_array(
                 partition,
                 dtype=[np.float64, np.float32],
+                copy=copy,
                 ensure_all_finite="allow-nan",
                 ensure_min_samples=0,
                 input_name=name,
@@ -136,9 +151,7 @@ class Partitions:
         n_rows = 0 if self.n_stored is None else int(self.n_stored.sum())
         return n_rows, self.format.n_features
 
-    def read(
-        self, numbers: Sequence[int] | None = None
-    ) -> Iterator[tuple[int, np.ndarray]]:
+    def read(self, numbers: Numbers = ALL) -> Iterator[tuple[int, np.ndarray]]:
         """Iterate over partitions as arrays, and their numbers; see `Source.read`.
 
         Raises
@@ -146,43 +159,61 @@ class Partitions:
         ValueError
             If the partitions are others than when they were read before.
         """
-        n_read = 0
         for number, partition in self.source.read(numbers):
-            values = self.format.array(number, partition)
-            self._check_same_rows(number, len(values))
-            n_read += 1
+            values = self.format.array(number, partition, self.source.reuses_memory)
+            _check_same_rows(self.n_stored, number, len(values))
             yield number, values
             del partition, values  # the next one would otherwise need memory beside it
-        if numbers is not None and n_read < len(numbers):
-            raise ValueError(
-                f"Only {n_read} of {len(numbers)} partitions of X were found when it "
-                "was read again. Each iteration over X must return all of them."
-            )
-
-    def _check_same_rows(self, number: int, n_rows: int) -> None:
-        if self.n_stored is None:
-            return
-        before = self.n_stored[number] if number < len(self.n_stored) else 0
-        if before != n_rows:
-            raise ValueError(
-                f"Partition {number} of X had {before} rows when it was first read, "
-                f"and has {n_rows} now. Each iteration over X must return the same "
-                "rows."
-            )
 
     def reduce(
         self,
         read: Callable[[int, np.ndarray], Any],
         merge: Callable[..., Any],
-        numbers: Collection[int] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> Any:
-        """Apply a function to partitions as arrays; see `Source.reduce`."""
-        return self.source.reduce(partial(_read, self.format, read), merge, numbers)
+        """Apply a function to partitions as arrays; see `Source.reduce`.
+
+        Of several processes, each reads every n-th partition, and all get the result
+        for all partitions.
+
+        Parameters
+        ----------
+        numbers : sequence of int, default=None
+            Partitions in ascending order; None means all.
+        """
+        processes = current_processes()
+        rank, size = processes.rank, processes.size
+        own = slice(rank, None, size) if numbers is None else numbers[rank::size]
+        reader = partial(_read, self.format, self.n_stored, read)
+        return processes.merged(
+            partial(self.source.reduce, reader, merge, own),
+            partial(_merged, merge),
+        )
 
     def count(self) -> None:
         """Count the rows of each partition."""
-        counts = self.reduce(_count, _joined) or []
-        self.n_stored = np.array([n for _, n in sorted(counts)], dtype=np.int64)
+        self.record_counts(self.reduce(_count, _joined) or [])
+
+    def record_counts(self, counts: Sequence[tuple[int, int]]) -> None:
+        """Set `n_stored`.
+
+        Parameters
+        ----------
+        counts : sequence of tuple of int
+            Number of each partition, and number of its rows.
+
+        Raises
+        ------
+        ValueError
+            If a partition is missing: the processes have different numbers of them.
+        """
+        numbers, n_stored = np.array(sorted(counts), dtype=np.int64).reshape(-1, 2).T
+        if not np.array_equal(numbers, np.arange(len(numbers))):
+            raise ValueError(
+                "X must have the same partitions in all processes, but of "
+                f"{numbers.max() + 1} partitions some were found in none of them."
+            )
+        self.n_stored = n_stored
 
     def gathered(self, max_entries: int) -> np.ndarray | None:
         """Return all rows as one array, or None if they have more entries."""
@@ -199,8 +230,34 @@ class Partitions:
         return np.concatenate(found)
 
 
-def _read(format: Format, read: Callable, number: int, partition: Any) -> Any:
-    return read(number, format.array(number, partition))
+def _check_same_rows(n_stored: np.ndarray | None, number: int, n_rows: int) -> None:
+    """Raise ValueError if a partition has another number of rows than before."""
+    if n_stored is None:
+        return
+    before = n_stored[number] if number < len(n_stored) else 0
+    if before != n_rows:
+        raise ValueError(
+            f"Partition {number} of X had {before} rows when it was first read, "
+            f"and has {n_rows} now. Each iteration over X must return the same rows."
+        )
+
+
+def _read(
+    format: Format,
+    n_stored: np.ndarray | None,
+    read: Callable,
+    number: int,
+    partition: Any,
+) -> Any:
+    values = format.array(number, partition)
+    _check_same_rows(n_stored, number, len(values))
+    return read(number, values)
+
+
+def _merged(merge: Callable[..., Any], *found: Any) -> Any:
+    """Merge results of processes, of which those without partitions have None."""
+    results = [each for each in found if each is not None]
+    return merge(*results) if results else None
 
 
 def _count(number: int, values: np.ndarray) -> list[tuple[int, int]]:

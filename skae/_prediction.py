@@ -48,6 +48,18 @@ def evaluate(
     -------
     values : ndarray of shape (n_rows, ...)
     """
+    return rows.shared(
+        lambda part: _evaluate(module, method, part, *arguments), _joined
+    )
+
+
+def _joined(*arrays: np.ndarray) -> np.ndarray:
+    return np.concatenate(arrays)
+
+
+def _evaluate(
+    module: Autoencoder, method: str, rows: Rows, *arguments: Any
+) -> np.ndarray:
     values: np.ndarray = np.empty(0)
     for where, block in evaluate_blocks(module, method, rows, *arguments):
         if len(block) == len(rows):
@@ -100,6 +112,15 @@ def sum_residuals(module: Autoencoder, rows: Rows) -> tuple[np.ndarray, np.ndarr
     total, weight : ndarray of shape (n_features,) or (n_members, n_features)
         Weighted sums of the residuals, in the scaled space, and of ones.
     """
+    return rows.shared(partial(_sum_residuals, module), _added)
+
+
+def _added(*sums: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    total, weight = (sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
+    return total, weight
+
+
+def _sum_residuals(module: Autoencoder, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     total: Any = 0.0
     weight: Any = 0.0
     if keeps_sparse(module, "residual_sums", rows):

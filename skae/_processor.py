@@ -17,7 +17,12 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
-from skae._compat import get_precision, is_any_autocast_enabled, set_precision
+from skae._compat import (
+    get_precision,
+    is_any_autocast_enabled,
+    release_blas_threads,
+    set_precision,
+)
 
 # Number of multiplications in a step up to which a second thread makes it slower: with
 # two threads, 64 rows with an encoder 20-64-32-8 take twice as long, and 128 rows with
@@ -245,14 +250,72 @@ def threads_for(work: float, n_threads: int | str = "auto") -> Iterator[None]:
         n_threads = 1
     elif n_threads == "auto":
         n_threads = before if work > SMALL_WORK else 1
-    with _pools().limit(limits=n_threads), torch_threads(int(n_threads)):
+    openmp = _pools("openmp").limit(limits=n_threads)  # of this thread
+    with openmp, _BLAS.limited(int(n_threads)), torch_threads(int(n_threads)):
         yield
 
 
 @cache
-def _pools() -> ThreadpoolController:
-    """Return the thread pools of BLAS and OpenMP; to find them takes milliseconds."""
-    return ThreadpoolController()
+def _pools(user_api: str) -> ThreadpoolController:
+    """Return the thread pools of ``"blas"`` or ``"openmp"``.
+
+    To find them takes milliseconds. A limit is restored for all pools that are found.
+    """
+    return ThreadpoolController().select(user_api=user_api)
+
+
+class _BlasThreads:
+    """Number of threads of BLAS, which all threads of the process share.
+
+    Contexts in several threads may overlap. The last one to be entered determines the
+    number, and the original one is restored after the last one to be left.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entered: dict[object, int] = {}
+        self._first: Any = None
+
+    @contextmanager
+    def limited(self, n_threads: int) -> Iterator[None]:
+        """Context in which BLAS uses a number of threads."""
+        token = object()
+        with self._lock:
+            limiter = self._limit(n_threads)
+            if not self._entered:
+                self._first = limiter  # it has recorded the original numbers
+            self._entered[token] = n_threads
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._leave(token)
+
+    def forget_other_threads(self) -> None:
+        """Start anew in a forked child process, which has one thread."""
+        self.__init__()  # type: ignore[misc]  # the lock may have been held
+
+    def _limit(self, n_threads: int) -> Any:
+        release_blas_threads()
+        limiter = _pools("blas").limit(limits=n_threads)
+        release_blas_threads()
+        return limiter
+
+    def _leave(self, token: object) -> None:
+        if self._entered.pop(token, None) is None:  # entered before a fork
+            return
+        if self._entered:
+            self._limit(next(reversed(self._entered.values())))
+            return
+        release_blas_threads()
+        self._first.restore_original_limits()
+        release_blas_threads()
+
+
+_BLAS = _BlasThreads()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_BLAS.forget_other_threads)
 
 
 @contextmanager

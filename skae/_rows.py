@@ -6,10 +6,11 @@ of rows is dense at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from itertools import repeat, starmap
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -17,6 +18,8 @@ from torch import Tensor
 
 # A validated table: an array or a CSR matrix, for which SciPy has no types.
 Table: TypeAlias = Any
+
+T = TypeVar("T")
 
 # Largest number of rows for which equal rows are merged: hashing 10,000 x 784 entries
 # takes 0.1 s, and equal rows matter less in a larger table.
@@ -71,6 +74,17 @@ class Rows:
     # Whether the rows are read in partitions, see `skae._streamed.StreamedRows`.
     is_streamed = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled array of ones would no longer be a single number.
+        return {**self.__dict__, "weight": None if self.is_uniform else self.weight}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.weight is None:
+            self.weight = _ones(
+                self.X.shape[0] if self.index is None else len(self.index)
+            )
+
     def __len__(self) -> int:
         return len(self.weight)
 
@@ -81,13 +95,27 @@ class Rows:
 
     @property
     def summary(self) -> Any:
-        """Statistics of rows that are read in partitions, see `skae._summary`."""
-        raise NotImplementedError
+        """Statistics of rows that are read in partitions, None of others."""
+        return None
 
     @property
     def moments(self) -> Any:
         """Sums of products of such rows; None if there are none."""
         return None
+
+    def shared(self, compute: Callable[[Rows], T], merge: Callable[..., T]) -> T:
+        """Return what a function finds in all rows.
+
+        Of rows that are read in partitions, each of several processes reads a part.
+
+        Parameters
+        ----------
+        compute : callable
+            Maps rows to a result that can be pickled.
+        merge : callable
+            Returns the result for all rows from those of consecutive parts of them.
+        """
+        return compute(self)
 
     @property
     def n_features(self) -> int:
@@ -151,6 +179,68 @@ class Rows:
         if len(self) <= n_rows:
             return self
         return self.subset(np.linspace(0, len(self) - 1, n_rows).astype(np.intp))
+
+    def in_memory(self) -> Rows:
+        """Return the same rows as rows of an array, if they are not in memory yet."""
+        return self
+
+    def drawn_positions(self, n_rows: float, seed: int) -> np.ndarray | None:
+        """Return positions of rows drawn at random; None if there are no more rows."""
+        if len(self) <= n_rows:
+            return None
+        rng = np.random.default_rng([seed, 1])
+        return np.sort(rng.choice(len(self), int(n_rows), replace=False))
+
+    def drawn(self, n_rows: float, seed: int) -> Rows:
+        """Return at most `n_rows` of the rows, drawn at random."""
+        drawn = self.drawn_positions(n_rows, seed)
+        return self if drawn is None else self.subset(drawn)
+
+    def shuffled(self, seed: int) -> np.ndarray:
+        """Return the positions of all rows in random order."""
+        order = np.arange(len(self), dtype=np.int32)
+        np.random.default_rng([seed, 0]).shuffle(order)
+        return order
+
+    def divided(
+        self, fraction: float, max_held_out: int, seed: int
+    ) -> tuple[Rows, Rows]:
+        """Return training rows and held-out rows, drawn at random.
+
+        Parameters
+        ----------
+        fraction : float
+            Share of the rows that are held out, in (0, 1).
+        max_held_out : int
+            Largest number of held-out rows that are returned.
+        seed : int
+        """
+        order = self.shuffled(seed)
+        n_held_out = min(math.ceil(fraction * len(self)), len(self) - 1)
+        learnt, judged = order[n_held_out:], order[: min(n_held_out, max_held_out)]
+        return self.subset(np.sort(learnt)), self.subset(np.sort(judged))
+
+    def left_out(self, positions: np.ndarray) -> tuple[Rows, np.ndarray, np.ndarray]:
+        """Return the rows of weight zero that have an observed entry.
+
+        Parameters
+        ----------
+        positions : ndarray of int of shape (n_samples,)
+            See `CanonicalForm`.
+
+        Returns
+        -------
+        others : Rows
+        where : ndarray of int
+            Their positions in the table.
+        empty : ndarray of int
+            Positions in the table of the rows without an observed entry.
+        """
+        empty = empty_rows(self.X)
+        is_left_out = positions < 0
+        is_left_out[empty] = False
+        where = np.flatnonzero(is_left_out)
+        return Rows(self.X, where), where, empty
 
     @property
     def is_uniform(self) -> bool:

@@ -17,8 +17,6 @@ from skae._prediction import (
     score_rows,
     sum_residuals,
 )
-from skae._rows import Rows, empty_rows
-from skae._streamed import StreamedRows, left_out
 from skae._summary import Summary, weighted_median
 from skae.engine.net import AutoencoderNet
 
@@ -117,7 +115,8 @@ def _sum_residuals(job: Job, net: AutoencoderNet) -> ResidualSums:
     the others.
     """
     is_complete = job.summary.weight.min() >= (1 - 1e-9) * job.rows.weight.sum()
-    rows = job.drawn_rows(MAX_RESIDUAL_ROWS if is_complete else math.inf)
+    n_drawn = MAX_RESIDUAL_ROWS if is_complete else math.inf
+    rows = job.rows.drawn(n_drawn, job.split_seed)
     total, weight = sum_residuals(net.module_for("residuals", rows.X.dtype), rows)
     represented = job.rows.weight.sum() / rows.weight.sum()
     total, weight = represented * total, represented * weight
@@ -202,32 +201,12 @@ def _scores_in_order(job: Job, net: AutoencoderNet, scores: np.ndarray) -> np.nd
     if job.positions is None:
         return scores
     in_order = scores[job.positions]
-    others, where, empty = _left_out(job.rows, job.positions)
+    others, where, empty = job.rows.left_out(job.positions)
     if len(others):
         module = net.module_for("row_error", others.X.dtype)
         in_order[where] = score_rows(module, others)
     in_order[empty] = np.nan
     return in_order
-
-
-def _left_out(rows: Rows, positions: np.ndarray) -> tuple[Rows, np.ndarray, np.ndarray]:
-    """Return the rows of weight zero with an observed entry.
-
-    Returns
-    -------
-    others : Rows
-    where : ndarray of int
-        Their positions in the table.
-    empty : ndarray of int
-        Positions in the table of the rows without an observed entry.
-    """
-    if isinstance(rows, StreamedRows):
-        return left_out(rows, positions)
-    empty = empty_rows(rows.X)
-    is_left_out = positions < 0
-    is_left_out[empty] = False
-    where = np.flatnonzero(is_left_out)
-    return Rows(rows.X, where), where, empty
 
 
 def _with_earlier(
@@ -260,7 +239,7 @@ def _held_out_scores(
     if job.error is None or job.holdout is None or by_fold is None:
         return None
     rows, scores = job.rows.pool, by_fold.by_fold
-    drawn = None if job.rows.is_streamed else job.drawn(MAX_HELD_OUT_ROWS)
+    drawn = rows.drawn_positions(MAX_HELD_OUT_ROWS, job.split_seed)
     if drawn is not None:
         rows, scores = rows.subset(drawn), scores[drawn]
     fold = job.holdout.fold_of(rows)

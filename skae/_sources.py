@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any, TypeAlias
 
@@ -17,6 +17,11 @@ from scipy import sparse
 
 # Maps the number of a partition, and the partition as it was passed, to a result.
 Reader: TypeAlias = Callable[[int, Any], Any]
+
+# Numbers of partitions: a slice of all numbers, or some of them in an order.
+Numbers: TypeAlias = slice | Sequence[int]
+
+ALL = slice(None)
 
 # Number of results that one task of Dask merges.
 FAN_IN = 8
@@ -77,6 +82,13 @@ class Source(ABC):
 
     # Number of all rows; None if it is not known before they are read.
     n_rows: int | None = None
+    # Whether a partition may use memory that the next one overwrites.
+    reuses_memory = False
+
+    @property
+    @abstractmethod
+    def n_partitions(self) -> int | None:
+        """Number of partitions; None if it is not known before they are read."""
 
     @property
     @abstractmethod
@@ -84,20 +96,17 @@ class Source(ABC):
         """A partition with the right columns and types, which may have no rows."""
 
     @abstractmethod
-    def read(self, numbers: Sequence[int] | None) -> Iterator[tuple[int, Any]]:
+    def read(self, numbers: Numbers) -> Iterator[tuple[int, Any]]:
         """Iterate over partitions and their numbers.
 
         Parameters
         ----------
-        numbers : sequence of int or None
-            Partitions to be read, in this order if the source has random access. None
-            means all, in their order.
+        numbers : slice or sequence of int
+            Partitions to be read, in this order if the source has random access.
         """
 
     @abstractmethod
-    def reduce(
-        self, read: Reader, merge: Callable[..., Any], numbers: Collection[int] | None
-    ) -> Any:
+    def reduce(self, read: Reader, merge: Callable[..., Any], numbers: Numbers) -> Any:
         """Apply a function to partitions, and merge the results in a fixed order.
 
         Parameters
@@ -105,8 +114,8 @@ class Source(ABC):
         read : callable
         merge : callable
             Returns one result from several.
-        numbers : collection of int or None
-            None means all partitions. A source without partitions gives None.
+        numbers : slice or sequence of int
+            In ascending order. No partitions give None.
         """
 
 
@@ -137,17 +146,19 @@ class DaskSource(Source):
             return make_meta(self.X)
         return np.empty((0, self.X.shape[1]), self.X.dtype)
 
-    def read(self, numbers: Sequence[int] | None) -> Iterator[tuple[int, Any]]:
-        for i in range(len(self._parts)) if numbers is None else numbers:
-            yield int(i), self._parts[i].compute()
+    @property
+    def n_partitions(self) -> int:
+        return len(self._parts)
 
-    def reduce(
-        self, read: Reader, merge: Callable[..., Any], numbers: Collection[int] | None
-    ) -> Any:
+    def read(self, numbers: Numbers) -> Iterator[tuple[int, Any]]:
+        for i in _listed(numbers, self.n_partitions):
+            yield i, self._parts[i].compute()
+
+    def reduce(self, read: Reader, merge: Callable[..., Any], numbers: Numbers) -> Any:
         delayed = sys.modules["dask"].delayed
         read, merge = delayed(read, pure=False), delayed(merge, pure=False)
-        chosen = range(len(self._parts)) if numbers is None else sorted(numbers)
-        found = [read(int(i), self._parts[i]) for i in chosen]
+        chosen = _listed(numbers, self.n_partitions)
+        found = [read(i, self._parts[i]) for i in chosen]
         while len(found) > 1:
             groups = range(0, len(found), FAN_IN)
             found = [merge(*found[i : i + FAN_IN]) for i in groups]
@@ -166,6 +177,13 @@ class IterableSource(Source):
 
     def __init__(self, X: Any):
         self.X = X
+        self.reuses_memory = not isinstance(X, Sequence)
+        # Number of partitions of the first complete iteration.
+        self._n_partitions = len(X) if isinstance(X, Sequence) else None
+
+    @property
+    def n_partitions(self) -> int | None:
+        return len(self.X) if isinstance(self.X, Sequence) else None
 
     @property
     def example(self) -> Any:
@@ -174,27 +192,61 @@ class IterableSource(Source):
         raise ValueError("X has no partition.")
 
     def _iterator(self) -> Iterator[Any]:
+        """Iterate over X, and close its iterator if that is left before the end."""
         found = self.X() if callable(self.X) else self.X
-        if not hasattr(found, "__iter__"):
+        if _is_table(found) or not hasattr(found, "__iter__"):
             raise TypeError(
-                f"X must be a function that returns an iterator over arrays, but it "
-                f"returned a {type(found).__name__}."
+                "X must be a function that returns an iterator over arrays or data "
+                f"frames, but it returned one {type(found).__name__}. Pass a table in "
+                "memory or a Dask collection as it is."
             )
-        return iter(found)
+        yield from found
 
-    def read(self, numbers: Sequence[int] | None) -> Iterator[tuple[int, Any]]:
-        if numbers is not None and isinstance(self.X, Sequence):
-            yield from ((int(i), self.X[i]) for i in numbers)
+    def read(self, numbers: Numbers) -> Iterator[tuple[int, Any]]:
+        if isinstance(self.X, Sequence):
+            self._check_same_number(len(self.X))
+            yield from ((i, self.X[i]) for i in _listed(numbers, len(self.X)))
             return
-        wanted = None if numbers is None else set(numbers)
-        for i, item in enumerate(self._iterator()):
-            if wanted is None or i in wanted:
-                yield i, item
+        wanted = numbers if isinstance(numbers, slice) else set(numbers)
+        n_read = 0
+        for item in self._iterator():
+            if _is_wanted(wanted, n_read):
+                yield n_read, item
+            n_read += 1
+        self._check_same_number(n_read)
 
-    def reduce(
-        self, read: Reader, merge: Callable[..., Any], numbers: Collection[int] | None
-    ) -> Any:
-        ordered = None if numbers is None else sorted(numbers)
-        found = (read(i, item) for i, item in self.read(ordered))
+    def _check_same_number(self, n_read: int) -> None:
+        """Raise an error if an iteration has found another number of partitions."""
+        if self._n_partitions is None:
+            self._n_partitions = n_read
+            if not any(True for _ in self._iterator()):
+                raise TypeError(
+                    f"X is a {type(self.X).__name__} that can be iterated only once, "
+                    "but each epoch reads all rows. Each call or iteration must start "
+                    "anew: pass the generator function itself, a list of arrays, or "
+                    "an object whose __iter__ returns a new iterator."
+                )
+        if n_read != self._n_partitions:
+            raise ValueError(
+                f"X had {self._n_partitions} partitions when it was first read, and "
+                f"has {n_read} now. Each iteration over X must return all of them."
+            )
+
+    def reduce(self, read: Reader, merge: Callable[..., Any], numbers: Numbers) -> Any:
+        found = (read(i, item) for i, item in self.read(numbers))
         first = next(found, None)
         return reduce(merge, found, first)
+
+
+def _listed(numbers: Numbers, n_partitions: int) -> list[int]:
+    """Return the numbers of partitions one by one."""
+    if isinstance(numbers, slice):
+        return list(range(n_partitions)[numbers])
+    return [int(number) for number in numbers]
+
+
+def _is_wanted(wanted: slice | set[int], number: int) -> bool:
+    """Whether a partition is among those to be read."""
+    return number in (
+        range(number + 1)[wanted] if isinstance(wanted, slice) else wanted
+    )

@@ -8,7 +8,6 @@ import numpy as np
 
 from skae._build import choose_recipe
 from skae._job import Job
-from skae._streamed import StreamedRows
 from skae.engine.networks import Split
 
 # Up to this number of distinct rows, early stopping is cross-validated: on seven small
@@ -37,23 +36,16 @@ def split_rows(job: Job, *, may_fold: bool = True) -> Split:
     if early_stopping == "auto":
         early_stopping = n_rows >= 2
     if job.is_partial or not early_stopping:
-        return Split(job.drawn_rows(_max_rows(job)).normalised(), None)
+        return Split(rows.drawn(_max_rows(job), job.split_seed).normalised(), None)
     may_fold &= settings.early_stopping == "auto" and not job.is_resumed
-    if isinstance(rows, StreamedRows):
-        fraction = settings.validation_fraction
-        train, held_out = rows.divided(fraction, MAX_JUDGED_ROWS, job.split_seed)
-        return Split(train.normalised(), held_out.normalised())
-    order = np.arange(n_rows, dtype=np.int32)
-    np.random.default_rng([job.split_seed, 0]).shuffle(order)
-    if may_fold and n_rows <= MAX_CROSS_VALIDATED:
-        fold = np.empty(n_rows, dtype=np.intp)
+    if may_fold and n_rows <= MAX_CROSS_VALIDATED and not rows.is_streamed:
+        fold, order = np.empty(n_rows, dtype=np.intp), rows.shuffled(job.split_seed)
         for i, part in enumerate(np.array_split(order, min(N_FOLDS, n_rows))):
             fold[part] = i
         return Split(rows.normalised(), None, fold)
-    n_held_out = min(math.ceil(settings.validation_fraction * n_rows), n_rows - 1)
-    parts = (order[n_held_out:], order[: min(n_held_out, MAX_JUDGED_ROWS)])
-    learnt, judged = (rows.normalised(np.sort(part)) for part in parts)
-    return Split(learnt, judged)
+    fraction = settings.validation_fraction
+    train, held_out = rows.divided(fraction, MAX_JUDGED_ROWS, job.split_seed)
+    return Split(train.normalised(), held_out.normalised())
 
 
 def _max_rows(job: Job) -> float:

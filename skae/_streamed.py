@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import cached_property, partial
+from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from skae._held_out import choose_held_out
 from skae._moments import Moments
 from skae._partitions import Partitions, Prefetched
 from skae._rows import BLOCK_ENTRIES, Rows
 from skae._scan import MAX_MOMENTS_WIDTH, Part, Scan, scan_partition
 from skae._summary import Summary
+from skae.engine.processes import current_processes
+
+T = TypeVar("T")
 
 # Number of entries up to which a table in partitions is loaded, and handled as one that
 # was passed as an array: 128 MB in float64.
 MAX_GATHERED = 2**24
-
-# Number of partitions from which whole partitions are held out. Of fewer ones, one
-# partition would be too large a part of the rows.
-MIN_WHOLE = 5
 
 
 class StreamedRows(Rows):
     """Weighted rows of a table in partitions.
 
     Only blocks of them, in order, and a sample are available; there is no access to
-    single rows of the table.
+    single rows of the table. Of several processes, all call the methods that read rows
+    and return what they found in them, and each reads a part of the partitions.
 
     Parameters
     ----------
@@ -65,21 +65,33 @@ class StreamedRows(Rows):
         self._pool = pool
         self._pool_positions = pool_positions
         self._known = scan
-        self._divisions: dict[tuple, tuple[StreamedRows, Rows]] = {}
-        self._drawn: dict[tuple, Rows] = {}
+        self._results: dict[tuple, Any] = {}
 
     @property
     def pool(self) -> Rows:
         return self._pool
 
+    def pool_index(self, positions: np.ndarray | None) -> np.ndarray:
+        """Return the positions in the table of the rows of the sample.
+
+        Parameters
+        ----------
+        positions : ndarray of int of shape (n_samples,) or None
+            See `Streamed`.
+        """
+        if positions is None:
+            return self._pool_positions
+        return np.flatnonzero(positions >= 0)[self._pool_positions]
+
     def sample(self, n_rows: int | None = None) -> Rows:
         return self.pool.sample() if n_rows is None else self.pool.sample(n_rows)
 
-    @cached_property
-    def _scan(self) -> Scan:
+    @property
+    def scan(self) -> Scan:
         """What one pass over these rows finds."""
-        if self._known is not None:
-            return self._known
+        return self._known or self._once("scan", self._scan)
+
+    def _scan(self) -> Scan:
         weights = {}
         for part, start in zip(self.parts, self.starts, strict=False):
             stored = np.zeros(self.X.n_stored[part.number])
@@ -93,7 +105,7 @@ class StreamedRows(Rows):
 
     @property
     def summary(self) -> Summary:
-        scan = self._scan
+        scan = self.scan
         assert scan.summary is not None
         low, high = scan.summary.low, scan.summary.high
         mean = np.where(scan.summary.variance == 0, low, scan.summary.mean)
@@ -104,20 +116,59 @@ class StreamedRows(Rows):
     def moments(self) -> Moments | None:
         if self.n_features > MAX_MOMENTS_WIDTH:
             return None
-        return self._scan.moments
+        return self.scan.moments
+
+    def _once(self, name: str, compute: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of a function, which is called once for the same arguments.
+
+        A result that a process has computed alone is unknown to the others, and does
+        not count for all of them.
+        """
+        is_alone = not current_processes().are_several
+        for of_all in (True, False) if is_alone else (True,):
+            if (of_all, name, *arguments) in self._results:
+                return self._results[of_all, name, *arguments]
+        result = compute(*arguments)
+        self._results[not is_alone, name, *arguments] = result
+        return result
 
     # Access
 
+    def spans(self, order: np.ndarray, low: int, high: int) -> dict[int, slice]:
+        """Return some consecutive rows of all rows in another order of the partitions.
+
+        Parameters
+        ----------
+        order : ndarray of int of shape (n_parts,)
+            Positions in `parts`.
+        low, high : int
+            Positions of the first row, and behind the last one, in this order.
+
+        Returns
+        -------
+        spans : dict of int to slice
+            The rows of each partition that has any, by its position in `parts`, in this
+            order.
+        """
+        sizes = np.diff(self.starts)[order]
+        starts = np.cumsum(sizes) - sizes
+        first, last = (np.clip(end - starts, 0, sizes).tolist() for end in (low, high))
+        return {
+            int(i): slice(a, b)
+            for i, a, b in zip(order, first, last, strict=True)
+            if a < b
+        }
+
     def read(
-        self, order: Sequence[int] | None = None
+        self, spans: Mapping[int, slice] | None = None
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Iterate over the rows of each partition.
 
         Parameters
         ----------
-        order : sequence of int, default=None
-            Order of the partitions among those of these rows. Partitions of an iterable
-            that is no list come in their own order.
+        spans : mapping of int to slice, default=None
+            See `spans`; None means all rows. Partitions of an iterable that is no list
+            come in their own order.
 
         Yields
         ------
@@ -125,13 +176,14 @@ class StreamedRows(Rows):
             Number of the first row.
         values : ndarray of shape (n_rows, n_features)
         """
-        order = range(len(self.parts)) if order is None else order
-        numbers = [self.parts[i].number for i in order]
-        found = {self.parts[i].number: i for i in order}
-        for number, values in self.X.read(numbers):
+        if spans is None:
+            spans = self.spans(np.arange(len(self.parts)), 0, len(self))
+        found = {self.parts[i].number: i for i in spans}
+        for number, values in self.X.read(list(found)):
             i = found[number]
-            values = self.parts[i].select(values)
-            yield int(self.starts[i]), values
+            where = spans[i]
+            values = self.parts[i].select(values)[where]
+            yield int(self.starts[i]) + where.start, values
             del values  # the next partition would otherwise need memory beside it
 
     def blocks(self, size: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
@@ -143,11 +195,20 @@ class StreamedRows(Rows):
                     block = values[first : first + size]
                     yield slice(start + first, start + first + len(block)), block
 
+    def shared(self, compute: Callable[[Rows], T], merge: Callable[..., T]) -> T:
+        processes = current_processes()
+        rank, size = processes.rank, processes.size
+        if not processes.are_several:
+            return compute(self)
+        if len(self) < size:  # a process would have no rows
+            return processes.share(partial(compute, self))
+        low, high = len(self) * rank // size, len(self) * (rank + 1) // size
+        spans = self.spans(np.arange(len(self.parts)), low, high)
+        chosen = [(i, np.arange(s.start, s.stop)) for i, s in spans.items()]
+        return processes.merged(lambda: compute(self.of_parts(chosen)), merge)
+
     def in_memory(self) -> Rows:
-        """Return the same rows as rows of an array."""
-        values = np.empty((len(self), self.n_features), self.X.dtype)
-        for where, block in self.blocks():
-            values[where] = block
+        values = self.shared(_loaded, _joined)
         return Rows(values, None, None if self.is_uniform else np.array(self.weight))
 
     # Rows that are derived from these
@@ -217,14 +278,10 @@ class StreamedRows(Rows):
         """
         if len(self) <= n_rows:
             return self
-        key = (int(n_rows), seed)
-        if key not in self._drawn:
-            rng = np.random.default_rng([seed, 1])
-            self._drawn[key] = self._draw(int(n_rows), rng)
-        return self._drawn[key]
+        return self._once("drawn", self._draw, int(n_rows), seed)
 
-    def _draw(self, n_rows: int, rng: np.random.Generator) -> Rows:
-        n_pool = len(self.pool)
+    def _draw(self, n_rows: int, seed: int) -> Rows:
+        rng, n_pool = np.random.default_rng([seed, 1]), len(self.pool)
         if n_rows <= n_pool:
             return self.pool.subset(np.sort(rng.choice(n_pool, n_rows, replace=False)))
         sizes = np.diff(self.starts)
@@ -240,66 +297,34 @@ class StreamedRows(Rows):
     def divided(
         self, fraction: float, max_held_out: int, seed: int
     ) -> tuple[StreamedRows, Rows]:
-        """Divide these rows into training rows and held-out rows.
+        """Return training rows and held-out rows, see `choose_held_out`.
 
-        Whole partitions are held out, about the given fraction of the rows; rows of one
-        partition if there are fewer than `MIN_WHOLE` partitions.
-
-        Parameters
-        ----------
-        fraction : float
-            In (0, 1).
-        max_held_out : int
-            Number of held-out rows that are kept, drawn at random.
-        seed : int
-
-        Returns
-        -------
-        train : StreamedRows
-        held_out : Rows
-            In memory. They are read once for the same arguments.
+        The held-out rows are in memory. They are read once for the same arguments.
         """
-        key = (fraction, max_held_out, seed)
-        if key not in self._divisions:
-            rng = np.random.default_rng([seed, 0])
-            train, held_out = self._divided(fraction, rng)
-            judged = held_out.drawn(max_held_out, seed)
-            if isinstance(judged, StreamedRows):
-                judged = judged.in_memory()
-            self._divisions[key] = train, judged
-        return self._divisions[key]
+        return self._once("divided", self._divided, fraction, max_held_out, seed)
 
     def _divided(
-        self, fraction: float, rng: np.random.Generator
-    ) -> tuple[StreamedRows, StreamedRows]:
-        sizes = np.diff(self.starts)
-        order = rng.permutation(len(sizes))
-        target = min(math.ceil(fraction * len(self)), len(self) - 1)
-        if len(sizes) >= MIN_WHOLE:
-            whole, n_held_out = [], 0
-            for i in order:
-                # A partition that is much too large is left out, unless it is the last.
-                if n_held_out + sizes[i] <= 1.5 * target:
-                    whole.append(int(i))
-                    n_held_out += sizes[i]
-                if n_held_out >= target:
-                    break
-            whole = whole or [int(np.argmin(sizes))]
-            rest = sorted(set(range(len(sizes))) - set(whole))
-            parts = ([(i, None) for i in rest], [(i, None) for i in sorted(whole)])
-            return self.of_parts(parts[0]), self.of_parts(parts[1])
-        train: list[tuple[int, np.ndarray | None]] = [
-            (i, None) for i in range(len(sizes))
-        ]
-        largest = int(np.argmax(sizes))
-        target = min(target, int(sizes[largest]) - 1) or 1
-        is_held_out = np.zeros(sizes[largest], dtype=bool)
-        is_held_out[rng.choice(len(is_held_out), target, replace=False)] = True
-        train[largest] = (largest, np.flatnonzero(~is_held_out))
-        return (
-            self.of_parts(train),
-            self.of_parts([(largest, np.flatnonzero(is_held_out))]),
+        self, fraction: float, max_held_out: int, seed: int
+    ) -> tuple[StreamedRows, Rows]:
+        sizes, rng = np.diff(self.starts), np.random.default_rng([seed, 0])
+        train, held_out = map(self.of_parts, choose_held_out(sizes, fraction, rng))
+        return train, held_out.drawn(max_held_out, seed).in_memory()
+
+    def left_out(self, positions: np.ndarray) -> tuple[StreamedRows, Any, Any]:
+        X = self.X
+        starts = np.cumsum([0, *X.n_stored])
+        empty = _concatenated(
+            [starts[number] + index for number, index in self.scan.empty.items()]
         )
+        is_other = positions < 0
+        is_other[empty] = False
+        parts = []
+        for number, start in enumerate(starts[:-1]):
+            index = np.flatnonzero(is_other[start : starts[number + 1]])
+            parts.append(Part(number, len(index), index))
+        nothing = self.pool.subset(np.empty(0, np.intp))
+        others = StreamedRows(X, parts, None, nothing, np.empty(0, np.intp))
+        return others, np.flatnonzero(is_other), empty
 
     def dense(self, where: Any) -> np.ndarray:
         raise TypeError("Rows in partitions have no random access.")
@@ -308,6 +333,18 @@ class StreamedRows(Rows):
 
     def selected(self) -> Any:
         raise TypeError("Rows in partitions are not loaded at once.")
+
+
+def _loaded(rows: Rows) -> np.ndarray:
+    """Return rows as one array, one block at a time."""
+    values = np.empty((len(rows), rows.n_features), rows.X.dtype)
+    for where, block in rows.blocks():
+        values[where] = block
+    return values
+
+
+def _joined(*arrays: np.ndarray) -> np.ndarray:
+    return np.concatenate(arrays)
 
 
 def _concatenated(arrays: list[np.ndarray]) -> np.ndarray:
@@ -353,9 +390,10 @@ def stream_rows(X: Partitions, weight: np.ndarray | None) -> Streamed:
         parts = np.split(weight, np.cumsum(X.n_stored)[:-1])
         weights = dict(enumerate(parts))
     scan = X.reduce(partial(scan_partition, weights), Scan.merged)
-    order = sorted(range(len(scan.parts)), key=lambda i: scan.parts[i].number)
-    X.n_stored = np.array([scan.n_stored[i] for i in order], dtype=np.int64)
-    ordered = [scan.parts[i] for i in order]
+    ordered = sorted(scan.parts, key=lambda part: part.number)
+    numbers = [part.number for part in scan.parts]
+    X.record_counts(list(zip(numbers, scan.n_stored, strict=True)))
+    assert X.n_stored is not None
     kept = None
     if weight is not None:
         kept = np.concatenate([p.select(weights[p.number]) for p in ordered])  # type: ignore[index]
@@ -382,32 +420,3 @@ def _positions(n_stored: np.ndarray, parts: list[Part]) -> np.ndarray | None:
         )
         start, n_before = start + n_rows, n_before + part.n_rows
     return positions
-
-
-def left_out(
-    rows: StreamedRows, positions: np.ndarray
-) -> tuple[StreamedRows, Any, Any]:
-    """Return the rows of weight zero that have an observed entry.
-
-    Returns
-    -------
-    others : StreamedRows
-    where : ndarray of int
-        Their positions in the table.
-    empty : ndarray of int
-        Positions in the table of the rows without an observed entry.
-    """
-    X = rows.X
-    starts = np.cumsum([0, *X.n_stored])
-    empty = _concatenated(
-        [starts[number] + index for number, index in rows._scan.empty.items()]
-    )
-    is_other = positions < 0
-    is_other[empty] = False
-    parts = []
-    for number, start in enumerate(starts[:-1]):
-        index = np.flatnonzero(is_other[start : starts[number + 1]])
-        parts.append(Part(number, len(index), index))
-    nothing = rows.pool.subset(np.empty(0, np.intp))
-    others = StreamedRows(X, parts, None, nothing, np.empty(0, np.intp))
-    return others, np.flatnonzero(is_other), empty

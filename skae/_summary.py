@@ -133,7 +133,7 @@ def summarize(rows: Rows, *, find_binary: bool = False) -> Summary:
     find_binary : bool, default=False
         Whether to compute `is_binary`.
     """
-    if rows.is_streamed:
+    if rows.summary is not None:
         return rows.summary
     if rows.is_uniform and not find_binary and len(rows) > MAX_CANONICAL_ROWS:
         summary = _summarize_complete(rows)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from skae._agreement import agreed
+from skae._agreement import check_agreement
+from skae._blocks import Block, divide, join_nets, n_blocks, run_blocks
 from skae._build import (
     Start,
     build_plan,
@@ -25,7 +26,12 @@ from skae._job import Job, LossCurves, Trained
 from skae._module import Autoencoder
 from skae._ordered import Ordered
 from skae._prediction import evaluate, score_rows
-from skae._processor import flushed_denormals, matmul_precision, threads_for
+from skae._processor import (
+    flushed_denormals,
+    matmul_precision,
+    own_settings,
+    threads_for,
+)
 from skae._progress import Progress
 from skae._rows import MAX_CANONICAL_ROWS, Rows
 from skae._scores import median_score, score_training_rows
@@ -44,7 +50,7 @@ from skae.engine.judge import Judgement
 from skae.engine.net import INTERNAL, AutoencoderNet, without_batches
 from skae.engine.networks import MemberFolds, Split
 from skae.engine.plan import Plan
-from skae.engine.processes import current_processes
+from skae.engine.processes import alone, current_processes
 from skae.engine.trainer import OptimizerState, Trainer, sampled_for_widths
 
 # Number of weights of a network up to which early stopping is cross-validated: weights,
@@ -116,10 +122,8 @@ def train(job: Job, task: Task, interruption: Interruption) -> Trained:
         additional members, also before the end of the first epoch. Otherwise Ctrl-C
         ends the training early.
     """
-    processes = current_processes()
-    if processes.are_several:
-        with interruption.allowed():
-            job = agreed(job, processes)
+    with interruption.allowed():
+        check_agreement(job)
     draws_globally = job.parts.network.draws_globally
     with isolated_generator(draws_globally, job.seed, job.device):
         with interruption.allowed():
@@ -131,7 +135,13 @@ def train(job: Job, task: Task, interruption: Interruption) -> Trained:
             split = split_rows(trained_job, may_fold=_may_fold(trained_job, start))
             if job.holdout is not None:
                 split = _with_member_folds(split, job.holdout, job.n_kept)
-        training = _train_network(trained_job, start, split, task, interruption)
+        n_parts = n_blocks(trained_job, start, split, task)
+        if n_parts == 1:
+            training = _train_network(trained_job, start, split, task, interruption)
+    if n_parts > 1:  # not in the context, which a thread would wait for
+        blocks = divide(trained_job, start, split, n_parts)
+        training = _train_in_blocks(blocks, interruption)
+        trained_job = _with_trained_members(trained_job, training)
     is_addition = job.is_partial or job.n_kept > 0
     if is_addition and interruption.requested and not training.epochs:
         raise KeyboardInterrupt  # the estimator remains as it was
@@ -140,16 +150,19 @@ def train(job: Job, task: Task, interruption: Interruption) -> Trained:
         n_components = training.curve.fewest(job.share)
         job = replace(job, n_components=n_components)
         trained = trained.of_width(n_components)
-    may_warn = processes.rank == 0 and not job.is_partial
+    may_warn = current_processes().rank == 0 and not job.is_partial
     if may_warn and not interruption.requested:
-        trained = replace(trained, warnings=find_warnings(job, trained))
+        with alone():
+            warnings = find_warnings(job, trained)
+        trained = replace(trained, warnings=warnings)
     return trained
 
 
 def max_subtasks(job: Job) -> int:
     """Upper bound on the number of subtasks of a fit, its epochs."""
     # Whether the rows are folded depends on the network, which is not built yet.
-    splits = (split_rows(job, may_fold=may_fold) for may_fold in (True, False))
+    with alone():  # one of several processes asks for it
+        splits = [split_rows(job, may_fold=may_fold) for may_fold in (True, False)]
     return max(_plan(job, split).max_epochs for split in splits)
 
 
@@ -249,6 +262,30 @@ def _train_network(
     return TrainingRun(net, epochs, net.judgement_, state, is_learnt, pca, curve)
 
 
+def _train_in_blocks(blocks: list[Block], interruption: Interruption) -> TrainingRun:
+    """Train the members of each block, and combine their networks."""
+    runs = run_blocks(_train_block, blocks, interruption)
+    n_earlier = len(_earlier_epochs(blocks[0].job)[0])
+    net = join_nets([run.net for run in runs], n_earlier)
+    return TrainingRun(net, net.history[n_earlier:])
+
+
+@own_settings()
+def _train_block(block: Block, interruption: Interruption) -> TrainingRun:
+    """Train the members of a block, in a process of joblib or in this one."""
+    job = block.job
+    with isolated_generator(job.parts.network.draws_globally, job.seed, job.device):
+        return _train_network(job, block.start(), block.split, Task(), interruption)
+
+
+def _with_trained_members(job: Job, training: TrainingRun) -> Job:
+    """Return a job on the members that were trained before Ctrl-C."""
+    if job.holdout is None:
+        return job
+    n_members = job.n_kept + training.net.module_.n_members
+    return replace(job, holdout=job.holdout.of_first(n_members))
+
+
 def _earlier_epochs(job: Job) -> tuple[list[dict[str, Any]], int]:
     """Return the history of the earlier fits that are resumed, and its best epoch."""
     if job.earlier is None:
@@ -288,7 +325,8 @@ def _current_model(job: Job, net: AutoencoderNet) -> Trained:
     """Return the model of a net during its training, for scikit-learn's callbacks."""
     n_earlier = 0 if job.earlier is None else len(job.earlier.net.history)
     copied = net.snapshot()
-    return _finish(job, TrainingRun(copied, copied.history[n_earlier:]))
+    with alone():  # one of several processes asks for it
+        return _finish(job, TrainingRun(copied, copied.history[n_earlier:]))
 
 
 def _finish(job: Job, training: TrainingRun) -> Trained:

@@ -101,12 +101,17 @@ def _merged(earlier: Summary, added: Summary) -> Summary:
 
 def _summarize(job: Job, net: AutoencoderNet) -> Summary:
     module = net.module_in(np.dtype(np.float64))
-    rows = job.rows
-    if not rows.is_streamed:
-        codes = evaluate(module, "encode", rows)
-        return summarize(Rows(codes, weight=rows.weight))
-    summaries = (
-        summarize(Rows(codes, weight=rows.weight[where]))
-        for where, codes in evaluate_blocks(module, "encode", rows)
+    if not job.rows.is_streamed:
+        codes = evaluate(module, "encode", job.rows)
+        return summarize(Rows(codes, weight=job.rows.weight))
+
+    def of_blocks(rows: Rows) -> Summary:
+        summaries = (
+            summarize(Rows(codes, weight=rows.weight[where]))
+            for where, codes in evaluate_blocks(module, "encode", rows)
+        )
+        return reduce(Summary.merged, summaries)
+
+    return job.rows.shared(
+        of_blocks, lambda *summaries: reduce(Summary.merged, summaries)
     )
-    return reduce(Summary.merged, summaries)

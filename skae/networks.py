@@ -50,6 +50,9 @@ from skae._storage import StoredParametersMixin, default_parameters
 
 __all__ = ["ACTIVATIONS", "MLP", "Conv", "Custom", "Network", "Shape"]
 
+# Largest size of a layer, of a code, and of an axis: PyTorch counts with 64 bits.
+MAX_SIZE = 2**31 - 1
+
 _ACTIVATION = [StrOptions(set(ACTIVATIONS)), callable]
 _ACTIVATION_OR_AUTO = [StrOptions({"auto", *ACTIVATIONS}), callable]
 
@@ -901,14 +904,16 @@ def _code_activation(
 
 
 def are_sizes(values: Sequence[Any]) -> bool:
-    """Return whether all values are integers >= 1."""
-    return all(isinstance(value, Integral) and int(value) >= 1 for value in values)
+    """Return whether all values are integers from 1 to `MAX_SIZE`."""
+    return all(isinstance(v, Integral) and 1 <= int(v) <= MAX_SIZE for v in values)
 
 
 def _checked_sizes(name: str, sizes: Sequence[Any]) -> tuple[int, ...]:
-    """Convert sizes to int; raise an error if they are not integers >= 1."""
+    """Convert sizes to int; raise an error if they are not `are_sizes`."""
     if not are_sizes(sizes):
-        raise ValueError(f"{name} must hold integers >= 1, got {sizes!r}.")
+        raise ValueError(
+            f"{name} must hold integers from 1 to {MAX_SIZE}, got {sizes!r}."
+        )
     return tuple(int(size) for size in sizes)
 
 

@@ -37,7 +37,7 @@ from skae._whitening import sample_deviation
 from skae.bottlenecks import Bottleneck
 from skae.corruptions import Corruption
 from skae.losses import Loss
-from skae.networks import Network
+from skae.networks import MAX_SIZE, Network
 from skae.penalties import Penalty
 
 # Meaning of transform_max_iter="auto": number of refinement steps, and the largest
@@ -559,7 +559,7 @@ class AutoencoderTransformer(
         "whiten": ["boolean"],
         "ordered": ["boolean"],
         "n_components": [
-            Interval(Integral, 1, None, closed="left"),
+            Interval(Integral, 1, MAX_SIZE, closed="both"),
             Interval(RealNotInt, 0, 1, closed="neither"),
             StrOptions({"auto"}),
             None,

@@ -143,9 +143,13 @@ def fit_few():
 
 def main(folder, names):
     """Fit estimators by name; write what each process found, and a model."""
+    from launched_partitions import fit_all  # which imports this module
+
     results = fit_few()
     fits = {**EXACT, **SIMILAR}
-    results |= {name: outcome(fits[name]()) for name in names}
+    results |= {name: outcome(fits[name]()) for name in names if name in fits}
+    of_partitions = [name.split(": ")[1] for name in names if name not in fits]
+    results["partitions"] = fit_all(of_partitions) if of_partitions else {}
     transformer(verbose=2, callbacks=[PrintLog(sink=log)], max_epochs=2).fit(DIGITS)
     unseeded = transformer(random_state=None, max_epochs=2).fit(DIGITS)
     results["unseeded"] = outcome(unseeded)

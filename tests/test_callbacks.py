@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 from torch import nn
 
-from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer, _scan, _streamed
 from skae._compat import CALLBACKS_ATTRIBUTE
 from skae.bottlenecks import Quantized
 from skae.model_selection import explained_variance
@@ -363,6 +363,30 @@ def test_fitted_estimator_keeps_no_callback_context(X):
     ae.partial_fit(X)
     assert [name for name, _ in ae.net_.callbacks_] == []
     assert not hasattr(ae, "_callback_fit_ctx")
+
+
+@pytest.mark.parametrize("max_gathered", [10, 10_000])
+@pytest.mark.parametrize("max_pool", [20, 1000])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("of_dask", [False, True])
+def test_arguments_of_a_table_in_partitions_belong_together(
+    of_dask, weighted, max_pool, max_gathered, X, monkeypatch
+):
+    monkeypatch.setattr(_streamed, "MAX_GATHERED", max_gathered)
+    monkeypatch.setattr(_scan, "pool_size", lambda n_features: max_pool)
+    array = pytest.importorskip("dask.array")
+    weight = np.arange(len(X)) % 3.0 if weighted else None
+    y = array.from_array(X[:, 0], chunks=7) if of_dask else X[:, 0]
+    record = Record()
+    model = AutoencoderTransformer(1, **SMALL).set_callbacks(record)
+    model.fit(np.array_split(X, 4), y, weight)
+    assert len(record.arguments) >= 4
+    for rows, target, metadata in record.arguments:
+        np.testing.assert_array_equal(rows[:, 0], target)
+        if weighted:
+            where = [np.flatnonzero((row == X).all(axis=1))[0] for row in rows]
+            np.testing.assert_array_equal(metadata["sample_weight"], weight[where])
+        assert len(rows) == len(X) if max_gathered > 10 else len(rows) >= 20
 
 
 # scikit-learn's own callbacks

@@ -261,6 +261,16 @@ def test_search_of_the_page(page):
     )
 
 
+def test_members_of_the_page_are_trained_by_workers(page):
+    variables = dict(page)
+    code = PAGE["Workers for members"][0].replace("=64", "=32, max_epochs=2")
+    with joblib.parallel_config("threading"):  # the first fit needs no other processes
+        exec(code, variables)
+    detector = variables["detector"]
+    serial = clone(detector).set_params(n_jobs=1).fit(variables["frame"])
+    assert_array_equal(detector.training_scores_, serial.training_scores_)
+
+
 def test_workers_of_the_page_with_two_threads(monkeypatch):
     variables = {}
     for name in ("OMP", "MKL", "OPENBLAS"):
@@ -541,6 +551,32 @@ def test_meta_of_an_array(shape, detector, X):
     with dask.config.set(scheduler="synchronous"):
         values = result.compute()
     assert_same_rows(result, getattr(detector, method)(X), values)
+
+
+@pytest.mark.parametrize("meta", [1, "f8", np.empty((0, 2))])
+def test_wrong_meta_of_a_frame_is_refused(meta, detector, frame):
+    rows = dd.from_pandas(frame, npartitions=2)
+    with pytest.raises(ValueError, match="meta must describe a data frame or a series"):
+        map_rows(detector, "predict", rows, meta=meta)
+
+
+@pytest.mark.parametrize(
+    ("method", "meta"),
+    [
+        ("reconstruct", np.empty(0)),
+        ("reconstruct", np.empty((0, 3))),
+        ("predict", np.empty((0, 1))),
+        ("reconstruct", ("score", "f8")),
+        ("reconstruct", {"a": "f8", "b": "f8"}),
+        ("predict", {"a": "f8"}),
+    ],
+)
+def test_result_of_another_shape_than_meta_is_an_error(method, meta, detector, frame):
+    rows = dd.from_pandas(frame, npartitions=2)
+    if isinstance(meta, np.ndarray):
+        rows = rows.to_dask_array(lengths=True)
+    with pytest.raises(ValueError, match=f"{method!r} has the shape .* but meta has"):
+        map_rows(detector, method, rows, meta=meta).compute()
 
 
 @pytest.mark.parametrize("meta", [1, np.empty((3,)), np.empty((0, 1, 1)), "f8"])

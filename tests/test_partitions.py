@@ -6,6 +6,7 @@ import signal
 import threading
 import weakref
 from collections import deque
+from collections.abc import Sequence
 
 import dask
 import dask.array as da
@@ -150,6 +151,23 @@ def test_statistics_with_a_large_offset_have_as_many_digits():
     np.testing.assert_allclose(*axes, atol=1e-8)
 
 
+@pytest.mark.parametrize("lacking", [[0], [1], [0, 1], [3]])
+def test_partitions_without_a_column_have_no_effect_on_its_covariance(lacking):
+    X = make_table()
+    X[:, [2, 3]] += 1e9
+    parts = np.split(X, 4)
+    for i in lacking:
+        parts[i][:, 2] = np.nan
+    rows = stream_rows(Partitions(parts), None).rows
+    mean = np.nanmean(X, axis=0)
+    found = rows.moments.covariance(mean, np.ones(7))
+    expected = np.ma.cov(np.ma.masked_invalid(X), rowvar=False, bias=True)
+    both = ~np.isnan(X[:, 2])
+    np.testing.assert_allclose(np.diag(found), np.diag(expected), rtol=1e-5)
+    pair = ((X - mean)[both, 2] * (X - mean)[both, 3]).mean()
+    assert found[2, 3] == pytest.approx(pair, rel=1e-5)
+
+
 def test_binary_columns_are_found_where_partitions_have_one_value():
     X = np.zeros((60, 3))
     X[30:, 0], X[:, 1] = 1, 2
@@ -234,12 +252,13 @@ def test_number_of_judged_rows_is_limited():
 # Batches
 
 
-def batches_of(rows, size=32, seed=0):
+def batches_of(rows, size=32, seed=0, part=(0, 1)):
     return StreamedBatches(
         rows,
         size,
         lambda block: (torch.from_numpy(block), None),
         np.random.default_rng(seed),
+        part=part,
     )
 
 
@@ -264,6 +283,39 @@ def test_each_epoch_has_every_row_once_in_a_new_order(kind):
     np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.parametrize("n_parts", [2, 3])
+@each_collection
+def test_parts_of_batches_have_every_row_once(kind, n_parts):
+    X = make_table()
+    rows = streamed(X, np.arange(1200.0) + 1, kind).rows
+    parts = [batches_of(rows, part=(i, n_parts)) for i in range(n_parts)]
+    whole = np.diff(batches_of(rows).bounds)
+    for _ in range(2):
+        epochs = [list(part) for part in parts]
+        sizes = np.array([[batch.n_rows for batch in epoch] for epoch in epochs])
+        np.testing.assert_array_equal(sizes.sum(axis=0), whole)
+        assert np.ptp(sizes, axis=0).max() <= 1
+        weight = np.concatenate([b.weight for epoch in epochs for b in epoch])
+        order = weight.astype(int) - 1  # the weights are the numbers of the rows
+        np.testing.assert_array_equal(np.sort(order), np.arange(1200))
+        values = np.concatenate([b.target for epoch in epochs for b in epoch])
+        np.testing.assert_array_equal(values, X[order])
+
+
+@pytest.mark.parametrize("sizes", [(1200,), (700, 500), (100,) * 12])
+def test_parts_share_few_partitions(sizes):
+    parts = np.split(make_table(), np.cumsum(sizes)[:-1])
+    rows = stream_rows(Partitions(parts), None).rows
+    order = np.random.default_rng(0).permutation(len(sizes))
+    spans = [rows.spans(order, low, low + 400) for low in (0, 400, 800)]
+    counts = np.zeros(1200, dtype=int)
+    for own in spans:
+        for i, where in own.items():
+            counts[rows.starts[i] : rows.starts[i + 1]][where] += 1
+    assert (counts == 1).all()
+    assert sum(map(len, spans)) <= len(sizes) + 2  # each end is in one partition
+
+
 def test_batches_mix_partitions_and_their_order_changes():
     X = np.repeat(np.arange(12.0), 100)[:, None]
     batches = batches_of(stream_rows(Partitions(np.split(X, 12)), None).rows)
@@ -283,13 +335,18 @@ def test_no_more_than_a_few_partitions_are_in_memory():
         def __array_finalize__(self, other):
             pass
 
-    def load():
-        for i in range(15):
+    class Stored(Sequence):
+        def __len__(self):
+            return 15
+
+        def __getitem__(self, i):
+            if not 0 <= i < 15:
+                raise IndexError
             part = np.full((100, 2), float(i)).view(Counted)
             Counted.alive += 1
             Counted.most = max(Counted.most, Counted.alive)
             weak.append(weakref.finalize(part, decrease))
-            yield part
+            return part
 
     weak = []
 
@@ -297,7 +354,7 @@ def test_no_more_than_a_few_partitions_are_in_memory():
         Counted.alive -= 1
 
     # `check_array` returns the memory of a plain view, which keeps the array alive.
-    rows = stream_rows(Partitions(load), None).rows
+    rows = stream_rows(Partitions(Stored()), None).rows
     gc.collect()
     Counted.most = Counted.alive
     for _ in batches_of(rows):
@@ -487,6 +544,17 @@ def test_weights_may_be_a_dask_array():
         model.fit(COLLECTIONS["dask array"](X), sample_weight=weight[:-1])
 
 
+@pytest.mark.parametrize("n_parts", [2, 5])  # of different lengths, and of equal ones
+@pytest.mark.parametrize("kind", ["dask array", "list of arrays", "array"])
+@pytest.mark.parametrize("container", [list, tuple])
+def test_weights_are_not_in_partitions(kind, n_parts, container):
+    X = make_table(1001 if n_parts == 2 else 1000)
+    weight = container(np.array_split(np.ones(len(X)), n_parts))
+    data = X if kind == "array" else COLLECTIONS[kind](X)
+    with pytest.raises(ValueError, match=r"np\.concatenate\(sample_weight\)"):
+        AutoencoderTransformer(2, **BRIEF).fit(data, sample_weight=weight)
+
+
 def test_weights_of_zero_leave_rows_out():
     X = make_table()
     X[::3] += 1000
@@ -595,6 +663,20 @@ def infinite(part):
     return part
 
 
+def returning(value):
+    return lambda: value
+
+
+class OneIterator:
+    """Iterable that can be read only once."""
+
+    def __init__(self, parts):
+        self.iterator = iter(parts)
+
+    def __iter__(self):
+        return self.iterator
+
+
 INVALID = {
     "names": (other_columns, ValueError, "partition 2 of X has the columns"),
     "width": (
@@ -613,6 +695,15 @@ INVALID = {
         lambda: with_part(2, lambda part: part.astype(str).astype(object) + "x"),
         ValueError,
         "partition 2 of X",
+    ),
+    "gradient": (
+        lambda: (
+            lambda: iter(
+                with_part(2, lambda part: torch.tensor(part, requires_grad=True))
+            )
+        ),
+        TypeError,
+        "partition 2 of X is a tensor that requires grad",
     ),
     "complex": (
         lambda: with_part(2, lambda part: part * 1j),
@@ -636,6 +727,22 @@ INVALID = {
     ),
     "no partition": (lambda: Readable(), ValueError, "X has no partition"),
     "no iterator": (lambda: lambda: 3, TypeError, "function that returns an iterator"),
+    "function of an array": (lambda: make_table, TypeError, "returned one ndarray"),
+    "function of a frame": (
+        lambda: lambda: frame(make_table()),
+        TypeError,
+        "returned one DataFrame",
+    ),
+    "function of one iterator": (
+        lambda: returning(iter(np.array_split(make_table(), 4))),
+        TypeError,
+        "can be iterated only once",
+    ),
+    "iterable of one iterator": (
+        lambda: OneIterator(np.array_split(make_table(), 4)),
+        TypeError,
+        "can be iterated only once",
+    ),
     "bag": (
         lambda: dask.delayed(make_table)(),
         TypeError,
@@ -676,20 +783,139 @@ def test_invalid_partitions_are_refused(Estimator, case):
     assert not hasattr(model, "n_features_in_")
 
 
-@pytest.mark.parametrize("lost", ["rows", "partition"])
-def test_partitions_that_change_between_epochs_are_refused(lost):
+CHANGES = {
+    "rows lost": lambda parts: [*parts[:-1], parts[-1][1:]],
+    "partition lost": lambda parts: parts[:-1],
+    "partition added": lambda parts: [*parts, parts[0]],
+}
+
+
+# One pass reads the example and one, or with weights two, measures the table; after
+# the first complete one, another begins.
+@pytest.mark.parametrize("n_same", [3, 4, 5])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_partitions_that_change_between_passes_are_refused(change, weighted, n_same):
     passes = []
 
     def load():
         passes.append(0)
         parts = np.array_split(make_table(), 7)
-        # One pass reads the example, one measures the table and one is the first.
-        if len(passes) > 3:
-            parts = parts[:-1] if lost == "partition" else [*parts[:-1], parts[-1][1:]]
-        return iter(parts)
+        return iter(parts if len(passes) <= n_same else CHANGES[change](parts))
 
+    model = AutoencoderTransformer(2, early_stopping=False, **BRIEF)
+    weight = np.ones(1200) + np.arange(1200) % 2 if weighted else None
     with pytest.raises(ValueError, match="Each iteration over X must return"):
-        AutoencoderTransformer(2, early_stopping=False, **BRIEF).fit(load)
+        model.fit(load, sample_weight=weight)
+
+
+class Exhausted:
+    """Iterable that returns one iterator each time."""
+
+    def __init__(self, parts):
+        self.parts = iter(parts)
+
+    def __iter__(self):
+        return self.parts
+
+
+def function_of_one_generator(parts):
+    generator = (part for part in parts)
+    return lambda: generator
+
+
+def function_of_views_of_one_generator(parts):
+    generator = (part for part in parts)
+    return lambda: map(np.asarray, generator)
+
+
+@pytest.mark.parametrize("max_gathered", [100, 2**24])
+@pytest.mark.parametrize(
+    "make", [Exhausted, function_of_one_generator, function_of_views_of_one_generator]
+)
+def test_what_can_be_iterated_once_is_refused(make, max_gathered, monkeypatch):
+    monkeypatch.setattr(_streamed, "MAX_GATHERED", max_gathered)
+    model = AutoencoderTransformer(2, **BRIEF)
+    with pytest.raises(TypeError, match="can be iterated only once"):
+        model.fit(make(split_at(make_table(), *UNEVEN)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_partitions_may_be_tensors(dtype):
+    tensors = [torch.tensor(part).to(dtype) for part in split_at(make_table(), *UNEVEN)]
+    arrays = [np.asarray(part.tolist()).reshape(-1, 7) for part in tensors]
+    if dtype == torch.float32:
+        arrays = [part.astype(np.float32) for part in arrays]
+    model = AutoencoderTransformer(2, **BRIEF)
+    for is_list in (False, True):
+        make = list if is_list else lambda parts: lambda: iter(parts)
+        codes = [model.fit(make(x)).transform(arrays[0]) for x in (tensors, arrays)]
+        np.testing.assert_array_equal(*codes)
+
+
+@pytest.mark.parametrize("empty", [np.empty((0, 7)), frame(np.empty((0, 7)))])
+@pytest.mark.parametrize("max_gathered", [100, 2**24])
+def test_empty_partitions_may_have_another_type(empty, max_gathered, monkeypatch):
+    monkeypatch.setattr(_streamed, "MAX_GATHERED", max_gathered)
+    parts = split_at(make_table().astype(np.float32), *UNEVEN)
+    if hasattr(empty, "columns"):
+        parts = [frame(part) for part in parts]
+        empty = empty.astype(object)
+    model = AutoencoderTransformer(2, **BRIEF).fit([*parts, empty])
+    assert model.transform(parts[0]).dtype == np.float32
+
+
+class Closed:
+    """Iterator over partitions that counts how many of its kind are open."""
+
+    n_open = 0
+
+    def __init__(self, parts):
+        self.parts = iter(parts)
+        self.is_open = True
+        Closed.n_open += 1
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            return next(self.parts)
+        except StopIteration:
+            self.close()
+            raise
+
+    def close(self):
+        Closed.n_open -= self.is_open
+        self.is_open = False
+
+
+@pytest.mark.parametrize("max_gathered", [100, 2**24])
+def test_iterators_are_closed(max_gathered, monkeypatch):
+    monkeypatch.setattr(_streamed, "MAX_GATHERED", max_gathered)
+    parts = split_at(make_table(), *UNEVEN)
+    AutoencoderTransformer(2, **BRIEF).fit(lambda: Closed(parts))
+    assert Closed.n_open == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+@pytest.mark.parametrize("max_gathered", [100, 2**24])
+def test_partitions_may_use_the_same_memory(dtype, max_gathered, monkeypatch):
+    monkeypatch.setattr(_streamed, "MAX_GATHERED", max_gathered)
+    parts = np.split((100 * make_table()).astype(dtype), 8)
+
+    def overwriting():
+        buffer = np.empty_like(parts[0])
+        for part in parts:
+            buffer[:] = part
+            yield buffer
+
+    model = AutoencoderTransformer(2, **BRIEF)
+    codes = [
+        model.fit(data).transform(parts[0])
+        for data in (overwriting, lambda: iter(parts))
+    ]
+    np.testing.assert_array_equal(*codes)
 
 
 @pytest.mark.parametrize("kind", ["dask array", "dask frame", "list of arrays"])

@@ -3,12 +3,14 @@
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 
 import launched
+import launched_partitions
 import numpy as np
 import pytest
 import torch
@@ -17,15 +19,25 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skorch.callbacks import Checkpoint, EpochScoring, PrintLog, ProgressBar
 
 import skae
+from skae import _streamed
+from skae._partitions import Partitions
 from skae._rows import Batch
+from skae._streamed import stream_rows
 from skae._user_callbacks import without_writers
 from skae.engine import processes
 from skae.engine.batches import batch_bounds, parts_of_batches
 from skae.engine.division import Division
-from skae.engine.processes import Processes, current_processes, joined_processes
+from skae.engine.processes import (
+    Processes,
+    alone,
+    current_processes,
+    joined_processes,
+)
 
 # The other fits are in the slow tests.
 FEW = ["uneven batches", "folds", "ensemble, trim", "partial_fit"]
+FEW_PARTITIONED = ["function", "dask array", "dask frame", "missing, trim"]
+FEW_PARTITIONED += launched_partitions.DETECTORS
 
 
 def launch(*arguments, n_processes=2, is_valid=True):
@@ -56,7 +68,8 @@ def launch_fits(folder, names, n_processes=2):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return folder, *launch_fits(folder, FEW)
+    names = [*FEW, *(f"partitions: {name}" for name in FEW_PARTITIONED)]
+    return folder, *launch_fits(folder, names)
 
 
 def assert_close(found, expected, tolerance):
@@ -138,6 +151,91 @@ def test_all_kinds_of_fits(n_processes, tmp_path):
         assert_allclose(scores[1], scores[0], rtol=0.15, err_msg=name)
     for name in (*EXACT, *SIMILAR):
         assert all(result[name] == results[0][name] for result in results)
+
+
+# Tables in partitions
+
+
+@pytest.fixture
+def run_of_partitions(run):
+    return [result["partitions"] for result in run[2]]
+
+
+def fit_alone(name, monkeypatch):
+    """Return the results of a fit of a table in partitions by this process."""
+    monkeypatch.setattr(_streamed, "MAX_GATHERED", 100)
+    return launched_partitions.outcome(name)
+
+
+def assert_similar_fits(results, name, monkeypatch):
+    """Check that processes have equal models, as good as that of this process."""
+    assert all(result[name] == results[0][name] for result in results)
+    if name == "unseeded":
+        return
+    found, alone = results[0][name], fit_alone(name, monkeypatch)
+    if name in launched_partitions.FITS:
+        assert abs(found["explained"] - alone["explained"]) < 0.02
+        return
+    training, scores = (np.array(found[key]) for key in ("training_scores", "scores"))
+    assert_allclose(training, scores, rtol=1e-6)
+    assert_allclose(np.median(scores), np.median(alone["scores"]), rtol=0.2)
+
+
+@pytest.mark.parametrize("name", FEW_PARTITIONED)
+def test_fit_of_partitions_is_like_that_of_one_process(
+    name, run_of_partitions, monkeypatch
+):
+    assert_similar_fits(run_of_partitions, name, monkeypatch)
+
+
+def test_small_table_in_partitions_is_loaded(run_of_partitions):
+    first, second = (result["small table"] for result in run_of_partitions)
+    assert first == second
+    expected = launched_partitions.fit_small().score(launched_partitions.X)
+    assert abs(first - expected) < 1e-3
+
+
+def test_processes_have_every_row_once_in_an_epoch(run_of_partitions):
+    first, second = (result["seen"] for result in run_of_partitions)
+    assert len(first) == len(second) == 3
+    for batches, others in zip(first, second, strict=True):
+        pairs = list(zip(batches, others, strict=True))
+        assert all(abs(len(one) - len(other)) <= 1 for one, other in pairs)
+        numbers = np.concatenate([row for pair in pairs for row in pair]).astype(int)
+        assert_array_equal(np.sort(numbers), 1 + np.arange(len(launched_partitions.X)))
+
+
+def test_each_process_reads_its_own_partitions(run_of_partitions):
+    n_partitions, n_epochs = len(launched_partitions.EVEN), 3
+    n_read = n_epochs * n_partitions // 2
+    epochs = []
+    for rank, result in enumerate(run_of_partitions):
+        before, reads = result["reads"][:-n_read], result["reads"][-n_read:]
+        # Both read the first partition to learn the columns.
+        others = [number for number in before if number != 0]
+        assert others == [i for i in range(rank, n_partitions, 2) if i != 0]
+        epochs.append(np.reshape(reads, (n_epochs, -1)))
+    for numbers in np.hstack(epochs):
+        assert_array_equal(np.sort(numbers), np.arange(n_partitions))
+    assert len(np.unique(epochs[0], axis=0)) > 1
+
+
+@pytest.mark.parametrize("case", launched_partitions.ERRORS)
+def test_what_fails_in_one_process_is_raised_in_all(case, run_of_partitions):
+    message = launched_partitions.ERRORS[case][1]
+    for result in run_of_partitions:
+        assert re.match(message, result["errors"][case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_all_kinds_of_fits_of_partitions(n_processes, tmp_path, monkeypatch):
+    names = [*launched_partitions.FITS, *launched_partitions.DETECTORS]
+    arguments = [f"partitions: {name}" for name in names]
+    _, results = launch_fits(tmp_path, arguments, n_processes)
+    results = [result["partitions"] for result in results]
+    for name in names:
+        assert_similar_fits(results, name, monkeypatch)
 
 
 # In this process, with stand-ins for the others
@@ -240,6 +338,26 @@ def test_training_within_another_is_alone():
 
 
 @pytest.mark.usefixtures("two_processes")
+def test_rows_that_one_process_has_read_alone_are_read_again_by_all():
+    files = launched_partitions.Files()
+    rows = stream_rows(Partitions(files), None).rows
+
+    def count_reads():
+        n_before = len(files.reads)
+        rows.divided(0.1, 1000, seed=0)
+        return len(files.reads) - n_before
+
+    with joined_processes():
+        with alone():
+            assert count_reads() > 0
+            assert count_reads() == 0
+        assert count_reads() > 0
+        assert count_reads() == 0
+        with alone():
+            assert count_reads() == 0
+
+
+@pytest.mark.usefixtures("two_processes")
 def test_two_threads_cannot_train_at_the_same_time():
     errors = []
 
@@ -257,9 +375,22 @@ def test_two_threads_cannot_train_at_the_same_time():
     assert "Two threads" in errors[0]
 
 
-def test_error_of_the_shared_function_is_raised():
+@pytest.mark.parametrize("method", ["share", "together"])
+def test_error_of_the_function_is_raised(method):
     with pytest.raises(ZeroDivisionError):
-        Processes().share(lambda: 1 / 0)
+        getattr(Processes(), method)(lambda: 1 / 0)
+
+
+def test_errors_that_cannot_be_pickled_are_sent_as_text():
+    class RefusedError(Exception):
+        def __init__(self, file, line):
+            super().__init__(f"line {line} of {file}")
+
+    sent = processes._sendable(RefusedError("a.csv", 3))
+    assert str(sent) == "RefusedError: line 3 of a.csv"
+    error = OSError("no disk")
+    assert processes._sendable(error) is error
+    assert processes._sendable(None) is None
 
 
 def test_callbacks_that_write_are_for_one_process():

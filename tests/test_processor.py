@@ -80,8 +80,10 @@ def test_number_of_threads_is_restored_after_an_error(two_threads):
 
 
 def test_threads_of_torch_are_restored_without_threadpoolctl(two_threads, monkeypatch):
-    pools = SimpleNamespace(limit=lambda limits: nullcontext())
-    monkeypatch.setattr(_processor, "_pools", lambda: pools)
+    limit = nullcontext()
+    limit.restore_original_limits = lambda: None
+    pools = SimpleNamespace(limit=lambda limits: limit)
+    monkeypatch.setattr(_processor, "_pools", lambda user_api: pools)
     with pytest.raises(ZeroDivisionError), threads_for(SMALL):
         raise ZeroDivisionError
     assert torch.get_num_threads() == 2

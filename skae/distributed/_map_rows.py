@@ -86,7 +86,8 @@ def map_rows(
     ValueError
         If `method` is not one of those above, if X is not two-dimensional, if it has
         other columns than the rows to which the estimator was fitted, or if `meta` is
-        not empty.
+        not of the kind above. When the result is computed, if `meta` has other
+        dimensions or another number of columns.
     AttributeError
         If the estimator does not have the method.
     sklearn.exceptions.NotFittedError
@@ -188,7 +189,12 @@ def _map_frame(estimator: Any, method: str, X: Collection, meta: Any) -> Collect
         columns = _column_names(estimator, method, X)
         meta = _as_frame(result, method, rows, columns).iloc[:0]
     else:
-        meta = make_meta(meta, index=make_meta(X).index)
+        given, meta = meta, make_meta(meta, index=make_meta(X).index)
+        if not hasattr(meta, "iloc"):
+            raise ValueError(
+                "meta must describe a data frame or a series for a Dask dataframe, got "
+                f"{given!r}."
+            )
     return X.map_partitions(
         _map_chunk,
         _shared(estimator),
@@ -223,6 +229,12 @@ def _map_chunk(X: Any, estimator: Any, *, method: str, template: Any) -> Any:
         return template
     with torch_threads(1):
         result = getattr(estimator, method)(X)
+    if np.shape(result)[1:] != template.shape[1:]:
+        raise ValueError(
+            f"The result of {method!r} has the shape {np.shape(result)}, but meta has "
+            f"the shape {template.shape}. Pass a meta with as many dimensions and "
+            "columns."
+        )
     if isinstance(template, np.ndarray):
         return _as_array(result, method)
     return _as_frame(result, method, X, getattr(template, "columns", None))

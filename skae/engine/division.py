@@ -58,10 +58,9 @@ class Division:
         """
         if not self.is_real:
             return batches
-        assert isinstance(batches, TrainingBatches)  # `agreed` refuses the others
         return self._located(batches)
 
-    def _located(self, batches: TrainingBatches) -> Iterator[Batch]:
+    def _located(self, batches: TrainingBatches | StreamedBatches) -> Iterator[Batch]:
         sizes = np.diff(batches.bounds).tolist()
         places = (batches.parts - batches.bounds[:-1, None]).tolist()
         for batch, (start, stop), size in zip(batches, places, sizes, strict=True):

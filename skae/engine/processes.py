@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,11 +50,37 @@ class Processes:
         """Return what a function returns in the first process.
 
         In the others it is not called. What it raises is raised in all processes.
+        During the call there are no other processes, see `alone`.
 
         Parameters
         ----------
         compute : callable
             Without arguments; its result can be pickled.
+        """
+        return compute()
+
+    def together(self, compute: Callable[[], T]) -> T:
+        """Return what a function returns in this process.
+
+        All processes call it. What it raises in one of them is raised in all, and if it
+        raises in several, the error of the first of these.
+
+        Parameters
+        ----------
+        compute : callable
+            Without arguments.
+        """
+        return compute()
+
+    def merged(self, compute: Callable[[], T], merge: Callable[..., T]) -> T:
+        """Return the results of a function in all processes, merged by the first one.
+
+        Parameters
+        ----------
+        compute : callable
+            Without arguments; its result can be pickled. For errors see `together`.
+        merge : callable
+            Returns one result from those of all processes, in their order.
         """
         return compute()
 
@@ -91,14 +118,27 @@ class _Group(Processes):
     def share(self, compute: Callable[[], T]) -> T:
         outcome: list[Any] = [None, None]
         if self.rank == 0:
-            try:
-                outcome[0] = compute()
-            except Exception as error:
-                outcome[1] = error
+            outcome[0], error = _outcome(compute)
+            outcome[1] = _sendable(error)
         dist.broadcast_object_list(outcome, group=self._host, device=_HOST)
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
+
+    def together(self, compute: Callable[[], T]) -> T:
+        result, error = _outcome(compute)
+        if self.any(error is not None):
+            errors: list[Any] = [None] * self.size
+            dist.all_gather_object(errors, _sendable(error), group=self._host)
+            first = next(i for i, each in enumerate(errors) if each is not None)
+            raise error if first == self.rank and error else errors[first]
+        return result
+
+    def merged(self, compute: Callable[[], T], merge: Callable[..., T]) -> T:
+        own = self.together(compute)
+        found: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(own, found, group=self._host)
+        return self.share(lambda: merge(*(found or ())))
 
     def concatenate(self, values: np.ndarray) -> np.ndarray:
         parts: list[Any] = [None] * self.size
@@ -138,6 +178,24 @@ class _Group(Processes):
                 tensor.copy_(part.view_as(tensor))
 
 
+def _outcome(compute: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """Return what a function returns in this process alone, and what it raises."""
+    try:
+        with alone():
+            return compute(), None
+    except Exception as error:
+        return None, error
+
+
+def _sendable(error: Exception | None) -> Exception | None:
+    """Return an error that can be pickled, as not all of other packages can."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
 _HOST = torch.device("cpu")
 _ALONE = Processes()
 _CURRENT: ContextVar[Processes] = ContextVar("processes", default=_ALONE)
@@ -151,6 +209,19 @@ _LOCK = threading.Lock()
 def current_processes() -> Processes:
     """Return the processes that take part in the present training."""
     return _CURRENT.get()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Context of what not all processes do, or each in its own way.
+
+    There are no other processes in it, so that nothing waits for them.
+    """
+    token = _CURRENT.set(_ALONE)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
 
 
 @contextmanager
@@ -194,11 +265,8 @@ def joined_processes() -> Iterator[Processes]:
         If another thread of this process trains at the same time.
     """
     if _CURRENT.get().are_several or not _is_one_of_several():
-        token = _CURRENT.set(_ALONE)
-        try:
+        with alone():
             yield _ALONE
-        finally:
-            _CURRENT.reset(token)
         return
     if not _LOCK.acquire(blocking=False):
         raise RuntimeError(

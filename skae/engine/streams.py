@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -13,7 +14,13 @@ from torch import Tensor
 
 from skae._partitions import Prefetched
 from skae._rows import Batch
-from skae.engine.batches import CHUNK_ENTRIES, batch_bounds, make_batch
+from skae.engine.batches import (
+    CHUNK_ENTRIES,
+    batch_bounds,
+    make_batch,
+    parts_of_batches,
+)
+from skae.engine.processes import current_processes
 
 # Number of partitions from which the rows of a batch come. They are in memory, and so
 # is the next one.
@@ -42,6 +49,16 @@ class StreamedBatches:
     rng : numpy.random.Generator
     is_learnt : callable, default=None
         See `skae.engine.batches.TrainingBatches`.
+    part : tuple of int, default=(0, 1)
+        Which part of each batch is returned, from 0, and the number of parts. Each part
+        has rows of its own partitions, which are consecutive ones in the order of the
+        epoch. Rows of the partitions at its ends may belong to the parts before and
+        after it, so that no row is left out and the parts are equally large.
+
+    Attributes
+    ----------
+    bounds, parts : ndarray of int
+        See `skae.engine.batches.TrainingBatches`.
     """
 
     def __init__(
@@ -51,33 +68,46 @@ class StreamedBatches:
         prepare: Callable[[Any], tuple[Any, Tensor | None]],
         rng: np.random.Generator,
         is_learnt: Callable[[Any], np.ndarray] | None = None,
+        part: tuple[int, int] = (0, 1),
     ):
         self.rows = rows
         self.prepare = prepare
         self.rng = rng
         self.is_learnt = is_learnt
-        self._parts: Prefetched | None = None
+        self.part = part
+        self._read: Prefetched | None = None
         self.bounds = batch_bounds(len(rows), batch_size)
-        n_batches = max(1, CHUNK_ENTRIES // int(self.bounds[1] * rows.n_features))
-        self._chunk_bounds = np.append(self.bounds[:-1:n_batches], self.bounds[-1])
+        self.parts = parts_of_batches(self.bounds, *part)
+        # Where the rows of this part begin and end in the order of an epoch.
+        self._low, self._high = (self.parts - self.bounds[:-1, None]).sum(axis=0)
+        self._sizes = np.diff(self.parts).ravel()
+        # The same batches in all parts.
+        n_chunk_rows = int(self.bounds[1]) / part[1]
+        self._n_chunk = max(1, int(CHUNK_ENTRIES / (n_chunk_rows * rows.n_features)))
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
     def __iter__(self) -> Iterator[Batch]:
         begin = perf_counter()
+        number, n_parts = self.part
+        # All processes draw the same order, and then each draws its own numbers.
         order = self.rng.permutation(len(self.rows.parts))
-        with closing(Prefetched(self.rows.read(order))) as parts:
-            self._parts = parts
-            start = 0
-            for where, block in self._chunks(parts):
-                stop = start + len(block)
-                first, last = np.searchsorted(self.bounds, [start, stop])
+        own = self.rng if n_parts == 1 else self.rng.spawn(n_parts)[number]
+        spans = self.rows.spans(order, self._low, self._high)
+        with closing(Prefetched(self.rows.read(spans))) as read:
+            self._read = read
+            chunks = self._chunks(self._mixtures(read, len(spans), own))
+            # What fails in one of several processes ends the epoch in all of them.
+            obtain = partial(current_processes().together, partial(next, chunks, None))
+            for sizes, found in zip(
+                self._chunk_sizes(), iter(obtain, None), strict=True
+            ):
+                where, block = found
                 target, observed = self.prepare(block)
                 chunk = make_batch(self.rows, where, target, observed, self.is_learnt)
-                yield from chunk.split(np.diff(self.bounds[first : last + 1]).tolist())
-                start = stop
-            epoch_time, waiting_time = perf_counter() - begin, parts.waited
+                yield from chunk.split(sizes.tolist())
+            epoch_time, waiting_time = perf_counter() - begin, read.waited
         logger.debug(
             "An epoch took %.3f s, of which the training waited %.3f s for data.",
             epoch_time,
@@ -87,17 +117,22 @@ class StreamedBatches:
 
     def close(self) -> None:
         """End the thread that reads partitions, also before the end of an epoch."""
-        if self._parts is not None:
-            self._parts.close()
+        if self._read is not None:
+            self._read.close()
+
+    def _chunk_sizes(self) -> Iterator[np.ndarray]:
+        """Yield the numbers of rows of the batches of each chunk."""
+        for first in range(0, len(self), self._n_chunk):
+            yield self._sizes[first : first + self._n_chunk]
 
     def _chunks(
-        self, parts: Iterator[tuple[int, np.ndarray]]
+        self, mixtures: Iterator[_Mixture]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield rows of several whole batches, and their numbers."""
-        sizes = iter(np.diff(self._chunk_bounds).tolist())
+        sizes = (int(sizes.sum()) for sizes in self._chunk_sizes())
         size = next(sizes)
         rest = _Mixture.of([])
-        for mixture in self._mixtures(parts):
+        for mixture in mixtures:
             mixture = mixture.after(rest)
             first = 0
             while size and first + size <= len(mixture.order):
@@ -106,7 +141,12 @@ class StreamedBatches:
                 size = next(sizes, 0)
             rest = mixture.beginning_at(first)
 
-    def _mixtures(self, parts: Iterator[tuple[int, np.ndarray]]) -> Iterator[_Mixture]:
+    def _mixtures(
+        self,
+        parts: Iterator[tuple[int, np.ndarray]],
+        n_parts: int,
+        rng: np.random.Generator,
+    ) -> Iterator[_Mixture]:
         """Yield shuffled portions of several partitions."""
         open_parts: list[_Portions] = []
         n_read = 0
@@ -115,15 +155,15 @@ class StreamedBatches:
             # The first partitions have fewer portions, so that they do not end at the
             # same time.
             n_portions = min(n_read, N_MIXED)
-            open_parts.append(_Portions(start, values, n_portions, self.rng))
+            open_parts.append(_Portions(start, values, n_portions, rng))
             del values
-            if n_read < min(N_MIXED, len(self.rows.parts)):
+            if n_read < min(N_MIXED, n_parts):
                 continue
-            yield _Mixture.of([part.next() for part in open_parts]).shuffled(self.rng)
+            yield _Mixture.of([part.next() for part in open_parts]).shuffled(rng)
             open_parts = [part for part in open_parts if part.orders]
         if open_parts:
             rest = [part.all() for part in open_parts]
-            yield _Mixture.of(rest).shuffled(self.rng)
+            yield _Mixture.of(rest).shuffled(rng)
 
 
 class _Portions:

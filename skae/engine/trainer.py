@@ -674,6 +674,7 @@ class Trainer:
                 self._prepare,
                 self.rng,
                 members.is_learnt if members else None,
+                self.division.part,
             )
         is_cuda = self.device.type == "cuda"
         n_evaluated = self.net.block_size
