@@ -346,7 +346,7 @@ def test_explicit_output_activation_overrides_that_of_the_loss(
 
 @pytest.mark.parametrize("hidden", [(0,), (4, -1), (2.5,), ("a",)])
 def test_widths_that_are_not_positive_integers_raise(hidden):
-    with pytest.raises(ValueError, match=r"hidden_layer_sizes .*integers >= 1"):
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes .*integers from 1"):
         MLP(hidden).build(SHAPE, generator())
 
 
@@ -667,9 +667,9 @@ def test_initial_kernels_fill_the_range_of_one_over_root_inputs():
     ("channels", "message"),
     [
         ((), r"channels must .*>= 1, got \(\)"),
-        ((4, 0), r"channels must .*integers >= 1, got \(4, 0\)"),
-        ([2.5], r"channels must .*integers >= 1, got \[2\.5\]"),
-        (("a",), r"channels must .*integers >= 1, got \('a',\)"),
+        ((4, 0), r"channels must .*integers from 1, got \(4, 0\)"),
+        ([2.5], r"channels must .*integers from 1, got \[2\.5\]"),
+        (("a",), r"channels must .*integers from 1, got \('a',\)"),
     ],
 )
 def test_channels_that_are_not_positive_integers_raise(channels, message):
@@ -710,7 +710,7 @@ def test_feature_map_of_another_size_than_the_code_raises():
 
 @pytest.mark.parametrize("hidden", [(0,), (4, -1), (2.5,)])
 def test_hidden_widths_after_convolutions_are_checked(hidden):
-    with pytest.raises(ValueError, match=r"hidden_layer_sizes .*integers >= 1"):
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes .*integers from 1"):
         Conv((2,), hidden_layer_sizes=hidden).build(SHAPE, generator())
 
 
