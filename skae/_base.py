@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import warnings
 from abc import ABC, abstractmethod
@@ -147,6 +148,7 @@ class BaseAutoencoder(
             StrOptions({"auto"}),
         ],
         "precision": [StrOptions({"float32", "tf32", "bfloat16"})],
+        "checkpoint": [str, os.PathLike, None],
     }
 
     # Public methods
@@ -207,6 +209,9 @@ class BaseAutoencoder(
             If a parameter or the data are invalid. This is raised before training and
             leaves the estimator as it was. Also if the training diverges, which
             leaves the estimator unfitted.
+        OSError
+            If no files can be written to the folder `checkpoint`. The estimator
+            remains as it was.
         KeyboardInterrupt
             On Ctrl-C, after the estimator has been fitted with the weights of the best
             epoch so far, which are the initial ones before the first epoch has ended.

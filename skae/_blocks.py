@@ -102,8 +102,9 @@ def divide(job: Job, start: Start, split: Split, n_blocks: int) -> list[Block]:
         folds = split.members
         if folds is not None:
             folds = folds._replace(group=folds.group[members])
+        checkpoint = job.checkpoint and job.checkpoint.of_part(part[0])
         block = Block(
-            replace(job, seed=seed, settings=settings),
+            replace(job, seed=seed, settings=settings, checkpoint=checkpoint),
             FrozenModule(take_members(start.module, members)),
             FrozenModule(start.objective),
             split._replace(members=folds),
@@ -213,7 +214,8 @@ def join_nets(nets: Sequence[AutoencoderNet], n_earlier: int) -> AutoencoderNet:
         epoch = {**epochs[0], **_mean(epochs, weight)}
         epoch["train_loss_best"] = epoch["train_loss"] < lowest
         lowest = min(lowest, epoch["train_loss"])
-        records = zip(*(each["batches"] for each in epochs), strict=True)
+        # The records of epochs before a fit was killed are not stored.
+        records = zip(*(each["batches"] for each in epochs), strict=False)
         epoch["batches"] = [{**each[0], **_mean(each, weight)} for each in records]
         history.append(epoch)
     net.__dict__["history_"] = history

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_array, validate_data
 
 from skae._agreement import agreed_table
 from skae._build import build_scaler
+from skae._checkpoint import open_checkpoint, stored_seed
 from skae._compat import check_sample_weight, validate_parameters
 from skae._job import (
     Ensemble,
@@ -173,12 +174,7 @@ def check_fit(
         ensemble = ensemble.additional(earlier.net.module_)
     seed = _draw_seed(estimator.random_state)
     # Where each process has drawn its own, that of the first one.
-    split_seed = seed = current_processes().share(lambda: seed)
-    if earlier is not None:
-        # With the seed alone, each resumed fit would repeat the same random numbers,
-        # and additional members would equal those before.
-        entropy = [seed, len(earlier.net.history), n_kept]
-        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    seed = current_processes().share(lambda: seed)
     job = Job(
         settings=Settings.from_estimator(estimator, scale),
         parts=parts,
@@ -201,7 +197,7 @@ def check_fit(
         n_neighbors=estimator._resolve_n_neighbors(parts),
         has_relative_distances=estimator._has_relative_distances(n_features, scale),
         seed=seed,
-        split_seed=split_seed,
+        split_seed=seed,
         is_partial=is_partial,
         earlier=earlier,
         validation_rows=validation_rows,
@@ -209,9 +205,28 @@ def check_fit(
         array_space=array_space,
     )
     _check_validation_range(estimator, job, names)
-    return (
-        job if job.share is None or earlier else _with_needed_components(estimator, job)
-    )
+    job = _with_checkpoint(estimator, job)
+    if earlier is not None:
+        # With the seed alone, each resumed fit would repeat the same random numbers,
+        # and additional members would equal those before.
+        entropy = [job.seed, len(earlier.net.history), n_kept]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        return replace(job, seed=seed)
+    return job if job.share is None else _with_needed_components(estimator, job)
+
+
+def _with_checkpoint(estimator: Estimator, job: Job) -> Job:
+    """Return a job with the file from which it goes on, and with the seed of this fit.
+
+    A `partial_fit` has none.
+    """
+    if estimator.checkpoint is None or job.is_partial:
+        return job
+    checkpoint = open_checkpoint(estimator, job)
+    if estimator.random_state is not None:
+        return replace(job, checkpoint=checkpoint)
+    seed = stored_seed(checkpoint, job.seed)
+    return replace(job, checkpoint=checkpoint, seed=seed, split_seed=seed)
 
 
 # Parameters

@@ -53,3 +53,16 @@ def isolated_generator(
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def global_generators(
+    draws_globally: bool, device: torch.device
+) -> list[torch.Generator]:
+    """Return the global generators that `isolated_generator` seeds."""
+    if not draws_globally:
+        return []
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    return generators

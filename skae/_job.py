@@ -21,6 +21,7 @@ from skae._rows import Rows
 from skae._summary import Summary
 from skae.bottlenecks import Bottleneck
 from skae.corruptions import Corruption
+from skae.engine.checkpoint import Checkpoint
 from skae.engine.judge import Judgement
 from skae.engine.net import AutoencoderNet
 from skae.engine.trainer import OptimizerState
@@ -230,6 +231,8 @@ class Job:
         Whether the codes of the training rows are summarized, to be whitened.
     array_space : tuple of str or None
         The fields of the `ArraySpace` of the rows that were passed; None for NumPy.
+    checkpoint : Checkpoint or None
+        File from which the fit goes on after it has been killed, if it has one.
     """
 
     settings: Settings
@@ -261,6 +264,7 @@ class Job:
     validation_rows: Rows | None = None
     whiten: bool = False
     array_space: tuple[str, str] | None = None
+    checkpoint: Checkpoint | None = None
 
     @property
     def is_resumed(self) -> bool:

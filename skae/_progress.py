@@ -43,11 +43,11 @@ class Progress(Callback):
         losses = {"loss": net.history[-1, "train_loss"]}
         if "valid_loss" in net.history[-1]:
             losses["validation"] = net.history[-1, "valid_loss"]
+        done = len(net.history) - self.first_epoch_
         if self.bar_ is not None:
             self.bar_.set_postfix(losses, refresh=False)
-            self.bar_.update()
+            self.bar_.update(done - self.bar_.n)
             return
-        done = len(net.history) - self.first_epoch_
         every = 1 if self.verbose > 1 else math.ceil(net.max_epochs / MAX_LINES)
         if done % every == 0 or done == net.max_epochs or done == 1:
             self._print_line(done, net.max_epochs, losses)

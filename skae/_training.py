@@ -124,6 +124,9 @@ def train(job: Job, task: Task, interruption: Interruption) -> Trained:
     """
     with interruption.allowed():
         check_agreement(job)
+    if job.checkpoint is not None:
+        seeds = job.seed, job.split_seed
+        job = replace(job, checkpoint=job.checkpoint.of_part(*seeds))
     draws_globally = job.parts.network.draws_globally
     with isolated_generator(draws_globally, job.seed, job.device):
         with interruption.allowed():
@@ -245,7 +248,16 @@ def _train_network(
             verbose=0 if current_processes().rank else verbose,
         )
         state = earlier.optimizer if earlier and job.is_partial else None
-        trainer = Trainer(net, split, job.seed, interruption, state, pca)
+        trainer = Trainer(
+            net,
+            split,
+            job.seed,
+            interruption,
+            state,
+            pca,
+            job.checkpoint,
+            job.parts.network.draws_globally,
+        )
     with (
         threads_for(plan.batch_size * module.work, settings.n_threads),
         flushed_denormals(),

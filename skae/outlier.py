@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import cycle, islice
 from numbers import Integral, Real
@@ -427,6 +428,30 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         stopping or `X_val`, because the mean over the members decides when all stop;
         and in a first fit with ``init="pca"``, where it decides whether all remain as
         they were.
+    checkpoint : str, path-like or None, default=None
+        Folder in which `fit` stores the state of the training after each epoch, one
+        file per fit. It is created if it does not exist. The same fit, if its process
+        was killed, goes on after the last epoch that was stored, and ends with the same
+        weights: with one thread on the same machine to the bit, in several processes
+        (``torchrun``) up to rounding. The file of a complete fit remains, and the same
+        fit is repeated from it without training. The folder may be deleted at any time
+        that no fit uses it.
+
+        Fits are the same if they have the same rows, weights, `X_val`, parameters,
+        kind of device, and versions of skae, PyTorch and NumPy; `verbose` and a
+        number of jobs are not compared. Others have files of their own, so that all
+        fits of a search may use one folder. Functions are compared by their name and
+        code, classes by their name, tables in partitions by a sample and the statistics
+        of all rows.
+        With ``random_state=None``, the first fit stores its seed in the folder, and the
+        same fit repeats its model.
+
+        A file that is damaged, or belongs to another fit, raises ValueError and is not
+        changed; an error of the file system raises OSError. The `callbacks` of skorch
+        have a state of their own, which is not stored, so that they raise ValueError.
+        scikit-learn's callbacks are notified of the remaining epochs. `partial_fit`
+        stores nothing. Writing the state after an epoch takes 3 to 5 milliseconds in a
+        default fit of 1,000 rows.
 
     Attributes
     ----------
@@ -697,6 +722,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         n_threads: int | str = "auto",
         precision: str = "float32",
         n_jobs: int | None = None,
+        checkpoint: str | os.PathLike | None = None,
     ):
         self.n_components = n_components
         self.network = network
@@ -734,6 +760,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         self.n_threads = n_threads
         self.precision = precision
         self.n_jobs = n_jobs
+        self.checkpoint = checkpoint
 
     @own_settings()
     @follows_input

@@ -20,15 +20,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sklearn
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -38,7 +35,7 @@ from skae._compat import (
     METADATA_REQUESTS,
     METADATA_REQUESTS_MODULE,
 )
-from skae._files import replace_file
+from skae._files import read_tensor_file, replace_file, tensor_file
 from skae._module import Autoencoder
 from skae._processor import own_settings
 from skae._storage import (
@@ -54,8 +51,7 @@ __all__ = ["load", "save"]
 # Version of the file format, increased when older versions of skae cannot read a file.
 FORMAT = 1
 
-# Key of the file's metadata. Its value is one line with the digest of the whole content
-# and, below it, the description.
+# Key of the file's metadata, whose value is the description.
 METADATA_KEY = "skae"
 
 # Classes of skae whose objects a file may hold without `trusted`, by the module that
@@ -190,8 +186,7 @@ def _content_of_file(estimator: BaseAutoencoder) -> bytes:
         "state": writer.describe_mapping({**state, "callbacks": None}, name),
     }
     text = json.dumps(description, allow_nan=False)
-    metadata = {METADATA_KEY: f"{_digest(text, writer.tensors)}\n{text}"}
-    return serialize(writer.tensors, metadata)
+    return tensor_file(METADATA_KEY, text, writer.tensors)
 
 
 def load(
@@ -261,21 +256,7 @@ def load(
     4
     """
     path = Path(path)
-    with path.open("rb"):  # raises the usual OSError, which names the file
-        pass
-    try:
-        with own_settings(), safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"{str(path)!r} is not a complete file of skae: {error}."
-        ) from error
-    if METADATA_KEY not in metadata:
-        raise ValueError(f"{str(path)!r} was not written by skae.save.")
-    digest, _, text = metadata[METADATA_KEY].partition("\n")
-    if digest != _digest(text, tensors):
-        raise ValueError(f"{str(path)!r} has been altered since it was saved.")
+    text, tensors = read_tensor_file(path, METADATA_KEY, "skae.save")
     with _invalid_description_as_value_error(path):
         description = json.loads(text)
         is_newer = description["format"] > FORMAT
@@ -305,17 +286,6 @@ def _invalid_description_as_value_error(path: Path) -> Iterator[None]:
             f"{str(path)!r} does not describe an estimator that this version of skae "
             f"can load: {error!r}."
         ) from error
-
-
-def _digest(text: str, tensors: dict[str, Tensor]) -> str:
-    """Return a hash of the description and of the names and values of the tensors."""
-    digest = blake2b(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
-        if tensor.numel():  # a view of an empty copy as bytes raises
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _qualified_name(value: Any) -> str:
@@ -381,6 +351,8 @@ class _Writer:
             return {"random_state": self.describe(value.get_state(legacy=False), where)}
         if isinstance(value, torch.device):
             return {"device": str(value)}
+        if isinstance(value, os.PathLike):
+            return str(os.fspath(value))
         if isinstance(value, torch.dtype):
             return {"dtype": str(value).removeprefix("torch.")}
         if isinstance(value, partial):

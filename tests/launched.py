@@ -16,6 +16,7 @@ from skorch.callbacks import Callback, EpochScoring, PrintLog
 import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae.distributed import single_process
+from skae.engine.checkpoint import Checkpoint
 
 DIGITS = load_digits().data[:600] / 16
 WINE = StandardScaler().fit_transform(load_wine().data)
@@ -129,9 +130,29 @@ def search():
     return GridSearchCV(transformer(init="random", max_epochs=2), parameters, cv=2)
 
 
-def fit_few():
+def fit_again(folder):
+    """Return the outcome of a fit that goes on after an error of the disk."""
+    model, write = transformer(init="random", checkpoint=folder), Checkpoint.write
+
+    def fail(self, state):
+        if state["epoch"] == 3:
+            raise OSError(28, "No space left on device")
+        write(self, state)
+
+    Checkpoint.write = fail
+    try:
+        model.fit(DIGITS)
+    except OSError as error:
+        assert error.errno == 28  # noqa: PT017
+    finally:
+        Checkpoint.write = write
+    assert not hasattr(model, "n_iter_")
+    return outcome(model.fit(DIGITS))
+
+
+def fit_few(folder):
     """Return the results of fits that need several processes, by name."""
-    results = {}
+    results = {"resumed": fit_again(folder / "fits")}
     callbacks = [StopFirst(), EpochScoring(n_held_out)]
     results["stopped"] = outcome(transformer(callbacks=callbacks).fit(DIGITS))
     with single_process():
@@ -145,7 +166,7 @@ def main(folder, names):
     """Fit estimators by name; write what each process found, and a model."""
     from launched_partitions import fit_all  # which imports this module
 
-    results = fit_few()
+    results = fit_few(folder)
     fits = {**EXACT, **SIMILAR}
     results |= {name: outcome(fits[name]()) for name in names if name in fits}
     of_partitions = [name.split(": ")[1] for name in names if name not in fits]

@@ -667,9 +667,9 @@ def test_initial_kernels_fill_the_range_of_one_over_root_inputs():
     ("channels", "message"),
     [
         ((), r"channels must .*>= 1, got \(\)"),
-        ((4, 0), r"channels must .*integers from 1, got \(4, 0\)"),
-        ([2.5], r"channels must .*integers from 1, got \[2\.5\]"),
-        (("a",), r"channels must .*integers from 1, got \('a',\)"),
+        ((4, 0), r"channels must .*integers from 1 to .*, got \(4, 0\)"),
+        ([2.5], r"channels must .*integers from 1 to .*, got \[2\.5\]"),
+        (("a",), r"channels must .*integers from 1 to .*, got \('a',\)"),
     ],
 )
 def test_channels_that_are_not_positive_integers_raise(channels, message):

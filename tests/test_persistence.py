@@ -35,6 +35,7 @@ from variants import decoder_factory, encoder_factory, variants
 
 import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer, persistence
+from skae._files import tensor_file
 from skae.bottlenecks import BOTTLENECKS, Gaussian, Quantized
 from skae.corruptions import CORRUPTIONS
 from skae.losses import LOSSES
@@ -417,8 +418,7 @@ def rewrite(path, change):
     description = json.loads(text)
     change(description)
     text = json.dumps(description)
-    digest = persistence._digest(text, tensors)
-    save_file(tensors, path, {persistence.METADATA_KEY: f"{digest}\n{text}"})
+    path.write_bytes(tensor_file(persistence.METADATA_KEY, text, tensors))
 
 
 def test_newer_format_raises_a_warning(X, fitted, path):
@@ -526,8 +526,7 @@ def test_invalid_values_are_rejected(kind, fitted, path):
     "text", ["", "{}", "[1]", '{"format": "1"}', "[" * 100_000], ids=range(5)
 )
 def test_invalid_descriptions_are_rejected(text, path):
-    metadata = {persistence.METADATA_KEY: f"{persistence._digest(text, {})}\n{text}"}
-    save_file({}, path, metadata)
+    path.write_bytes(tensor_file(persistence.METADATA_KEY, text, {}))
     with pytest.raises(ValueError, match="does not describe an estimator"):
         skae.load(path)
 

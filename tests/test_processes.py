@@ -86,6 +86,14 @@ def test_fit_of_two_processes_equals_that_of_one(name, run):
     assert_close(first[name], launched.outcome(EXACT[name]()), 1e-5)
 
 
+def test_fit_of_two_processes_goes_on_from_a_checkpoint(run):
+    folder, _, (first, second) = run
+    assert first["resumed"] == second["resumed"]
+    expected = launched.outcome(EXACT["held-out rows"]())
+    assert_close(first["resumed"], expected, 1e-5)
+    assert len(list((folder / "fits").iterdir())) == 1
+
+
 def test_search_of_two_processes_equals_that_of_one(run):
     _, _, (first, second) = run
     assert first["search"] == second["search"]

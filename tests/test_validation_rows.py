@@ -326,7 +326,10 @@ ERRORS = {
     "no rows": (lambda X: {"X_val": X[:0]}, r"X_val: Found array with 0 sample\(s\)"),
     "infinity": (lambda X: {"X_val": X / 0}, "X_val contains infinity"),
     "complex": (lambda X: {"X_val": X * 1j}, "X_val: Complex data"),
-    "text": (lambda X: {"X_val": [["a"] * 4]}, "X_val has a value that is not a number"),
+    "text": (
+        lambda X: {"X_val": [["a"] * 4]},
+        "X_val has a value that is not a number",
+    ),
     "no values": (lambda X: {"X_val": np.nan * X}, "X_val has no row with an observed"),
     "overflow": (
         lambda X: {"X_val": 1e30 * X},

@@ -67,6 +67,15 @@ class WeightAverage:
             copy_tensors(self._average, self._weights)
             self._is_restarted = True
 
+    def state(self) -> list[Tensor]:
+        """Return the averaged weights; none if no average is kept."""
+        return self._average
+
+    def load_state(self, state: list[Tensor]) -> None:
+        """Go on from the average of another training."""
+        for own, weight in zip(self._average, state, strict=True):
+            own.copy_(weight)
+
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Context in which the networks have the averaged weights."""

@@ -194,6 +194,14 @@ class TrainingBatches:
             where = np.concatenate([order[start:stop] for start, stop in parts])
             yield from self._chunk(where).split(np.diff(parts).ravel().tolist())
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the order of the rows, which the next pass shuffles again."""
+        return {"order": self._order}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from the order of rows of another training."""
+        self._order[:] = state["order"]
+
     def close(self) -> None:
         """Free what reads the rows, which is nothing here."""
 

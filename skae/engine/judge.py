@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -156,6 +156,34 @@ class Judge:
             if losses is not None:
                 self._best_losses = losses
         return valid_loss
+
+    def state(self) -> dict[str, Any]:
+        """Return what changes from epoch to epoch, see `load_state`."""
+        return {
+            "best_epoch": self.best_epoch,
+            "n_divisions": self.n_divisions,
+            "epochs_without_gain": self._epochs_without_gain,
+            # Infinity, before the first loss, is no number of JSON.
+            "best_loss": self._best_loss if math.isfinite(self._best_loss) else None,
+            "best_losses": self._best_losses,
+            "best_weights": dict(self._best_weights),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from the state of another judge of the same training.
+
+        To be called after `judge_start`.
+        """
+        self.best_epoch = state["best_epoch"]
+        self.n_divisions = state["n_divisions"]
+        self._epochs_without_gain = state["epochs_without_gain"]
+        best_loss = state["best_loss"]
+        self._best_loss = math.inf if best_loss is None else best_loss
+        self._best_losses = state["best_losses"].copy()
+        self._best_weights = {
+            name: own.clone().copy_(state["best_weights"][name])
+            for name, own in self._start_weights.items()
+        }
 
     def check_weights(self, epoch: int) -> None:
         """Raise DivergenceError unless all weights are finite.

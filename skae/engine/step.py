@@ -118,7 +118,7 @@ class Step:
         ValueError
             If the loss depends on no parameter that is trained.
         """
-        key = (batch.n_rows, batch.observed is None, is_expanded(batch.weight))
+        key = _kind(batch)
         record = self._records.get(key)
         if record is None:
             return self._take_and_record(key, batch)
@@ -146,6 +146,42 @@ class Step:
         self._latest = None
         if self._records and self._signature != self._current_signature():
             self._discard_records()
+
+    def state(self) -> dict[str, Any]:
+        """Return which kinds of steps are recorded, see `load_state`."""
+        return {
+            "may_record": self._may_record,
+            "n_taken": [[*kind, n] for kind, n in self._n_taken.items()],
+            "recorded": [[*k, r.is_verified] for k, r in self._records.items()],
+        }
+
+    def load_state(self, state: dict[str, Any], batches: Iterable[Batch]) -> None:
+        """Record the steps that were recorded in an earlier training.
+
+        Replays round differently than eager steps, so that a training that goes on has
+        to replay the same kinds of steps. To be called before the state of modules,
+        optimizer and generators is loaded, in place: steps are taken, by which they
+        change.
+
+        Parameters
+        ----------
+        state : dict
+            The `state` of the earlier step.
+        batches : iterable of Batch
+            The batches of an epoch.
+        """
+        missing = {tuple(kind): verified for *kind, verified in state["recorded"]}
+        for batch in batches if missing else ():
+            is_verified = missing.pop(_kind(batch), None)
+            if is_verified is not None:
+                for _ in range(WARM_UP + 1 + is_verified):
+                    self.take(batch)
+            if not missing:
+                break
+        self._may_record = self._may_record and state["may_record"]
+        self._n_taken.clear()
+        for n_rows, is_observed, has_equal_weights, n_taken in state["n_taken"]:
+            self._n_taken[n_rows, is_observed, has_equal_weights] = n_taken
 
     def close(self) -> None:
         """Free the memory of all records."""
@@ -413,6 +449,11 @@ class _Record:
             return *self._compute(), None
         graph.replay()  # capturing a step does not run it
         return loss, gradients, graph.replay
+
+
+def _kind(batch: Batch) -> tuple[int, bool, bool]:
+    """Return what the steps have in common that are recorded as one."""
+    return batch.n_rows, batch.observed is None, is_expanded(batch.weight)
 
 
 def filler(tensor: Tensor) -> Callable[[float], Any]:

@@ -115,6 +115,13 @@ class StreamedBatches:
             extra={"epoch_time": epoch_time, "waiting_time": waiting_time},
         )
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what changes from pass to pass: nothing but the generator."""
+        return {}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from the `state` of another training."""
+
     def close(self) -> None:
         """End the thread that reads partitions, also before the end of an epoch."""
         if self._read is not None:

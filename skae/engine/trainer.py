@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skae._generator import global_generators
 from skae._layers import using_generator
 from skae._module import Autoencoder
 from skae._processor import settings_restored
@@ -25,10 +26,16 @@ from skae.engine.batches import (
     TrainingBatches,
     count_batches,
 )
+from skae.engine.checkpoint import Checkpoint, layout
 from skae.engine.division import MIN_PART, Division
 from skae.engine.interrupt import Interruption
 from skae.engine.judge import DIVISOR, Judge, exceeds_standard_error
-from skae.engine.net import AutoencoderNet, StopTraining, lacks_float64
+from skae.engine.net import (
+    AutoencoderNet,
+    StopTraining,
+    lacks_float64,
+    without_batches,
+)
 from skae.engine.networks import Network, Networks, Split
 from skae.engine.notifier import Notifier
 from skae.engine.objective import trimmed_for_members, trimmed_share, trimmed_weight
@@ -130,6 +137,11 @@ class Trainer:
         State of the optimizer and the generators to continue from.
     pca : Autoencoder, default=None
         The PCA with which `compare_with_pca` compares the network.
+    checkpoint : Checkpoint, default=None
+        File to which the state of the training is written after each epoch, and from
+        which the training goes on if it exists. The net has no callbacks of users then.
+    draws_globally : bool, default=False
+        Whether the network draws from PyTorch's global generators.
     """
 
     def __init__(
@@ -140,6 +152,8 @@ class Trainer:
         interruption: Interruption,
         earlier: OptimizerState | None = None,
         pca: Autoencoder | None = None,
+        checkpoint: Checkpoint | None = None,
+        draws_globally: bool = False,
     ):
         with settings_restored():  # it initializes the callbacks, too
             net.initialize()
@@ -160,6 +174,11 @@ class Trainer:
         self.generator.manual_seed(int(noise.generate_state(rank + 1)[rank]))
         self.n_steps = 0
         self.pca = pca
+        self.checkpoint = checkpoint
+        self._generators = [
+            self.generator,
+            *global_generators(draws_globally, self.device),
+        ]
         self._best_before = net.best_epoch_
         self._start_losses: np.ndarray | None = None
         self._earlier = earlier
@@ -191,11 +210,8 @@ class Trainer:
         self._set_progress = filler(self._progress)
         self._held_out: list[HeldOut] = []
         self._total_steps = 1
-        # Lowest training and validation loss so far.
-        self._lowest: dict[str, float] = {}
-        for name in ("train_loss", "valid_loss"):
-            losses = [epoch[name] for epoch in net.history if name in epoch]
-            self._lowest[name] = min(losses, default=math.inf)
+        self._n_earlier = len(net.history)
+        self._lowest = self._lowest_losses()
 
     def run(self) -> None:
         """Train for `max_epochs`, or until early stopping, a callback or Ctrl-C.
@@ -210,7 +226,7 @@ class Trainer:
             If a loss, or without held-out rows a weight, becomes infinite or NaN.
         """
         net = self.net
-        n_earlier = len(net.history)
+        n_earlier = self._n_earlier
         is_complete = False
         with using_generator(self.generator, *self.networks.all_parts):
             self._judge_start()
@@ -353,7 +369,9 @@ class Trainer:
         average = WeightAverage(self.networks.parameters(), self.plan.averaged_steps)
         self.notifier.average = average
         with closing(batches), closing(self._build_step()) as self._step:
-            for epoch in range(1, epochs + 1):
+            epoch, is_last = self._resume(batches, average)
+            while not is_last:
+                epoch += 1
                 self.notifier.notify("on_epoch_begin", **self._datasets)
                 self._run_training_epoch(batches)
                 self.networks.share_weights()
@@ -365,10 +383,132 @@ class Trainer:
                         self._judge_epoch(epoch, losses)
                     self._notify_of_epoch_end()
                 n_divisions = self.judge.n_divisions
-                if not self.judge.allows_another_epoch(not net.has_own_schedule):
-                    break
+                goes_on = self.judge.allows_another_epoch(not net.has_own_schedule)
                 if self.judge.n_divisions > n_divisions:
                     average.restart()
+                is_last = epoch == epochs or not goes_on
+                self._write_checkpoint(epoch, is_last, batches, average)
+
+    # The state between two epochs
+
+    def _write_checkpoint(
+        self, epoch: int, is_last: bool, batches: AnyBatches, average: WeightAverage
+    ) -> None:
+        """Write the state after an epoch, of several processes in the first."""
+        checkpoint = self.checkpoint
+        if checkpoint is not None:
+            state = self._state(batches, average)
+            state.update(epoch=epoch, is_last=is_last)
+            self.processes.share(lambda: checkpoint.write(state))
+
+    def _resume(self, batches: AnyBatches, average: WeightAverage) -> tuple[int, bool]:
+        """Go on from the checkpoint, if there is one.
+
+        Returns
+        -------
+        epoch : int
+            Number of epochs that are done.
+        is_last : bool
+            Whether the training has ended with them.
+        """
+        state = self._read_checkpoint()
+        if state is None:
+            return 0, False
+        self._load_state(state, batches, average)
+        return state["epoch"], state["is_last"]
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        """Return the state from which the training goes on, or None.
+
+        Raises
+        ------
+        ValueError
+            If it is not that of these networks.
+        """
+        if self.checkpoint is None:
+            return None
+        state = self.processes.share(self.checkpoint.read)
+        if state is None:
+            return None
+        own = layout(self._modules.state_dict())
+        judged = layout(self.judge.state()["best_weights"])
+        if (
+            layout(state["weights"]) != own
+            or layout(state["judge"]["best_weights"]) != judged
+        ):
+            raise self.checkpoint.refusal(
+                "The stored weights are those of another network, probably because the "
+                "code of one of its classes or functions has changed since."
+            )
+        return state
+
+    def _state(self, batches: AnyBatches, average: WeightAverage) -> dict[str, Any]:
+        """Return all that determines the further training, see `_load_state`."""
+        states = self.net.optimizer_.state
+        history = self.net.history[self._n_earlier :]
+        return {
+            "weights": self._modules.state_dict(),
+            "average": average.state(),
+            "optimizer": [states.get(p, {}) for p in self._trained_parameters],
+            "n_steps": self.n_steps,
+            "step": self._step.state(),
+            "batches": batches.state(),
+            "shuffling": self.rng.bit_generator.state,
+            # Of several processes, each draws its own noise.
+            "noise": [
+                self.processes.concatenate(generator.get_state().numpy()[None])
+                for generator in self._generators
+            ],
+            "judge": self.judge.state(),
+            "history": [without_batches(epoch) for epoch in history],
+        }
+
+    def _load_state(
+        self, state: dict[str, Any], batches: AnyBatches, average: WeightAverage
+    ) -> None:
+        """Go on from the state of another training of the same rows and networks.
+
+        Tensors are changed in place, since recorded steps read them.
+        """
+        if not self.processes.are_several:  # they would have to take as many steps
+            self._set_training_mode(True)
+            self._step.load_state(state["step"], batches)
+        self._modules.load_state_dict(state["weights"])
+        self.networks.share_weights()
+        average.load_state(state["average"])
+        pairs = zip(self._trained_parameters, state["optimizer"], strict=True)
+        for parameter, values in pairs:
+            own = self.net.optimizer_.state[parameter]
+            for name, value in values.items():
+                if name not in own:
+                    own[name] = torch.empty_like(value, device=parameter.device)
+                own[name].copy_(value)
+        self.n_steps = state["n_steps"]
+        batches.load_state(state["batches"])
+        self.rng.bit_generator.state = state["shuffling"]
+        for generator, states in zip(self._generators, state["noise"], strict=True):
+            generator.set_state(torch.from_numpy(states[self.processes.rank]))
+        self.judge.load_state(state["judge"])
+        self.net.history.extend({**epoch, "batches": []} for epoch in state["history"])
+        self._lowest = self._lowest_losses()
+
+    @property
+    def _modules(self) -> nn.ModuleList:
+        """Networks and objectives that are trained."""
+        return nn.ModuleList(self.networks.parts)
+
+    @property
+    def _trained_parameters(self) -> list[nn.Parameter]:
+        groups = self.net.optimizer_.param_groups
+        return [parameter for group in groups for parameter in group["params"]]
+
+    def _lowest_losses(self) -> dict[str, float]:
+        """Return the lowest training and validation loss so far."""
+        history = self.net.history
+        return {
+            name: min((e[name] for e in history if name in e), default=math.inf)
+            for name in ("train_loss", "valid_loss")
+        }
 
     def _judge_epoch(self, epoch: int, valid_losses: np.ndarray | None) -> None:
         """Record the losses of an epoch, which callbacks read, and judge the epoch."""
