@@ -209,6 +209,9 @@ class BaseAutoencoder(
             If a parameter or the data are invalid. This is raised before training and
             leaves the estimator as it was. Also if the training diverges, which
             leaves the estimator unfitted.
+        MemoryError
+            If the memory is not enough for the training. The message names `batch_size`
+            and the sizes of the network; the estimator is as it was.
         OSError
             If no files can be written to the folder `checkpoint`. The estimator
             remains as it was.
@@ -294,6 +297,8 @@ class BaseAutoencoder(
         ValueError
             If a parameter or the data are invalid, if a parameter of the network
             differs from that of the first call, or if the training diverges.
+        MemoryError
+            If the memory is not enough for the training, as in `fit`.
         KeyboardInterrupt
             On Ctrl-C.
         """

@@ -91,8 +91,13 @@ def read_tensor_file(
     try:
         with own_settings(), safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+            # The tensors of other files are not read.
+            names = file.keys() if key in metadata else []
+            tensors = {name: file.get_tensor(name) for name in names}
+    except OSError as error:  # of the mapping into memory, without the file's name
+        raise OSError(f"{str(path)!r} cannot be read: {error}.") from error
+    # PyTorch raises the last two for shapes that safetensors accepts.
+    except (SafetensorError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{str(path)!r} is not a complete file of skae: {error}."
         ) from error

@@ -265,6 +265,14 @@ class Autoencoder(nn.Module):
             return self.work
         return self.work * (1 + self.n_components)  # with the Jacobian
 
+    @property
+    def sizes(self) -> str:
+        """The numbers that determine the memory for one row, for error messages."""
+        return (
+            f"{len(self.scaler.mean)} features, n_components={self.n_components} and "
+            f"up to {self.values_per_row} values of a layer for one row"
+        )
+
     # Sparse rows
 
     def trains_sparse(self, rows: Rows) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from reprlib import repr as repr_
 from typing import Any
@@ -27,17 +27,19 @@ def numeric(X: Any, name: str = "X") -> Iterator[None]:
     TypeError
         If it has dates or durations, which NumPy would convert to numbers of an
         arbitrary unit.
+    ValueError
+        If it is a masked array with masked values, whose mask NumPy would drop.
     TypeError, ValueError
         The error of the conversion, whose message names the first value that is not a
         number, and its column.
     """
-    dates = [label for label, values in _columns(X) if _is_temporal(values)]
-    if dates:
-        raise TypeError(
-            f"{name} has dates or durations{_listed(dates)}, which have no natural "
-            "unit. Pass numbers instead, for example the days since a date, or the "
-            "month and the weekday."
+    if _is_masked(X):
+        raise ValueError(
+            f"{name} is a masked array, whose masked values would count as if they "
+            "were observed. Pass an array with numpy.nan in their place, such as "
+            "numpy.ma.filled(array.astype(float), numpy.nan)."
         )
+    _refuse_dates(name, _labels(X, _is_temporal))
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -52,39 +54,112 @@ def numeric(X: Any, name: str = "X") -> Iterator[None]:
             "OneHotEncoder, use numpy.nan where a value is missing, or leave the "
             "column out."
         ) from error
+    _refuse_dates(name, _dated_objects(X))
+
+
+def _refuse_dates(name: str, labels: list) -> None:
+    """Raise TypeError if there are labels of columns with dates or durations."""
+    if labels:
+        raise TypeError(
+            f"{name} has dates or durations{_listed(labels)}, which have no natural "
+            "unit. Pass numbers instead, for example the days since a date, or the "
+            "month and the weekday."
+        )
+
+
+def _is_masked(X: Any) -> bool:
+    """Whether an array, or a row in a list, has masked values."""
+    rows = X if isinstance(X, list | tuple) else (X,)
+    masked = np.ma.MaskedArray
+    return any(isinstance(row, masked) and np.ma.is_masked(row) for row in rows)
+
+
+def _is_frame(X: Any) -> bool:
+    """Whether X is a data frame of pandas or polars, or a table of Arrow."""
+    return hasattr(X, "columns") and (hasattr(X, "dtypes") or _is_arrow(X))
+
+
+def _is_arrow(X: Any) -> bool:
+    return hasattr(X, "column_names")
+
+
+def _types(X: Any) -> Iterable[tuple[Any, Any]]:
+    """Return labels and types of the columns, of an array ``...`` and its type.
+
+    Lists, and other objects without a type, have none.
+    """
+    if _is_frame(X):
+        if _is_arrow(X):
+            return [(label, values.dtype) for label, values in _columns(X)]
+        return zip(X.columns, X.dtypes, strict=True)
+    return [(..., X.dtype)] if hasattr(X, "dtype") else []
+
+
+def _labels(X: Any, holds: Callable[[Any], bool]) -> list:
+    """Return the labels of the columns for whose type a condition holds.
+
+    Many columns share one type, which is looked at once.
+    """
+    pairs = list(_types(X))
+    distinct = {id(dtype): dtype for _, dtype in pairs}
+    found = {key for key, dtype in distinct.items() if holds(dtype)}
+    return [label for label, dtype in pairs if id(dtype) in found]
 
 
 def _columns(X: Any) -> Iterator[tuple[Any, Any]]:
-    """Iterate over labels and values of the columns, of an array over all at once.
+    """Iterate over labels and values of the columns of a data frame.
 
-    The values have a `dtype`.
+    The values have a `dtype`. Each takes microseconds, which are many for many columns.
     """
-    if sparse.issparse(X):
-        return
-    if hasattr(X, "columns") and hasattr(X, "dtypes"):
-        yield from zip(X.columns, _series(X), strict=True)
-    elif hasattr(X, "dtype"):
-        yield ..., X
+    if hasattr(X, "iloc"):  # labels may repeat
+        yield from ((label, X.iloc[:, i]) for i, label in enumerate(X.columns))
+    elif _is_arrow(X):
+        pairs = zip(X.column_names, X.columns, strict=True)
+        yield from ((label, np.asarray(values)) for label, values in pairs)
+    else:
+        yield from ((label, X[label]) for label in X.columns)
 
 
-def _series(frame: Any) -> Iterator[Any]:
-    """Iterate over the columns of a data frame of pandas or polars."""
-    if hasattr(frame, "iloc"):  # labels may repeat
-        return (frame.iloc[:, i] for i in range(frame.shape[1]))
-    return (frame[label] for label in frame.columns)
-
-
-def _is_temporal(values: Any) -> bool:
-    """Whether values are dates or durations, of NumPy, pandas, Arrow or polars."""
-    dtype = values.dtype
+def _is_temporal(dtype: Any) -> bool:
+    """Whether a type is one of dates or durations, of NumPy, pandas or polars."""
     if hasattr(dtype, "is_temporal"):
         return bool(dtype.is_temporal())
     return getattr(dtype, "kind", None) in ("M", "m")
 
 
+def _is_object(dtype: Any) -> bool:
+    # Some types of polars equal NumPy's of objects.
+    return isinstance(dtype, np.dtype) and dtype.kind == "O"
+
+
+def _dated_objects(X: Any) -> list:
+    """Return labels of columns of objects among which are dates or durations of NumPy.
+
+    NumPy converts them to numbers, too. Lists are converted to an array.
+    """
+    if sparse.issparse(X):
+        return []
+    if not _is_frame(X):
+        values = X if hasattr(X, "dtype") else np.asarray(X)
+        is_dated = _is_temporal(values.dtype) or _has_dated_object(values)
+        return [...] if is_dated else []
+    objects = set(_labels(X, _is_object))
+    if not objects:
+        return []
+    pairs = ((k, values) for k, values in _columns(X) if k in objects)
+    return [label for label, values in pairs if _has_dated_object(values)]
+
+
+def _has_dated_object(values: Any) -> bool:
+    if not _is_object(values.dtype):
+        return False
+    kinds = np.datetime64 | np.timedelta64
+    return any(isinstance(value, kinds) for value in np.asarray(values).ravel())
+
+
 def _first_word(X: Any) -> tuple[Any, Any] | None:
     """Return the label of a column and a value in it that is not a number, if any."""
-    if hasattr(X, "columns"):
+    if _is_frame(X):
         columns = _columns(X)
     else:
         try:

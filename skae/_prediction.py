@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 
 from skae._folds import Holdout
 from skae._generator import isolated_generator
+from skae._memory import FittingBlocks
 from skae._module import Autoencoder
 from skae._neighbors import are_isolated
 from skae._processor import torch_threads_for
@@ -75,6 +76,8 @@ def evaluate_blocks(
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Evaluate a method of the module on blocks of rows; see `evaluate`.
 
+    Blocks become smaller where memory is exhausted.
+
     Yields
     ------
     where : slice
@@ -86,15 +89,55 @@ def evaluate_blocks(
         getattr(module, method) if function is None else partial(function, module)
     )
     device = module.scaler.mean.device
-    for where, X in _blocks(module, method, rows):
-        # The contexts end before `yield`, so that they do not affect the caller's code.
+
+    def evaluate_part(block: Any, part: slice) -> np.ndarray:
+        X = _taken(block, part, device)
         with (
             torch.inference_mode(),
             torch_threads_for(len(X) * module.work_per_row),
             isolated_generator(module.draws_globally, 0, device),
         ):
-            values = function(X, *arguments).cpu().numpy()
-        yield where, values
+            return function(X, *arguments).cpu().numpy()
+
+    # The contexts end before `yield`, so that they do not affect the caller's code.
+    yield from _in_parts(module, _blocks(module, method, rows), evaluate_part)
+
+
+def _in_parts(
+    module: Autoencoder,
+    blocks: Iterator[tuple[slice, Any]],
+    evaluate_part: Callable[[Any, slice], Any],
+) -> Iterator[tuple[slice, Any]]:
+    """Evaluate blocks of rows, in parts where memory is exhausted.
+
+    Parameters
+    ----------
+    module : Autoencoder
+    blocks : iterator of tuple
+        Positions of rows among all rows, and these rows.
+    evaluate_part : callable
+        Maps rows, and positions among them, to their values.
+
+    Yields
+    ------
+    where : slice
+        Positions among all rows.
+    values : object
+        What the function has returned.
+    """
+    fitting = FittingBlocks(module, module.scaler.mean.device)
+    for where, block in blocks:
+        n_rows = where.stop - where.start
+        for part, values in fitting.evaluate(partial(evaluate_part, block), n_rows):
+            yield slice(where.start + part.start, where.start + part.stop), values
+
+
+def _taken(block: Any, part: slice, device: torch.device) -> Any:
+    """Return some rows of a block as a tensor, or as `SparseRows`."""
+    if isinstance(block, SparseRows):
+        return block.block(part.start, part.stop)
+    # `from_numpy` needs memory that is writable and has no negative strides.
+    return torch.from_numpy(np.require(block[part], requirements=["C", "W"])).to(device)
 
 
 def sum_residuals(module: Autoencoder, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -161,16 +204,21 @@ def mean_squared_effects(
     size = max(1, entries // module.widest_layer)
     share = weight / weight.sum()
     scale = torch.from_numpy(deviation).to(device)
-    total: Any = 0.0
-    for start in range(0, len(codes), size):
-        parts = (values[start : start + size] for values in (codes, share))
-        Z, w = (torch.from_numpy(part).to(device) for part in parts)
+
+    def effects(block: tuple[np.ndarray, np.ndarray], part: slice) -> np.ndarray:
+        Z, w = (torch.from_numpy(values[part]).to(device) for values in block)
         with (
             torch.inference_mode(),
             torch_threads_for(len(Z) * module.work),
             isolated_generator(module.draws_globally, 0, device),
         ):
-            total = total + module.squared_effects(Z, w, scale).cpu().numpy()
+            return module.squared_effects(Z, w, scale).cpu().numpy()
+
+    wheres = (slice(i, min(i + size, len(codes))) for i in range(0, len(codes), size))
+    blocks = ((where, (codes[where], share[where])) for where in wheres)
+    total: Any = 0.0
+    for _, values in _in_parts(module, blocks, effects):
+        total = total + values
     return total
 
 
@@ -206,17 +254,14 @@ def keeps_sparse(module: Autoencoder, method: str, rows: Rows) -> bool:
 
 def _blocks(
     module: Autoencoder, method: str, rows: Rows
-) -> Iterator[tuple[slice, torch.Tensor | SparseRows]]:
+) -> Iterator[tuple[slice, np.ndarray | SparseRows]]:
     """Iterate over blocks of rows, which remain sparse if the method takes them."""
     if keeps_sparse(module, method, rows):
         yield from _sparse_blocks(module, rows)
         return
     device = module.scaler.mean.device
     entries = BLOCK_ENTRIES if device.type == "cpu" else DEVICE_ENTRIES
-    for where, block in rows.blocks(max(1, entries // module.values_per_row)):
-        # `from_numpy` needs memory that is writable and has no negative strides.
-        X = torch.from_numpy(np.require(block, requirements=["C", "W"]))
-        yield where, X.to(device)
+    yield from rows.blocks(max(1, entries // module.values_per_row))
 
 
 def _sparse_blocks(

@@ -412,6 +412,14 @@ class Batch(NamedTuple):
         parts = [repeat(None) if t is None else t.split(sizes) for t in self]
         return starmap(Batch, zip(*parts, strict=False))
 
+    def block(self, where: slice) -> Batch:
+        """Return consecutive rows."""
+        start, stop = where.start, where.stop
+        if stop - start == self.n_rows:
+            return self
+        _, rows, _ = self.split([start, stop - start, self.n_rows - stop])
+        return rows
+
     @property
     def n_rows(self) -> int:
         return self.weight.shape[-1]

@@ -108,6 +108,8 @@ class SparseRows:
 
     def block(self, start: int, stop: int) -> SparseRows:
         """Return consecutive rows."""
+        if stop - start == len(self):
+            return self
         first, last = self.bounds[[start, stop]].tolist()
         missing = None if self.missing is None else self.missing[first:last]
         if missing is not None and not missing.any():

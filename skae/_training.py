@@ -23,6 +23,7 @@ from skae._explained import RowSquares, VarianceCurve
 from skae._folds import Holdout, choose_holdout, row_keys
 from skae._generator import isolated_generator
 from skae._job import Job, LossCurves, Trained
+from skae._memory import is_out_of_memory
 from skae._module import Autoencoder
 from skae._ordered import Ordered
 from skae._prediction import evaluate, score_rows
@@ -229,9 +230,36 @@ def _plan(job: Job, split: Split) -> Plan:
 def _train_network(
     job: Job, start: Start, split: Split, task: Task, interruption: Interruption
 ) -> TrainingRun:
-    """Train a network, the module of `start`, in place."""
-    earlier, settings = job.earlier, job.settings
+    """Train a network, the module of `start`, in place.
+
+    Raises
+    ------
+    MemoryError
+        If the memory is not enough for a step.
+    """
     plan = _plan(job, split)
+    try:
+        return _train_by_plan(job, plan, start, split, task, interruption)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"There is not enough memory on the device {str(job.device)!r} to train a "
+            f"network with {start.module.sizes} with batch_size={plan.batch_size}. "
+            "Lower batch_size, or the sizes of the layers (n_components, "
+            "hidden_layer_sizes or network)."
+        ) from error
+
+
+def _train_by_plan(
+    job: Job,
+    plan: Plan,
+    start: Start,
+    split: Split,
+    task: Task,
+    interruption: Interruption,
+) -> TrainingRun:
+    earlier, settings = job.earlier, job.settings
     verbose = max(int(settings.verbose), prints_history(settings.callbacks))
     history, best_epoch = _earlier_epochs(job)
     with interruption.allowed():

@@ -440,9 +440,10 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         Fits are the same if they have the same rows, weights, `X_val`, parameters,
         kind of device, and versions of skae, PyTorch and NumPy; `verbose` and a
         number of jobs are not compared. Others have files of their own, so that all
-        fits of a search may use one folder. Functions are compared by their name and
-        code, classes by their name, tables in partitions by a sample and the statistics
-        of all rows.
+        fits of a search may use one folder. Functions are compared by their name,
+        their code and the variables that they read, classes by their name, methods and
+        variables, those of installed packages by their name alone, and tables in
+        partitions by a sample and the statistics of all rows.
         With ``random_state=None``, the first fit stores its seed in the folder, and the
         same fit repeats its model.
 

@@ -215,7 +215,8 @@ def load(
     Raises
     ------
     ValueError
-        If the file was not written by `save`, or is truncated or altered.
+        If the file was not written by `save`, or is truncated or altered. The error
+        names the file, as does the next.
     TypeError
         If it contains an object of a class that is neither known nor trusted.
     OSError
@@ -238,7 +239,10 @@ def load(
     -----
     The known classes are those of skae that estimators consist of, the modules of
     `torch.nn`, and the metadata requests of scikit-learn. They are looked up among the
-    modules that are imported already; loading imports no module.
+    modules that are imported already; loading imports no module, and does not evaluate
+    the network. The checksum in the file protects from accidents only: someone may
+    write a file with another network of known classes, whose predictions are wrong or
+    need much memory.
 
     Examples
     --------
@@ -279,8 +283,8 @@ def _invalid_description_as_value_error(path: Path) -> Iterator[None]:
     """Raise any error caused by an invalid description as a ValueError."""
     try:
         yield
-    except _NotTrustedError:
-        raise
+    except _NotTrustedError as error:
+        raise TypeError(f"{str(path)!r} {error}") from None
     except Exception as error:
         raise ValueError(
             f"{str(path)!r} does not describe an estimator that this version of skae "
@@ -469,15 +473,17 @@ class _Reader:
 
     @own_settings()
     def make_estimator(self, description: dict[str, Any]) -> BaseAutoencoder:
-        """Create the estimator, and check that its network fits its features."""
+        """Create the estimator, and check that its network fits its features.
+
+        The network is not evaluated: its layers may have sizes that no weights confirm,
+        such as a padding, and would allocate any amount of memory.
+        """
         kind = self.resolve(description["class"])
         if not (isinstance(kind, type) and issubclass(kind, BaseAutoencoder)):
             raise ValueError(f"{kind!r} is not an autoencoder")
         estimator = kind.__new__(kind)
         estimator._restore(self.make_mapping(description["state"]))
-        row = np.zeros((1, estimator.n_features_in_))
-        if estimator._evaluate("forward", row).shape != row.shape:
-            raise ValueError("the network does not fit n_features_in_")
+        _check_consistent(estimator)
         return estimator
 
     def make_mapping(self, described: dict[str, Any]) -> dict[str, Any]:
@@ -502,7 +508,7 @@ class _Reader:
         if _is_known(value, module, name):
             return value
         raise _NotTrustedError(
-            f"The file contains {path!r}, which is not trusted. To trust it, "
+            f"contains {path!r}, which is not trusted. To trust it, "
             f"pass it to load(..., trusted=[{name}])."
         )
 
@@ -533,7 +539,10 @@ class _Reader:
 
     def _make_named_tuple(self, content: list[Any]) -> Any:
         path, items = content
-        return self.resolve(path)(*self._make_items(items))
+        kind = self.resolve(path)
+        if not issubclass(kind, tuple):  # the constructor of another would run
+            raise ValueError(f"{path} is not a named tuple")
+        return kind(*self._make_items(items))
 
     def _make_net(self, described: dict[str, Any]) -> AutoencoderNet:
         return AutoencoderNet.restored(**self.make_mapping(described))
@@ -554,6 +563,25 @@ class _Reader:
             value.__setstate__(state)
         vars(value).update(state)  # also in a frozen dataclass
         return value
+
+
+def _check_consistent(estimator: BaseAutoencoder) -> None:
+    """Raise ValueError if the parts of a loaded estimator do not fit each other."""
+    net = estimator._trained.net
+    module = net.module_
+    if not (isinstance(net, AutoencoderNet) and isinstance(module, Autoencoder)):
+        raise ValueError("it has no autoencoder")
+    scaler, n_features = module.scaler, estimator.n_features_in_
+    shapes = {
+        tuple(values.shape) for values in (scaler.mean, scaler.shift, scaler.factor)
+    }
+    if shapes != {(n_features,)} or estimator._trained.n_features != n_features:
+        raise ValueError("the network does not fit n_features_in_")
+    if module.code_factor.shape != (module.n_components,):
+        raise ValueError("the network does not fit n_components")
+    for name in ("encoder", "bottleneck", "decoder", "output"):
+        if not isinstance(getattr(module, name), nn.Module):
+            raise ValueError(f"its {name} is no module")
 
 
 def _is_known(value: Any, module: str, name: str) -> bool:

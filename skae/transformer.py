@@ -30,6 +30,7 @@ from skae._checks import (
 from skae._compat import Interval, RealNotInt, StrOptions
 from skae._explained import RowSquares, VarianceCurve
 from skae._job import Ensemble, Parts
+from skae._numeric import numeric
 from skae._prediction import evaluate, mean_squared_effects
 from skae._processor import own_settings
 from skae._rows import Rows, canonical_rows
@@ -399,9 +400,10 @@ class AutoencoderTransformer(
         Fits are the same if they have the same rows, weights, `X_val`, parameters,
         kind of device, and versions of skae, PyTorch and NumPy; `verbose` and a
         number of jobs are not compared. Others have files of their own, so that all
-        fits of a search may use one folder. Functions are compared by their name and
-        code, classes by their name, tables in partitions by a sample and the statistics
-        of all rows.
+        fits of a search may use one folder. Functions are compared by their name,
+        their code and the variables that they read, classes by their name, methods and
+        variables, those of installed packages by their name alone, and tables in
+        partitions by a sample and the statistics of all rows.
         With ``random_state=None``, the first fit stores its seed in the folder, and the
         same fit repeats its model.
 
@@ -746,9 +748,10 @@ class AutoencoderTransformer(
             if it has more.
         """
         check_is_fitted(self)
-        codes: np.ndarray = check_array(
-            Z, dtype=[np.float64, np.float32], input_name="Z", estimator=self
-        )
+        with numeric(Z, "Z"):
+            codes: np.ndarray = check_array(
+                Z, dtype=[np.float64, np.float32], input_name="Z", estimator=self
+            )
         n_given, n_components = codes.shape[1], self.n_components_
         is_ordered = self._trained.ordered is not None
         if n_given > n_components or (n_given < n_components and not is_ordered):

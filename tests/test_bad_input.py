@@ -5,10 +5,12 @@ import itertools
 import os
 import warnings
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +20,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer, _numeric
 from skae.engine.judge import DivergenceError
 from skae.engine.trainer import Trainer
 
@@ -46,9 +48,27 @@ def frame(**columns):
     return pd.DataFrame(numbers(), columns=list("abcde")).assign(**columns)
 
 
-def masked():
+def masked(threshold=1):
     X = numbers()
-    return np.ma.masked_array(X, mask=np.abs(X) > 1)
+    return np.ma.masked_array(X, mask=np.abs(X) > threshold)
+
+
+def durations():
+    return np.arange(N_ROWS * N_COLUMNS).reshape(N_ROWS, -1).astype("m8[D]")
+
+
+def arrow(**columns):
+    return pa.table({"a": numbers()[:, 0], "b": numbers()[:, 1], **columns})
+
+
+class Readable:
+    """A table of another library, with nothing but its conversion to an array."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values.astype(dtype or self.values.dtype)
 
 
 def with_duplicates():
@@ -92,7 +112,10 @@ GOOD = {
     "negative strides": lambda: numbers()[::-1, ::-1],
     "every second row": lambda: np.repeat(numbers(), 2, axis=0)[::2],
     "read-only": lambda: np.broadcast_to(numbers()[0], (N_ROWS, N_COLUMNS)),
-    "matrix of masked array": masked,
+    "masked array without masked values": lambda: masked(np.inf),
+    "other library": lambda: Readable(numbers()),
+    "column with the name of an attribute": lambda: frame(_mask=1.0, column_names=2.0),
+    "Arrow table": arrow,
     "tensor": lambda: torch.from_numpy(numbers()),
     "missing": lambda: with_value(np.nan),
     "missing row": lambda: with_value(np.nan, 3),
@@ -182,6 +205,29 @@ BAD = {
         lambda: np.full((N_ROWS, N_COLUMNS), np.timedelta64(1)),
         "X has dates",
     ),
+    "rows of dates": (lambda: list(np.datetime64("2026") + durations()), "X has dates"),
+    "durations in lists": (lambda: list(map(list, durations())), "X has dates"),
+    "durations among numbers": (
+        lambda: [[1.0, 2.0, duration] for duration in durations()[:, 0]],
+        "X has dates",
+    ),
+    "objects of durations": (
+        lambda: with_value(np.timedelta64(1, "D"), dtype=object),
+        "X has dates",
+    ),
+    "column of objects of durations": (
+        lambda: frame(c=pd.Series([np.timedelta64(1, "D")] * N_ROWS, dtype=object)),
+        "dates.*'c'",
+    ),
+    "dates of another library": (lambda: Readable(durations()), "X has dates"),
+    "Arrow dates": (lambda: arrow(c=[TIME] * N_ROWS), "dates.*'c'"),
+    "Arrow durations": (
+        lambda: arrow(c=[datetime.timedelta(1)] * N_ROWS),
+        "dates.*'c'",
+    ),
+    "Arrow strings": (lambda: arrow(c=["x"] * N_ROWS), "'x' in column 'c'"),
+    "masked": (masked, "masked array"),
+    "rows of masked": (lambda: list(masked()), "masked array"),
     "void": (lambda: np.zeros(N_ROWS, dtype=[("a", float), ("b", float)]), "dtype"),
     "column of strings": (lambda: frame(c="a"), "'a' in column 'c'"),
     "column of dates": (lambda: frame(c=TIME), "dates.*'c'"),
@@ -229,6 +275,8 @@ WEIGHTS = {
     "string": ("balanced", "convert|sample_weight"),
     "complex": (np.ones(N_ROWS) * 1j, "[Cc]omplex"),
     "dates": (np.full(N_ROWS, np.datetime64("2026")), "sample_weight has dates"),
+    "durations": ([np.timedelta64(1, "D")] * N_ROWS, "sample_weight has dates"),
+    "masked": (np.ma.masked_less(np.arange(N_ROWS), 3), "sample_weight is a masked"),
 }
 
 
@@ -243,6 +291,15 @@ def global_state():
         "filters": list(warnings.filters),
         "environment": dict(os.environ),
     }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def working_directory(tmp_path_factory):
+    """A folder for the files of fits with any text as `checkpoint`."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("folder"))
+    yield
+    os.chdir(before)
 
 
 @pytest.fixture
@@ -351,6 +408,14 @@ def test_weights(kind, name, n_trainings):
     assert not n_trainings
     assert vars(estimator) == attributes
     assert global_state() == state
+
+
+@pytest.mark.parametrize("library", [pd, pl])
+def test_check_of_numbers_takes_no_column_out_of_a_frame(library, monkeypatch):
+    X = library.DataFrame({name: numbers()[:, 0] for name in "abc"})
+    monkeypatch.setattr(_numeric, "_columns", None)  # it takes long for many columns
+    with _numeric.numeric(X):
+        pass
 
 
 # Parameters

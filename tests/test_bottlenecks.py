@@ -26,6 +26,7 @@ from skae.bottlenecks import (
     Squeeze,
     TopK,
     divergence,
+    divergences,
     noise_of_ppca,
 )
 from skae.networks import MLP, Conv
@@ -84,6 +85,44 @@ def test_bottlenecks_do_not_allow_a_pca_by_default():
     assert not Bottleneck.allows_pca
 
 
+@pytest.mark.parametrize(
+    ("name", "having"),
+    [
+        ("allows_pca", {"deterministic", "gaussian"}),
+        ("allows_order", {"deterministic", "gaussian"}),
+        ("suits_hidden_layers", {"deterministic", "gaussian", "quantized"}),
+        ("has_finite_codes", {"quantized"}),
+        ("starts_near_pca", {"gaussian"}),
+        ("has_term", {"gaussian", "quantized"}),
+        ("has_plain_score", {"deterministic", "gaussian", "quantized", "topk"}),
+        ("codes_may_be_refined", {"deterministic"}),
+        ("members_stack", {"deterministic"}),
+        ("suits_code_activation", {"deterministic", "quantized", "topk"}),
+    ],
+)
+def test_bottlenecks_differ_in_what_they_allow(name, having):
+    found = {key for key, kind in BOTTLENECKS.items() if getattr(kind(), name)}
+    assert found == having
+
+
+def test_codes_of_all_bottlenecks_but_two_are_continuous():
+    found = {
+        name: build(kind(), 3 if name != "topk" else 40).is_continuous
+        for name, kind in BOTTLENECKS.items()
+    }
+    assert {name for name in found if not found[name]} == {"quantized", "topk"}
+
+
+def test_the_start_of_a_deterministic_code_is_a_pca_with_unit_variance():
+    axes = np.array([[0.6, 0.8, 0.0], [-0.8, 0.6, 0.0], [0.0, 0.0, 0.0]])
+    variances = np.array([9.0, 4.0, 0.0])  # no variance beyond the rank
+    start = Deterministic().start_at_pca(axes, variances, 0.5, 1.0)
+    np.testing.assert_allclose(start.decoder @ start.encoder, axes.T @ axes, atol=1e-12)
+    covariance = axes.T @ np.diag(variances) @ axes
+    codes = start.encoder @ covariance @ start.encoder.T
+    np.testing.assert_allclose(codes, np.diag([1.0, 1.0, 0.0]), atol=1e-12)
+
+
 def test_bottleneck_without_build_is_abstract():
     with pytest.raises(TypeError, match="build"):
         Bottleneck()
@@ -114,6 +153,22 @@ def test_the_divergence_is_that_of_normal_distributions():
     mu, log_var = normal(6, 3), normal(6, 3, seed=1)
     expected = kl_divergence(Normal(mu, (log_var / 2).exp()), Normal(0.0, 1.0)).sum(1)
     torch.testing.assert_close(divergence(mu, log_var), expected)
+
+
+def test_divergences_of_the_components_sum_to_that_of_the_row():
+    mu, log_var = normal(9, 3), normal(9, 3, seed=1)
+    found = divergences(mu, log_var)
+    assert found.shape == (9, 3)
+    torch.testing.assert_close(found.sum(dim=1), divergence(mu, log_var))
+
+
+def test_the_term_of_the_first_components_is_their_divergence():
+    module, H = build(Gaussian(warm_up=0.5), 3), normal(9, 6)
+    kept = torch.tensor([1.0, 1.0, 0.0]).expand(9, 3)
+    expected = divergence(H[:, :2], H[:, 3:5])
+    torch.testing.assert_close(module.prefix_term(H, kept, DONE), expected)
+    half = module.prefix_term(H, kept, torch.tensor(0.25))
+    torch.testing.assert_close(half, expected / 2)
 
 
 def test_the_divergence_of_the_prior_itself_is_zero():
@@ -169,6 +224,13 @@ def test_extreme_variances_stay_finite():
     Z, term = build(Gaussian(), 1).training_code(H, torch.ones(2), DONE)
     assert Z.isfinite().all()
     assert term.isfinite().all()
+    # The variances that remain are exp(20) and exp(-30).
+    bounded = torch.tensor([[0.0, 20.0], [0.0, -30.0]])
+    expected = build(Gaussian(), 1).training_code(bounded, torch.ones(2), DONE)[1]
+    torch.testing.assert_close(term, expected)
+    beyond = torch.tensor([[0.0, 19.5], [0.0, -29.5]])
+    smaller = build(Gaussian(), 1).training_code(beyond, torch.ones(2), DONE)[1]
+    assert (term > smaller).all()
 
 
 def test_score_term_is_the_divergence_for_the_elbo_only():
@@ -515,7 +577,11 @@ def test_errors_name_invalid_parameters_of_quantized(parameters):
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"warm_up": -0.1}, {"warm_up": 1.1}, {"score": "loss"}]
+    "parameters",
+    [
+        *({"warm_up": -0.1}, {"warm_up": 1.1}, {"score": "loss"}),
+        *({"noise_variance": 0.0}, {"noise_variance": -0.5}),
+    ],
 )
 def test_errors_name_invalid_parameters_of_gaussian(parameters):
     with pytest.raises(InvalidParameterError, match=next(iter(parameters))):

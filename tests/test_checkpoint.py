@@ -54,9 +54,24 @@ def detector(**parameters):
     return AutoencoderOutlierDetector(**{**BRIEF, **parameters})
 
 
-def custom(**parameters):
-    network = Custom(encoder_factory, decoder_factory)
+def custom(encoder=encoder_factory, **parameters):
+    network = Custom(encoder, decoder_factory)
     return AutoencoderTransformer(2, network=network, **{**BRIEF, **parameters})
+
+
+class Centered(nn.Module):
+    """Subtracts a running mean, which is in a buffer that `state_dict` leaves out."""
+
+    def __init__(self, n_features, n_components):
+        super().__init__()
+        self.linear = nn.Linear(n_features, n_components)
+        self.register_buffer("mean", torch.zeros(n_components), persistent=False)
+
+    def forward(self, X):
+        codes = self.linear(X)
+        if self.training:
+            self.mean.lerp_(codes.detach().mean(dim=0), 0.1)
+        return codes - self.mean
 
 
 slow = pytest.mark.slow
@@ -94,6 +109,7 @@ CASES = {
         {},
     ),
     "global generator": (custom(), X, {}),
+    "buffers": (custom(Centered), X, {}),
     "mixed loss": (transformer(loss="mixed"), (X > 0).astype(float), {}),
     "sparse rows": (
         AutoencoderTransformer(2, hidden_layer_sizes=(4,), max_epochs=6, batch_size=64),
@@ -306,11 +322,11 @@ SEARCH = """
     from skae.networks import Custom
 
     class Linear(nn.Linear):
-        n_steps = 0
-
         def forward(self, X):
-            Linear.n_steps += self.training
-            if Linear.n_steps == 40 and "LETHAL" in os.environ:
+            # A variable of the script would be compared.
+            n_steps = int(os.environ.get("N_STEPS", "0")) + self.training
+            os.environ["N_STEPS"] = str(n_steps)
+            if n_steps == 40 and "LETHAL" in os.environ:
                 os.killpg(os.getpgrp(), signal.SIGKILL)
             return super().forward(X)
 
@@ -377,6 +393,21 @@ def test_folder_is_created(kind, tmp_path):
     assert len(contents(folder)) == 1
 
 
+def test_relative_folder_is_that_of_the_call(tmp_path, monkeypatch):
+    write = Checkpoint.write
+
+    def write_elsewhere(self, state):  # as in a worker
+        os.chdir(tmp_path / "other")
+        write(self, state)
+
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Checkpoint, "write", write_elsewhere)
+    transformer(max_epochs=2, checkpoint="fits").fit(X)
+    assert len(contents(tmp_path / "fits")) == 1
+    assert contents(tmp_path / "other") == {}
+
+
 def test_other_files_of_the_folder_are_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("kept")
     transformer(max_epochs=1, checkpoint=tmp_path).fit(X)
@@ -389,6 +420,14 @@ def activated(activation):
 
     network = Custom(encoder, decoder_factory)
     return {"network": network, "hidden_layer_sizes": "auto"}
+
+
+def scaled(factor):
+    class Scaled(nn.Module):
+        def forward(self, X):
+            return factor * X
+
+    return Scaled
 
 
 DIFFERENT = {
@@ -404,6 +443,8 @@ DIFFERENT = {
     "parameter of a spec": lambda f: f(bottleneck=Gaussian(warm_up=0.3)).fit(X),
     "other spec": lambda f: f(bottleneck=Gaussian(warm_up=0.4)).fit(X),
     "network": lambda f: f(**activated(nn.Tanh)).fit(X),
+    "variable of a class of modules": lambda f: f(**activated(scaled(2))).fit(X),
+    "other variable of a class": lambda f: f(**activated(scaled(3))).fit(X),
     "variable of a function": lambda f: f(**activated(nn.ReLU)).fit(X),
 }
 
@@ -523,24 +564,22 @@ def test_file_of_another_fit_is_refused_and_kept(tmp_path, monkeypatch):
 
 
 class Wide(nn.Sequential):
-    """Its constructor changes, as if its code had been edited."""
-
-    width = 4
+    """Its constructor depends on what is not compared."""
 
     def __init__(self, n_features, n_components):
-        width = type(self).width
+        width = int(os.environ.get("WIDTH", "4"))
         layers = nn.Linear(n_features, width), nn.Linear(width, n_components)
         super().__init__(*layers)
 
 
-def test_changed_code_of_a_class_is_noticed_by_the_shapes(tmp_path, monkeypatch):
+def test_other_changes_are_noticed_by_the_shapes(tmp_path, monkeypatch):
     def make():
         network = Custom(Wide, decoder_factory)
         return AutoencoderTransformer(2, network=network, checkpoint=tmp_path, **BRIEF)
 
     run_and_stop(lambda: make().fit(X), monkeypatch, 2)
     before = contents(tmp_path)
-    monkeypatch.setattr(Wide, "width", 5)
+    monkeypatch.setenv("WIDTH", "5")
     with pytest.raises(ValueError, match=r"another network.*Delete it to start"):
         make().fit(X)
     assert contents(tmp_path) == before

@@ -1,4 +1,4 @@
-"""Tests of the validation before training: images, and parameters of spec objects."""
+"""Tests of the validation before training: images, tables, weights and spec objects."""
 
 import inspect
 import warnings
@@ -103,6 +103,99 @@ def test_other_input_shapes_do_not_warn(input_shape):
         warnings.simplefilter("error", UserWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
         AutoencoderTransformer(input_shape=input_shape, **BRIEF).fit(X)
+
+
+def test_a_code_of_positions_has_no_order():
+    X = RNG.uniform(size=(20, 12))
+    network = networks.Conv((2,), code="feature_map")
+    ae = AutoencoderTransformer("auto", network=network, input_shape=(12,), **BRIEF)
+    assert ae.fit(X).module_.n_components > 1
+    with pytest.raises(ValueError, match=r"ordered=True is not possible with network"):
+        ae.set_params(ordered=True).fit(X)
+
+
+# Tables in partitions
+
+
+@pytest.mark.parametrize(
+    ("X", "network", "input_shape", "expected"),
+    [
+        (np.zeros((4, 6)), "mlp", None, False),
+        ([[1.0, 2.0]], "mlp", None, False),
+        ([np.zeros((4, 6))], "mlp", None, True),
+        ([np.zeros((4, 6))], "nonsense", None, True),  # refused later
+        ([np.zeros((4, 6))], "conv", None, False),  # an image
+        ([np.zeros((4, 6))], "conv", (4, 6), False),
+        ([np.zeros((4, 6))], "conv", [6], True),
+        ([np.zeros((4, 6))], "conv", (2, 3), True),
+        ([np.zeros((4, 6))], networks.Conv(), (6,), True),
+        ([np.zeros((4, 6))], networks.MLP(), (4, 6), True),
+        ([np.zeros((4, 6))], "conv", 6, False),
+        ([np.zeros((4, 6))], "conv", ("6",), False),
+        (lambda: iter([np.zeros((4, 6))]), "conv", None, True),
+    ],
+)
+def test_partitions_are_told_from_images(X, network, input_shape, expected):
+    ae = AutoencoderTransformer(network=network, input_shape=input_shape)
+    assert _checks.is_collection(ae, X) == expected
+
+
+def test_a_resumed_fit_to_partitions_keeps_the_names():
+    X = RNG.normal(size=(30, 3))
+    parts = [pd.DataFrame(part, columns=list("abc")) for part in np.split(X, 2)]
+    ae = AutoencoderTransformer(1, warm_start=True, **BRIEF)
+    for _ in range(2):
+        assert ae.fit(parts).feature_names_in_.tolist() == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="feature names should match"):
+        ae.fit([part[["b", "a", "c"]] for part in parts])
+
+
+@pytest.mark.parametrize("shape", [(12,), (12, 3, 4)])
+def test_collections_with_other_numbers_of_axes_are_refused(shape):
+    X = pytest.importorskip("dask.array").zeros(shape, chunks=4)
+    with pytest.raises(ValueError, match=r"Expected a 2-dim|array with dim 3"):
+        AutoencoderTransformer(1, **BRIEF).fit(X)
+
+
+# Rows and weights
+
+
+@pytest.mark.parametrize(
+    ("X", "weight", "expected"),
+    [
+        ([[np.nan, 1.0]], None, True),
+        ([[np.nan, np.nan]], None, False),
+        ([[np.nan, np.nan], [0.0, 1.0]], [1.0, 0.0], False),
+        ([[np.nan, np.nan], [0.0, 1.0]], [0.0, 1.0], True),
+    ],
+)
+def test_only_rows_with_a_weight_have_observed_values(X, weight, expected):
+    weight = None if weight is None else np.array(weight)
+    assert _checks.has_observed_value(np.array(X), weight) is expected
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_weights_in_partitions_are_refused_and_lists_of_numbers_taken(kind):
+    X = np.zeros((4, 2))
+    weight = _checks.check_weight(kind([1, 2.0, 0, 3]), X)
+    np.testing.assert_array_equal(weight, [1.0, 2.0, 0.0, 3.0])
+    with pytest.raises(ValueError, match=rf"a {kind.__name__} of arrays.*concatenate"):
+        _checks.check_weight(kind([np.ones(2), np.ones(2)]), X)
+
+
+def test_additional_members_start_like_those_before_which_are_kept():
+    X = RNG.normal(size=(30, 3))
+    settings = {"n_estimators": 2, "warm_start": True, **BRIEF}
+    detector = AutoencoderOutlierDetector(1, **settings).fit(X)
+    before = list(detector.module_.encoder.parameters())
+    detector.set_params(init="pca", n_estimators=3)
+    with pytest.raises(ValueError, match="init='pca' differs from the value"):
+        detector.fit(X)
+    detector.set_params(init="random").fit(X)
+    after = list(detector.module_.encoder.parameters())
+    for first, all_members in zip(before, after, strict=True):
+        assert len(all_members) == 3
+        assert torch.equal(all_members[:2], first)
 
 
 # Parameters of spec objects

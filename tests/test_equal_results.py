@@ -133,6 +133,45 @@ def test_the_start_is_the_pca_of_scikit_learn(kind, ordered, initial_module):
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_replaced"),
+    [
+        ({}, True),
+        ({"ordered": True}, True),
+        ({"network": "conv"}, True),
+        ({"early_stopping": True}, True),
+        ({"loss": "absolute_error"}, False),  # whose gradient is not zero
+        ({"init": "random"}, False),
+    ],
+    ids=str,
+)
+def test_the_first_step_from_a_pca_does_not_follow_rounding_errors(
+    settings, is_replaced, monkeypatch
+):
+    def first_step(scale):
+        """Return the gradients of the first step if rounding errors are others."""
+        found = []
+
+        def replace_rounding_errors(self, original=Trainer._replace_rounding_errors):
+            encoders = [module.encoder for module, _ in self.networks.trained]
+            gradients = [p.grad for e in encoders for p in e.parameters()]
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient.mul_(scale)
+            original(self)
+            found.extend(g.clone() for g in gradients if g is not None)
+
+        defaults = {"early_stopping": False, "max_epochs": 2, "random_state": 0}
+        model = AutoencoderTransformer(2, **{**defaults, **settings})
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_replace_rounding_errors", replace_rounding_errors)
+            model.fit(X)
+        return found
+
+    same = map(torch.equal, first_step(1.0), first_step(-0.5))
+    assert all(same) is is_replaced
+
+
 # Units
 
 UNITS = np.array([1e-12, 1e12, 1.0, 1e-6, 1e6, 1e3])

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import threading
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,32 @@ def adder(number):
 
 def doubled(x, times=2):
     return times * x
+
+
+def scaled(number):
+    """Return a class whose method reads a variable of this function."""
+
+    class Scaled(nn.Module):
+        def forward(self, X):
+            return number * X
+
+    return Scaled
+
+
+def with_variable(value):
+    return type("WithVariable", (), {"value": value})
+
+
+def early():
+    """Return a function that reads a variable without a value."""
+
+    def function():
+        return later
+
+    result = function
+    if result is None:
+        later = 0
+    return result
 
 
 class Slotted:
@@ -90,6 +116,34 @@ VALUES = {
     "other partial": lambda: partial(doubled, times=4),
     "method": lambda: Slotted(1).__init__,
     "builtin": lambda: len,
+    "method of an object of Python": lambda: [1].append,
+    "method of another object": lambda: [2].append,
+    "method of a class": lambda: scaled(1).forward,
+    "class that depends on a variable": lambda: scaled(1),
+    "class that depends on another value": lambda: scaled(2),
+    "object of a class": lambda: scaled(1)(),
+    "object of another class": lambda: scaled(2)(),
+    "variable of a class": lambda: with_variable(1),
+    "other variable of a class": lambda: with_variable(2),
+    "without content": lambda: with_variable(threading.Lock()),
+    "method for a class": lambda: with_variable(classmethod(doubled)),
+    "method without a class": lambda: with_variable(staticmethod(doubled)),
+    "property": lambda: with_variable(property(doubled)),
+    "cached property": lambda: with_variable(cached_property(doubled)),
+    "function of objects": lambda: lambda x: x[..., 0],
+    "function of other objects": lambda: lambda x: x[..., 1],
+    "not implemented": lambda: NotImplemented,
+    "memory format": lambda: torch.channels_last,
+    "variable without a value": early,
+    "package": lambda: np,
+    "fields": lambda: np.zeros(2, dtype=[("a", int)]),
+    "other fields": lambda: np.zeros(2, dtype=[("b", int)]),
+    "objects in fields": lambda: np.array([(None,)], dtype=[("a", object)]),
+    "masked array": lambda: np.ma.masked_array([1.0, 2.0], [True, False]),
+    "other mask": lambda: np.ma.masked_array([1.0, 2.0], [False, True]),
+    "sparse tensor": lambda: torch.eye(2).to_sparse(),
+    "conjugate tensor": lambda: torch.tensor([1j]).conj(),
+    "complex tensor": lambda: torch.tensor([1j]),
     "pattern": lambda: re.compile("a"),
     "other pattern": lambda: re.compile("b"),
     "random state": lambda: np.random.RandomState(0),
@@ -130,9 +184,67 @@ def test_default_of_a_function_counts():
         doubled.__defaults__ = (2,)
 
 
-def test_object_without_content_is_refused():
+WIDTH = 4
+
+
+def wide(width=None):
+    return WIDTH if width is None else width
+
+
+def calls_wide():
+    return [(lambda: wide())() for _ in range(2)]
+
+
+class CallsWide:
+    @property
+    def width(self):
+        return calls_wide()
+
+
+@pytest.mark.parametrize(
+    "value", [wide, calls_wide, CallsWide, CallsWide(), partial(wide), [wide]]
+)
+def test_global_variables_count(value, monkeypatch):
+    before = fingerprint(value)
+    monkeypatch.setitem(globals(), "WIDTH", 5)
+    assert fingerprint(value) != before
+
+
+@pytest.mark.parametrize("value", [calls_wide, CallsWide, CallsWide()])
+def test_code_of_called_functions_counts(value, monkeypatch):
+    before = fingerprint(value)
+    monkeypatch.setattr(wide, "__code__", doubled.__code__)
+    assert fingerprint(value) != before
+
+
+def test_global_variable_without_content_counts_by_its_class(monkeypatch):
+    before = fingerprint(wide)
+    monkeypatch.setitem(globals(), "WIDTH", threading.Lock())
+    locked = fingerprint(wide)
+    assert locked != before
+    monkeypatch.setitem(globals(), "WIDTH", threading.Lock())
+    assert fingerprint(wide) == locked
+
+
+@pytest.mark.parametrize("value", [nn.Linear, nn.init.zeros_, MLP])
+def test_code_of_installed_packages_counts_by_its_name(value, monkeypatch):
+    before = fingerprint(value)
+    monkeypatch.setattr(value, "added", 1, raising=False)
+    assert fingerprint(value) == before
+
+
+WITHOUT_CONTENT = {
+    "lock": threading.Lock,
+    "parametrized": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)),
+    "without memory": lambda: torch.empty(2, device="meta"),
+    "without a shape": lambda: nn.LazyLinear(2).weight,
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_CONTENT)
+def test_object_without_content_is_refused(name):
     with pytest.raises(TypeError, match="has no content that could be compared"):
-        fingerprint([threading.Lock()])
+        fingerprint([WITHOUT_CONTENT[name]()])
 
 
 @pytest.mark.slow

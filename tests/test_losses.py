@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from skae.losses import (
+    _PIECE_ENTRIES,
     LOSSES,
     AbsoluteError,
     BinaryCrossEntropy,
@@ -20,6 +21,7 @@ from skae.losses import (
     Loss,
     Mixed,
     SquaredError,
+    _pieces,
     observed_mean,
     observed_share,
 )
@@ -55,6 +57,18 @@ def test_absolute_error_is_the_magnitude(pair):
     X, X_hat = pair
     expected = np.abs(X.numpy() - X_hat.numpy())
     np.testing.assert_allclose(AbsoluteError().elementwise(X, X_hat), expected)
+
+
+def test_losses_of_a_residual_of_three_with_default_parameters():
+    X, X_hat = torch.tensor([[4.0]]), torch.tensor([[1.0]])
+    expected = {
+        "squared_error": 9.0,
+        "absolute_error": 3.0,
+        "huber": 2.5,
+        "log_error": np.log(7.0),
+    }
+    for name, value in expected.items():
+        assert LOSSES[name]().elementwise(X, X_hat).item() == pytest.approx(value)
 
 
 @pytest.mark.parametrize("delta", [0.3, 1.0, 2.5])
@@ -186,6 +200,23 @@ def test_mixed_is_cross_entropy_of_binary_and_squared_error_of_other_columns(
     )
 
 
+def test_columns_of_negative_entries_are_not_binary():
+    X = torch.tensor([[0.0, -1.0, 1.0, 2.0], [1.0, 1.0, 1.0, 0.0]])
+    X_hat = torch.full((2, 4), 0.5)
+    squares = SquaredError().elementwise(X, X_hat)
+    result = Mixed().elementwise(X, X_hat)
+    torch.testing.assert_close(result[:, 1:], squares[:, 1:])
+    assert (result[:, 0] != squares[:, 0]).all()
+
+
+@pytest.mark.parametrize("binary", [[3], [-1], [0.5], [[0]], [True, False], ["a"]])
+def test_wrong_columns_of_mixed_are_named(binary):
+    with pytest.raises(
+        ValueError, match=r"positions from 0 to 2, |does not have: \['a"
+    ):
+        Mixed(binary).bind(np.array([True, False, True]), None)
+
+
 def test_mixed_binds_to_the_binary_columns_of_a_table():
     is_binary = np.array([True, False, True])
     assert Mixed().bind(is_binary, None).binary == [0, 2]
@@ -294,14 +325,24 @@ def test_decoder_start_is_finite_for_entries_that_are_always_equal():
     assert np.isfinite(slope).all()
 
 
-def test_loss_with_another_activation_has_no_decoder_start():
+def test_decoder_start_of_one_binary_column_is_the_logit():
+    mean = np.array([0.25])
+    raw, slope = Mixed([0]).decoder_start(mean)
+    np.testing.assert_allclose(raw, np.log([1 / 3]))
+    np.testing.assert_array_equal(slope, BinaryCrossEntropy().decoder_start(mean)[1])
+    assert Mixed([]).decoder_start(np.zeros(0))[0].shape == (0,)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "elu"])
+def test_loss_with_another_activation_has_no_decoder_start(activation):
     class Bounded(Loss):
-        output_activation = "tanh"
+        output_activation = activation
 
         def elementwise(self, X, X_hat):
             return (X - X_hat).square()
 
     assert Bounded().decoder_start(np.zeros(2)) is None
+    assert not Bounded().allows_pca
 
 
 def test_loss_without_elementwise_is_abstract():
@@ -351,6 +392,27 @@ def test_missing_entry_has_zero_gradient_even_if_its_loss_is_nan(reduce):
     loss = torch.tensor([[1.0, torch.nan, 1.0]], requires_grad=True)
     reduce(loss, torch.tensor([[True, False, True]])).sum().backward()
     assert loss.grad.tolist() == [[0.5, 0, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_pieces"), [((700, 400), 5), ((3, 300, 310), 6), ((40, 90, 100), 6)]
+)
+def test_pieces_fit_into_the_cache(shape, n_pieces):
+    X = torch.arange(float(np.prod(shape))).reshape(shape)
+    pieces = list(_pieces(X + 1, X))
+    assert len(pieces) == n_pieces
+    assert max(piece.numel() for _, piece in pieces) <= _PIECE_ENTRIES
+    assert pieces[0][1].numel() == max(piece.numel() for _, piece in pieces)
+    assert torch.equal(torch.cat([piece.flatten() for _, piece in pieces]), X.flatten())
+    assert all(torch.equal(first, second + 1) for first, second in pieces)
+
+
+def test_large_log_errors_have_gradients_of_the_rows_too():
+    X, X_hat = torch.randn(2, 700, 400, requires_grad=True).unbind()
+    loss = LogError().elementwise(X, X_hat)
+    assert "LogError" not in type(loss.grad_fn).__name__
+    from_rows, from_outputs = torch.autograd.grad(loss.sum(), (X, X_hat))
+    torch.testing.assert_close(from_rows, -from_outputs)
 
 
 @pytest.mark.parametrize("shape", [(700, 400), (3, 300, 310), (40, 90, 100)], ids=str)

@@ -424,3 +424,11 @@ def test_decoders_of_ones_own_take_the_first_components(decoder):
     # Training and prediction compute the same: the last loss is that of the scores.
     errors = [-model.truncate(k).score_samples(X).mean() for k in range(1, 5)]
     assert min(errors) * 0.9 < model.loss_curve_[-1] < max(errors) * 1.1
+
+
+def test_ratios_of_scores_are_those_of_the_medians():
+    X = np.random.default_rng(0).normal(size=(99, 4)) * [8, 4, 2, 1]
+    ae = AutoencoderTransformer(3, ordered=True, max_epochs=1, random_state=0).fit(X)
+    medians = [np.median(ae.truncate(k).score_samples(X)) for k in (1, 2, 3)]
+    ratios = ae._trained.ordered.score_ratios
+    np.testing.assert_allclose(ratios, np.array(medians) / medians[-1], rtol=1e-5)

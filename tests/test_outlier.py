@@ -23,11 +23,13 @@ from sklearn.preprocessing import StandardScaler
 from skae import (
     AutoencoderOutlierDetector,
     AutoencoderTransformer,
+    _defaults,
     _rows,
     _scores,
     load,
     save,
 )
+from skae._checks import check_parameters
 from skae.bottlenecks import Gaussian
 from skae.losses import SquaredError
 from skae.outlier import auto_n_estimators
@@ -84,6 +86,18 @@ def test_contributions_sum_to_minus_the_score(detector, table):
     assert (contributions >= 0).all()
     assert (contributions[::3, 1] == 0).all()
     assert_allclose(contributions.sum(axis=1), -detector.score_samples(X))
+
+
+@pytest.mark.parametrize("bottleneck", [None, Gaussian(score="elbo")])
+def test_contributions_do_not_exist_where_a_score_has_no_sum(bottleneck):
+    detector = AutoencoderOutlierDetector(bottleneck=bottleneck)
+    assert not hasattr(detector, "feature_contributions")
+    assert hasattr(detector.set_params(bottleneck="gaussian"), "feature_contributions")
+
+
+def test_no_rows_are_held_out_by_default(table):
+    detector = AutoencoderOutlierDetector(max_epochs=1, random_state=0).fit(table)
+    assert detector.validation_loss_curve_ is None
 
 
 def test_changed_feature_contributes_most(detector, table):
@@ -375,6 +389,77 @@ def test_attributes_of_bottlenecks_have_a_row_for_each_member(table):
     assert detector.fit(table).perplexity_.shape == (3, 1)
 
 
+WIDE = _defaults.DETECTOR_WIDE
+
+
+def not_interned(value):
+    """A string that is equal, but not the same object, as those read from files."""
+    return "".join(list(value)) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_features", "scale", "n_members", "n_components", "defaults"),
+    [
+        ({}, 6, "feature", 16, 8, _defaults.DETECTOR_MEMBERS),
+        ({}, 6, "global", 4, 1, _defaults.DETECTOR_MEMBERS),
+        ({}, 1, "feature", 16, 1, _defaults.DETECTOR_MEMBERS),
+        ({}, 40, "global", 4, 10, _defaults.DETECTOR_MEMBERS),
+        ({}, 100, "global", 4, 16, _defaults.DETECTOR_MEMBERS),
+        ({}, WIDE, "feature", 16, 8, _defaults.DETECTOR_MEMBERS),
+        ({}, WIDE + 1, "feature", 8, 8, _defaults.DETECTOR_WIDE_MEMBERS),
+        ({}, WIDE + 1, "global", 4, 16, _defaults.DETECTOR_WIDE_UNIT_MEMBERS),
+        ({"max_features": 1.0}, 3, "feature", 16, 2, _defaults.DETECTOR_MEMBERS),
+        ({"max_features": 1.0}, 1, "feature", 16, 1, _defaults.DETECTOR_MEMBERS),
+        ({"n_estimators": 2}, 6, "feature", 2, 2, _defaults.DETECTOR_MEMBERS),
+        ({"n_estimators": 1}, 6, "feature", 1, 1, _defaults.DETECTOR),
+        ({"trim": 0.0}, 6, "feature", 16, 16, _defaults.DETECTOR),
+        ({"trim": 0.0}, 6, "global", 4, 16, _defaults.DETECTOR),
+        ({"network": "conv"}, 6, "feature", 1, 1, _defaults.DETECTOR),
+        (
+            {"network": "conv", "n_estimators": 2},
+            *(6, "feature", 2, 2, _defaults.DETECTOR),
+        ),
+    ],
+)
+def test_auto_depends_on_network_width_and_scale(
+    settings, n_features, scale, n_members, n_components, defaults
+):
+    scale = not_interned(scale)
+    detector = AutoencoderOutlierDetector(**settings)
+    parts = check_parameters(detector)
+    ensemble = detector._ensemble(parts, n_features, scale)
+    assert (1 if ensemble is None else ensemble.n_members) == n_members
+    found = detector._auto_n_components(parts, n_features, scale)
+    assert found == n_components
+    found = detector._training_defaults(parts, ensemble, n_features, scale)
+    assert found is defaults
+    loss = "squared_error" if (n_features > WIDE and scale == "global") else "log_error"
+    assert detector._auto_loss(n_features, scale) == loss
+
+
+@pytest.mark.parametrize("scale", ["auto", "global", "feature"])
+def test_names_are_compared_by_their_values(scale):
+    X = np.random.default_rng(0).normal(size=(40, 40))
+    detector = AutoencoderOutlierDetector(scale=scale, max_epochs=1, random_state=0)
+    other = clone(detector)
+    for name, value in detector.get_params(deep=False).items():
+        other.set_params(**{name: not_interned(value)})
+    expected = detector.fit(X).score_samples(X)
+    assert_array_equal(other.fit(X).score_samples(X), expected)
+
+
+def test_columns_share_a_scale_where_they_have_a_shape(table):
+    settings = {"max_epochs": 1, "random_state": 0}
+    detector = AutoencoderOutlierDetector(**settings)
+    conv = AutoencoderOutlierDetector(network="conv", **settings)
+    shaped = AutoencoderOutlierDetector(input_shape=(3,), **settings)
+    factors = [
+        model.fit(table * [1, 2, 30]).module_.scaler.factor.flatten()
+        for model in (detector, conv, shaped)
+    ]
+    assert [len(np.unique(factor)) for factor in factors] == [3, 1, 1]
+
+
 def test_many_features_give_fewer_members():
     n_features = (1, 500, 501, 1000, 1001, 8000, 8001, 10**6)
     assert list(map(auto_n_estimators, n_features)) == [16, 16, 8, 8, 4, 4, 2, 2]
@@ -405,6 +490,9 @@ def test_recorded_training_of_members_equals_eager_training(settings):
         {"max_features": 0},
         {"max_features": 1.1},
         {"max_features": 0.0},
+        {"n_jobs": 0},
+        {"contamination": 0.0},
+        {"contamination": 0.51},
         {"error": "square"},
         {"trim": 1.0},
         {"trim": -0.1},

@@ -262,6 +262,23 @@ def batches_of(rows, size=32, seed=0, part=(0, 1)):
     )
 
 
+@pytest.mark.parametrize("part", [(0, 1), (0, 2), (1, 2)])
+def test_generator_determines_the_next_epoch(part):
+    rows = streamed(make_table(), np.arange(1200.0) + 1, "list of arrays").rows
+
+    def epoch_of(batches):
+        return torch.cat([batch.weight for batch in batches]).tolist()
+
+    batches = batches_of(rows, part=part)
+    first = epoch_of(batches)
+    state = batches.rng.bit_generator.state
+    second = epoch_of(batches)
+    assert second != first
+    other = batches_of(rows, seed=1, part=part)
+    other.rng.bit_generator.state = state
+    assert epoch_of(other) == second
+
+
 @each_collection
 def test_each_epoch_has_every_row_once_in_a_new_order(kind):
     X = make_table()

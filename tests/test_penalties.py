@@ -113,6 +113,21 @@ def test_only_l1_implies_an_activation_on_the_code():
     assert implied == {"l1": "relu", "kl": "identity", "contractive": "identity"}
 
 
+@pytest.mark.parametrize(
+    ("name", "having"),
+    [
+        ("weighs_units", {"l1"}),
+        ("needs_batch", {"kl"}),
+        ("needs_rows", {"contractive"}),
+        ("allows_order", {"contractive"}),
+        ("suits_hidden_layers", {"kl", "contractive"}),
+    ],
+)
+def test_penalties_differ_in_what_they_need(name, having):
+    found = {key for key, spec in PENALTIES.items() if getattr(spec, name)}
+    assert found == having
+
+
 def kl(Z, weight, target=0.1):
     return KLSparsity(target).build()(None, None, Z, weight)
 

@@ -18,6 +18,7 @@ import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer, _split
 from skae._row_scores import residuals
 from skae._rows import Rows
+from skae.engine import trainer
 from skae.engine.networks import Networks, Split
 from skae.losses import Mixed
 from skae.networks import MLP, Custom
@@ -791,6 +792,138 @@ def test_a_resumed_fit_without_gain_keeps_its_best_epoch(X):
     assert ae.n_iter_ > 5
 
 
+# Steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "most_entries", "expected"),
+    [
+        ({"max_epochs": 4}, 10**6, "auto"),
+        ({"max_epochs": 3}, 10**6, False),  # fewer steps than MIN_RECORDED_STEPS
+        ({"max_epochs": 4}, 10, False),
+        ({"max_epochs": 4, "compile": False}, 10**6, False),
+        ({"max_epochs": 3, "compile": True}, 10, True),
+    ],
+)
+def test_steps_are_recorded_where_that_saves_time(
+    settings, most_entries, expected, X, monkeypatch
+):
+    found = []
+
+    class Step(trainer.Step):
+        def __init__(self, *args, compile, **kwargs):
+            found.append(compile)
+            super().__init__(*args, compile=False, **kwargs)
+
+    monkeypatch.setattr(trainer, "Step", Step)
+    monkeypatch.setattr(trainer, "MIN_RECORDED_STEPS", 4)
+    monkeypatch.setattr(trainer, "MAX_RECORDED_ENTRIES", most_entries)
+    settings = {"batch_size": 40, "early_stopping": False, **settings}
+    AutoencoderTransformer(2, **settings).fit(X[:40])
+    assert found == [expected]
+
+
+class RecordRates(Shared):
+    def __init__(self):
+        self.rates = []
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        if training:
+            self.rates.append(net.optimizer_.param_groups[0]["lr"])
+
+
+def test_the_learning_rate_decreases_in_fit_and_is_constant_in_partial_fit(X):
+    record = RecordRates()
+    ae = AutoencoderTransformer(
+        *(2,), learning_rate=0.01, max_epochs=5, early_stopping=False, batch_size=50
+    ).set_params(callbacks=[record])
+    ae.fit(X)
+    assert len(record.rates) == 5 * 8
+    assert record.rates[0] == 0.01
+    assert (np.diff(record.rates) <= 0).all()
+    assert record.rates[-1] < 0.002
+    record.rates.clear()
+    ae.partial_fit(X)
+    assert set(record.rates) == {0.01}
+
+
+@pytest.mark.parametrize("settings", [{}, {"early_stopping": False}, {"ordered": True}])
+def test_the_start_is_compared_with_the_best_weights_in_float64(
+    settings, X, monkeypatch
+):
+    dtypes = []
+    exact_losses = trainer.Trainer._exact_losses_of
+
+    def record(*args):
+        losses = exact_losses(*args)
+        dtypes.append(losses.dtype)
+        return losses
+
+    monkeypatch.setattr(trainer.Trainer, "_exact_losses_of", record)
+    AutoencoderTransformer(2, max_epochs=2, random_state=0, **settings).fit(X)
+    assert set(dtypes) == {np.dtype(np.float64)}
+
+
+def test_the_start_is_not_compared_where_it_is_no_pca(X, monkeypatch):
+    def fail(*args):
+        raise AssertionError
+
+    monkeypatch.setattr(trainer.Trainer, "_exact_losses_of", fail)
+    AutoencoderTransformer(2, init="random", max_epochs=2, random_state=0).fit(X)
+
+
+def test_a_fit_whose_steps_change_nothing_keeps_the_start(X):
+    ae = AutoencoderTransformer(2, learning_rate=1e-30, max_epochs=2, random_state=0)
+    ae.fit(X)
+    assert len(ae.validation_loss_curve_) == len(ae.loss_curve_) == 2
+    assert ae.net_.best_epoch_ == 0
+    pca = PCA(2).fit(X)
+    expected = pca.inverse_transform(pca.transform(X))
+    assert_allclose(ae.reconstruct(X), expected, atol=1e-5)
+
+
+def test_reasons_for_warnings_are_looked_for_after_fit_only(X, monkeypatch):
+    calls = []
+
+    def find(job, trained):
+        calls.append(job.is_partial)
+        return ()
+
+    monkeypatch.setattr(skae._training, "find_warnings", find)
+    AutoencoderTransformer(2, max_epochs=1).fit(X).partial_fit(X)
+    AutoencoderTransformer(2, max_epochs=1).partial_fit(X)
+    assert calls == [False]
+
+
+def test_records_of_many_batches_are_means_over_several(X, monkeypatch):
+    settings = {"max_epochs": 1, "batch_size": 10, "early_stopping": False}
+    histories = []
+    for n_records in (1000, 3):
+        monkeypatch.setattr(trainer, "MAX_BATCH_RECORDS", n_records)
+        ae = AutoencoderTransformer(2, random_state=0, **settings).fit(X[:70])
+        histories.append(ae.net_.history[-1])
+    whole, few = ([b for b in h["batches"] if "train_loss" in b] for h in histories)
+    assert (len(whole), len(few)) == (7, 3)
+    sizes = [batch["train_batch_size"] for batch in few]
+    assert sizes == [20, 20, 30]
+    losses = np.array([batch["train_loss"] for batch in whole])
+    means = [losses[:2].mean(), losses[2:4].mean(), losses[4:].mean()]
+    assert_allclose([batch["train_loss"] for batch in few], means)
+    assert_allclose(*[history["train_loss"] for history in histories])
+
+
+@pytest.mark.parametrize(
+    ("gains", "weight", "expected"),
+    [
+        ([1.0, -2.0], [1.0, 1.0], False),
+        ([1.0, -2.0], [3.0, 1.0], True),
+        ([1.0, -1.0], [1.0, 1.0], False),
+    ],
+)
+def test_a_gain_is_positive_by_its_weighted_mean(gains, weight, expected):
+    assert trainer._is_positive(np.array(gains), np.array(weight)) is expected
+
+
 # Folds
 
 
@@ -817,6 +950,22 @@ def test_folds_are_trained_side_by_side_with_the_returned_network():
         assert len(np.unique(rows, axis=0)) == n_distinct
     assert ae.n_iter_ == len(ae.loss_curve_) == len(ae.validation_loss_curve_)
     assert 1 <= ae.net_.best_epoch_ == 1 + int(np.argmin(ae.validation_loss_curve_))
+
+
+class RecordHeldOut(Shared):
+    def __init__(self):
+        self.shapes = []
+
+    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+        if not training:
+            self.shapes.append(tuple(batch[0].shape))
+
+
+def test_callbacks_of_batches_receive_the_held_out_rows_of_one_fold_at_a_time(X):
+    record = RecordHeldOut()
+    ae = AutoencoderTransformer(2, max_epochs=1, random_state=0, callbacks=[record])
+    ae.fit(X[:100])
+    assert record.shapes == [(20, 20)] * 5
 
 
 def test_held_out_rows_are_predicted_by_the_network_of_their_fold():

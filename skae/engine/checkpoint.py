@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
     Attributes
     ----------
     folder : str
-        It exists.
+        It exists. An absolute path.
     identity : str
         Hash of all that determines the result of the fit. The file's name contains it,
         and so does the file.
@@ -101,9 +101,10 @@ class Checkpoint(NamedTuple):
                 raise ValueError(
                     f"{str(path)!r} belongs to a fit of other rows or parameters."
                 )
-        except (ValueError, KeyError, TypeError) as error:
+            return _restored(description["state"], tensors)
+        # PyTorch and deeply nested values raise the last one.
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise self.refusal(str(error)) from error
-        return _restored(description["state"], tensors)
 
     def refusal(self, reason: str) -> ValueError:
         """Return the error for a file from which the fit cannot go on."""
@@ -190,6 +191,7 @@ def make_folder(folder: str | os.PathLike) -> str:
     Returns
     -------
     folder : str
+        An absolute path, since workers may have another working directory.
 
     Raises
     ------
@@ -202,4 +204,4 @@ def make_folder(folder: str | os.PathLike) -> str:
         probe = path / f".{os.getpid()}-{os.urandom(4).hex()}.part"
         probe.touch(exist_ok=False)
         probe.unlink()
-    return str(path)
+    return os.path.abspath(path)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from skae._casting import DoubleCopy
 from skae._compat import SkorchNet
 from skae._layers import FrozenModule, random_modules
+from skae._memory import FittingBlocks
 from skae._module import Autoencoder, Scaler
 from skae._processor import settings_restored
 from skae._row_scores import FUNCTIONS
@@ -221,6 +222,17 @@ class AutoencoderNet(SkorchNet):
         for module, rows in dataset.folds:
             with self.using(module, self.criterion_):
                 yield from super().forward_iter(RowsDataset(rows), training, device)
+
+    def evaluation_step(self, batch: Any, training: bool = False) -> Any:
+        """Predict a block of rows, in smaller ones where memory is exhausted."""
+        X, weight = batch
+        module, evaluate = self.module_, super().evaluation_step
+        fitting = FittingBlocks(module, module.scaler.mean.device)
+        parts = fitting.evaluate(
+            lambda where: evaluate((X[where], weight[where]), training), len(X)
+        )
+        values = [value for _, value in parts]
+        return values[0] if len(values) == 1 else torch.cat(values)
 
     def score(self, X: Any, y: None = None) -> float:
         """Return the explained variance of rows, which skorch's scoring callbacks use.

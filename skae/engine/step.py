@@ -71,6 +71,8 @@ class Step:
         False runs all steps eagerly.
     on_gradients : callable, default=None
         Called between the backward pass and the update, without arguments.
+    on_first_gradients : callable, default=None
+        Called in place of `on_gradients` in the first step, which is not recorded.
     generator : torch.Generator, default=None
         Random generator that the parts use.
     """
@@ -84,6 +86,7 @@ class Step:
         inputs: Iterable[Tensor] = (),
         compile: str | bool = "auto",
         on_gradients: Callable[[], None] | None = None,
+        on_first_gradients: Callable[[], None] | None = None,
         generator: torch.Generator | None = None,
     ):
         self._loss = torch.compile(loss, dynamic=False) if compile is True else loss
@@ -92,6 +95,7 @@ class Step:
         self._inputs = list(inputs)
         self._may_record = compile == "auto"
         self._on_gradients = on_gradients
+        self._on_first_gradients = on_first_gradients
         self._generator = generator
         self._signature: tuple = ()
         # The recorded step whose gradients the parameters have now, unless callbacks
@@ -217,7 +221,12 @@ class Step:
 
     def _take_eagerly(self, batch: Batch) -> Tensor:
         loss = self._backward(batch)
-        self._update()
+        if self._on_first_gradients is None:
+            self._update()
+            return loss
+        self._on_first_gradients()
+        self._on_first_gradients = self._latest = None
+        self._optimizer.step()
         return loss
 
     def _backward(self, batch: Batch) -> Tensor:

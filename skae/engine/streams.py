@@ -93,7 +93,10 @@ class StreamedBatches:
         number, n_parts = self.part
         # All processes draw the same order, and then each draws its own numbers.
         order = self.rng.permutation(len(self.rows.parts))
-        own = self.rng if n_parts == 1 else self.rng.spawn(n_parts)[number]
+        own = self.rng
+        if n_parts > 1:
+            # The state of a generator does not contain how many it has spawned.
+            own = np.random.default_rng([int(self.rng.integers(2**63)), number])
         spans = self.rows.spans(order, self._low, self._high)
         with closing(Prefetched(self.rows.read(spans))) as read:
             self._read = read
