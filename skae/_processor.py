@@ -250,8 +250,11 @@ def threads_for(work: float, n_threads: int | str = "auto") -> Iterator[None]:
         n_threads = 1
     elif n_threads == "auto":
         n_threads = before if work > SMALL_WORK else 1
-    openmp = _pools("openmp").limit(limits=n_threads)  # of this thread
-    with openmp, _BLAS.limited(int(n_threads)), torch_threads(int(n_threads)):
+    with (
+        torch_threads(int(n_threads)),
+        _pools("openmp").limit(limits=n_threads),  # of this thread
+        _BLAS.limited(int(n_threads)),
+    ):
         yield
 
 
@@ -337,11 +340,12 @@ def torch_threads_for(work: float) -> Iterator[None]:
 
 @contextmanager
 def torch_threads(n_threads: int) -> Iterator[None]:
-    """Context in which PyTorch uses a number of threads in the present thread."""
+    """Context in which PyTorch uses a number of threads in the present thread.
+
+    The number is set even if PyTorch reports it already: it reports that of OpenMP,
+    which MKL does not follow once PyTorch has set a number for MKL.
+    """
     before = torch.get_num_threads()
-    if n_threads == before:
-        yield
-        return
     torch.set_num_threads(n_threads)
     try:
         yield

@@ -418,9 +418,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         ``n_estimators="auto"``. With several blocks, ``n_threads="auto"`` means one
         thread, several workers and a `verbose` above 0 print joblib's messages, and
         Ctrl-C keeps the members of the first blocks that are complete, if there are
-        any. Up to rounding, products of MKL can depend on what the process has computed
-        before; if members have odd numbers of components, set the environment variable
-        ``MKL_CBWR=AVX2,STRICT`` to get the scores of a serial fit.
+        any.
 
         All members are trained together, and `n_jobs` has no effect: on a GPU; on a
         table in partitions; in several processes (``torchrun``); in

@@ -86,7 +86,7 @@ SEPARATE = {
     "several sizes of blocks": {"n_estimators": 33, "n_components": 3, "trim": 0.0},
     "log error": {"n_estimators": MANY, "scale": "global", "error": "log"},
     "corruption": {"n_estimators": MANY, "corruption": "swap"},
-    "convolutions": {"n_estimators": 3, "network": "conv", "n_components": 2},
+    "convolutions": {"n_estimators": 3, "network": "conv", "n_components": 5},
     "variational": {"n_estimators": 3, "bottleneck": "gaussian", "n_components": 2},
     "quantized": {"n_estimators": 3, "bottleneck": "quantized", "n_components": 2},
     "penalty": {"n_estimators": 3, "penalty": "contractive", "n_components": 2},

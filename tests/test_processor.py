@@ -89,6 +89,20 @@ def test_threads_of_torch_are_restored_without_threadpoolctl(two_threads, monkey
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.parametrize("context", [threads_for, torch_threads_for])
+def test_one_thread_is_one_of_mkl(two_threads, context):
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(254, 5, generator=generator)
+    B = torch.randn(254, 160, generator=generator)
+    torch.set_num_threads(1)
+    expected = A.T @ B  # MKL rounds otherwise with two threads
+    torch.set_num_threads(2)
+    with threadpool_limits(1), context(SMALL):
+        assert torch.equal(A.T @ B, expected)
+    with context(SMALL):
+        assert torch.equal(A.T @ B, expected)
+
+
 @pytest.mark.parametrize("work", [SMALL, LARGE])
 def test_one_thread_stays_one(two_threads, work):
     before = torch.get_num_threads()
