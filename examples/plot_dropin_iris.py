@@ -2,7 +2,7 @@
 Drop-in replacement: iris
 =========================
 
-Flowers of three species, each described by four lengths, are reduced to three
+Flowers of three species, each described by four lengths, are reduced to two
 components without using the species. How accurately can the lengths be reconstructed?
 
 To use scikit-learn's ``PCA``, import it and replace the name of the class below.
@@ -38,7 +38,7 @@ out.mkdir(parents=True, exist_ok=True)
 # compared with the variance, which is the error of the mean.
 
 iris = load_iris(as_frame=True)
-reducer = AutoencoderTransformer(n_components=3, random_state=0)
+reducer = AutoencoderTransformer(n_components=2, random_state=0)
 reducer.set_output(transform="pandas")
 codes = reducer.fit_transform(iris.data)
 residuals = iris.data - reducer.inverse_transform(codes)
@@ -53,20 +53,20 @@ print(f"explained variance: {1 - squared_error.sum() / variance.sum():.2%}")
 
 figure = plt.figure(figsize=(10, 4.6), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=(3, 2))
-ax = left.add_subplot(projection="3d", elev=25, azim=110)
+ax = left.subplots()
 for species, name in enumerate(iris.target_names):
     rows = codes[iris.target == species].to_numpy()
     ax.scatter(*rows.T, s=30, edgecolor="white", linewidth=0.4, label=name)
-x_name, y_name, z_name = reducer.get_feature_names_out()
-ax.set(xlabel=x_name, ylabel=y_name, zlabel=z_name)
-ax.set(xticklabels=[], yticklabels=[], zticklabels=[])
-ax.legend(frameon=False, loc="upper left")
+x_name, y_name = reducer.get_feature_names_out()
+ax.set(xlabel=x_name, ylabel=y_name)
+ax.spines[["top", "right"]].set_visible(False)
+ax.legend(frameon=False, loc="upper center")
 
 ax = right.subplots()
 names = [name.removesuffix(" (cm)") for name in reducer.feature_names_in_]
 bars = ax.barh(names, squared_error / variance, color="0.6")
 ax.bar_label(bars, fmt="{:.1%}", padding=3)
-ax.set(xlabel="unexplained fraction of the variance", xticks=[0, 0.01, 0.02, 0.03])
+ax.set(xlabel="unexplained fraction of the variance", xticks=[0, 0.04, 0.08, 0.12])
 ax.xaxis.set_major_formatter("{x:.0%}")
 ax.invert_yaxis()
 ax.spines[["top", "right"]].set_visible(False)

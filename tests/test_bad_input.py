@@ -542,7 +542,7 @@ USUAL = {
 TABLES = ["float32", "missing", "booleans", "zeros", "one row", "sparse csr", "frame"]
 
 
-FEW = [None, True, -1, 2**63, 1.5, np.nan, "none", (0,), np.array([1, 2]), Odd()]
+FEW = [None, -1, 2**63, np.nan, (0,), Odd()]
 
 
 @each_estimator
