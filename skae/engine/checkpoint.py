@@ -197,8 +197,12 @@ def make_folder(folder: str | os.PathLike) -> str:
     ------
     OSError
         If it cannot be created, or no files can be written to it.
+    ValueError
+        If it is no path.
     """
     path = Path(folder)
+    if "\0" in str(path):
+        raise ValueError(f"checkpoint={str(path)!r} is no path: it has a null byte.")
     with explained_errors(str(path)):
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".{os.getpid()}-{os.urandom(4).hex()}.part"
