@@ -19,13 +19,14 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import nn
+from torch.nn import functional
 from variants import decoder_factory, encoder_factory
 
 import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer, export
 from skae._row_scores import row_error
 from skae.bottlenecks import Gaussian, Quantized
-from skae.losses import Huber, Loss, Mixed
+from skae.losses import LOSSES, Huber, Loss, Mixed
 from skae.networks import MLP, Conv, Custom
 from skae.onnx._graph import build_model
 from skae.onnx._modules import TraceableAutoencoder
@@ -159,6 +160,53 @@ def test_empty_rows_and_extreme_values_agree(settings, dtype, X):
             assert_allclose(
                 result[name].clip(min=-1e15), expected.clip(min=-1e15), 1e-5, 1e-5
             )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", [AutoencoderTransformer, AutoencoderOutlierDetector])
+@pytest.mark.parametrize("error", ["loss", "log", "auto"])
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.slow
+def test_all_losses_and_errors_agree(loss, error, kind, dtype, saturating):
+    assert_agrees_with_saturated_outputs(loss, error, kind, dtype, saturating)
+
+
+@pytest.mark.parametrize("loss", ["mixed", "binary_cross_entropy"])
+def test_cross_entropies_agree(loss, saturating):
+    detector = AutoencoderOutlierDetector
+    assert_agrees_with_saturated_outputs(loss, "loss", detector, "float32", saturating)
+
+
+@pytest.fixture(scope="module")
+def saturating():
+    """Binary columns that are determined by two components, and entries in [0, 1]."""
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(200, 2))
+    binary, entries = (Z @ rng.normal(size=(2, 4)) for _ in range(2))
+    return np.hstack([binary > 0, entries.clip(0, 1)])
+
+
+def assert_agrees_with_saturated_outputs(loss, error, kind, dtype, X):
+    """Compare a graph and an estimator whose outputs saturate, and on unusual rows."""
+    X = X.copy()
+    if loss != "binary_cross_entropy":
+        X[:, 4:] = 300 + 1e3 * X[:, 4:]
+    estimator = kind(2, loss=loss, max_epochs=60, n_threads=1, random_state=0)
+    if kind is AutoencoderOutlierDetector:
+        estimator.set_params(error=error, n_estimators=1)
+    elif error != "loss":
+        pytest.skip("A transformer has no parameter `error`.")
+    estimator.fit(X)
+    missing = np.where(np.random.default_rng(0).random(X.shape) < 0.3, np.nan, X)
+    unusual = [1 - X, 3 * X - 1, 1e6 * X, -1e30 * X, np.full_like(X[:1], np.nan)]
+    rows = np.vstack([X, missing, *unusual]).astype(dtype)
+    methods = [name for name in METHODS if hasattr(estimator, name)]
+    result = run(build_model(estimator, methods, dtype).SerializeToString(), rows)
+    accuracy = 1e-5 if dtype == "float32" else 1e-7
+    for name in methods:
+        expected = getattr(estimator, name)(rows)
+        size = np.abs(expected).max(axis=-1, keepdims=True)
+        assert_allclose(result[name] / size, expected / size, rtol=0, atol=accuracy)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +375,35 @@ def test_error_function_is_accurate():
     assert_allclose(
         run_module(Function(lambda x: torch.erf(x)), x), torch.erf(x), atol=1e-13
     )
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        functional.logsigmoid,
+        functional.softplus,
+        lambda x: torch.logaddexp(x, -x),
+        lambda x: torch.logaddexp(x, x),
+        lambda x: functional.log_softmax(
+            torch.stack([x, -x / 2]).clamp(-1e30, 1e30), 0
+        ),
+        lambda x: functional.binary_cross_entropy_with_logits(
+            x, torch.full_like(x, 0.3), reduction="none"
+        ),
+    ],
+    ids=["logsigmoid", "softplus", "logaddexp", "equal", "log_softmax", "entropy"],
+)
+def test_logarithms_of_sums_of_exponentials_are_accurate(function):
+    sizes = [0, 1e-20, 1e-9, 0.3, 20, 36, 40, 800, 1e5, 1e30, np.inf]
+    x = torch.tensor([*sizes, *(-v for v in sizes), np.nan], dtype=torch.float64)
+    result = run_module(Function(lambda x: function(x)), x)
+    assert_allclose(result, function(x), rtol=1e-14, atol=1e-15)
+
+
+def test_loading_a_graph_prints_nothing(detector, path, capfd):
+    skae.export_onnx(detector, path, "scores")
+    onnxruntime.InferenceSession(path)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_linear_systems_are_solved():

@@ -71,6 +71,7 @@ def build_model(
             )
             for node in nodes:
                 _replace_by_loop(model.graph, node, body, n_rounds)
+    _fold_constant_casts(model.graph)
     _insert_float32_casts(model.graph)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "n_samples"
@@ -140,6 +141,30 @@ def _replace_by_loop(graph: Any, node: Any, body: Any, n_iter: int) -> None:
     position = list(graph.node).index(node)
     graph.node.remove(node)
     graph.node.insert(position, loop)
+
+
+def _fold_constant_casts(graph: Any) -> None:
+    """Replace casts of a constant to the type of another constant by their result.
+
+    onnxruntime warns about each of them, and about constants without any use, when it
+    loads the graph.
+    """
+    constants = {
+        node.output[0]: numpy_helper.to_array(node.attribute[0].t)
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
+    for node in graph.node:
+        if node.op_type == "CastLike" and constants.keys() >= set(node.input):
+            value, like = (constants[name] for name in node.input)
+            tensor = numpy_helper.from_array(value.astype(like.dtype))
+            (result,) = node.output
+            node.CopyFrom(helper.make_node("Constant", [], [result], value=tensor))
+    used = {name for node in graph.node for name in node.input}
+    used.update(value.name for value in graph.output)
+    for node in list(graph.node):
+        if node.op_type == "Constant" and node.output[0] not in used:
+            graph.node.remove(node)
 
 
 def _insert_float32_casts(graph: Any) -> None:

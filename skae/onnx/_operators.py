@@ -41,6 +41,8 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
     return {
         aten.erf.default: erf,
         aten.gelu.default: gelu,
+        aten.log_sigmoid.default: log_sigmoid,
+        aten.logaddexp.default: logaddexp,
         aten.linalg_solve_ex.default: solve,
         CDIST_FORWARD: distances,
         aten.conv1d.default: convolution,
@@ -91,6 +93,26 @@ def gelu(self: Any, approximate: str = "none") -> Any:
     else:
         scaled = erf(_product(self, math.sqrt(0.5)))
     return _product(self, _sum(scaled, 1.0), 0.5)
+
+
+def log_sigmoid(self: Any) -> Any:
+    r"""Compute the logarithm of the sigmoid.
+
+    .. math:: \log \sigma(x) = \min(x, 0) - \log(1 + e^{-|x|})
+
+    The logarithm of a rounded sigmoid would be -inf for x < -709, and exact up to 1e-2
+    only for x = 35.
+    """
+    return op.Sub(op.Min(self, _constant(0.0)), _log_1_plus_exp_minus(op.Abs(self)))
+
+
+def logaddexp(self: Any, other: Any) -> Any:
+    """Compute log(exp(x) + exp(y)) without overflow."""
+    larger = op.Max(self, other)
+    difference = op.Abs(op.Sub(self, other))
+    # Equal infinities have no difference.
+    difference = op.Where(op.IsNaN(difference), _constant(0.0), difference)
+    return op.Add(larger, _log_1_plus_exp_minus(difference))
 
 
 def solve(
@@ -267,6 +289,11 @@ def _ints(*values: int) -> Any:
 def _operand(value: Any) -> Any:
     """Convert a float to a constant; return a node unchanged."""
     return _constant(value) if isinstance(value, float) else value
+
+
+def _log_1_plus_exp_minus(x: Any) -> Any:
+    """Compute log(1 + exp(-x)) for x >= 0."""
+    return op.Log(_sum(op.Exp(op.Neg(x)), 1.0))
 
 
 def _product(first: Any, *factors: Any) -> Any:
