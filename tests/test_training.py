@@ -1,6 +1,7 @@
 """Folds, interrupts, pieces and warm starts: what a training returns."""
 
 import copy
+import math
 import pickle
 import signal
 
@@ -1254,3 +1255,47 @@ def test_a_bounded_number_of_held_out_rows_is_judged(n_judged, monkeypatch):
     assert seen["train"] == 800
     assert len(seen["valid"]) == min(200, n_judged)
     assert not set(map(tuple, seen["valid"])) & set(map(tuple, seen["rows"]))
+
+
+class FirstGradientIsNaN(torch.autograd.Function):
+    """The identity, whose gradient is NaN in one entry when it is first computed."""
+
+    n_calls = 0
+
+    @staticmethod
+    def forward(ctx, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        FirstGradientIsNaN.n_calls += 1
+        if FirstGradientIsNaN.n_calls > 1:
+            return gradient
+        return gradient * torch.tensor([1.0, math.nan])
+
+
+class EncoderWithInvalidGradient(nn.Module):
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+        self.first, self.second = nn.Linear(5, 2), nn.Linear(2, 2)
+
+    def forward(self, X):
+        if self.part == "all":
+            return FirstGradientIsNaN.apply(self.second(self.first(X)))
+        return self.second(FirstGradientIsNaN.apply(self.first(X)))
+
+
+@pytest.mark.parametrize("part", ["all", "some"])
+def test_invalid_gradient_of_the_first_step_is_not_replaced(part, monkeypatch):
+    monkeypatch.setattr(FirstGradientIsNaN, "n_calls", 0)
+    network = Custom(
+        encoder=lambda *sizes: EncoderWithInvalidGradient(part),
+        decoder=lambda *sizes: nn.Linear(2, 5),
+    )
+    X = np.random.default_rng(0).normal(size=(100, 5))
+    ae = AutoencoderTransformer(
+        2, network=network, init="random", early_stopping=False, compile=False
+    )
+    with pytest.raises(ValueError, match="diverged"):
+        ae.set_params(max_epochs=2, random_state=0).fit(X)

@@ -203,8 +203,11 @@ class Trainer:
             name: net.callbacks_with(name)
             for name in ("on_batch_begin", "on_batch_end", "on_grad_computed")
         }
-        self._watches_batches = bool(
-            self._notified_of["on_batch_begin"] or self._notified_of["on_batch_end"]
+        # Of several processes, the first one alone may have callbacks.
+        self._watches_batches = self.processes.any(
+            bool(
+                self._notified_of["on_batch_begin"] or self._notified_of["on_batch_end"]
+            )
         )
         self.networks = Networks(
             net.module_, net.criterion_, split, may_stack=not self._keeps_sparse
@@ -246,7 +249,7 @@ class Trainer:
             self._judge_start()
             try:
                 with self.interruption.allowed():
-                    self.notifier.notify(
+                    self._notify(
                         "on_train_begin", X=self._datasets["dataset_train"], y=None
                     )
                     self._resume_schedule()
@@ -268,7 +271,7 @@ class Trainer:
             )
             if self.judge.best_epoch > 0:
                 net.best_epoch_ = n_earlier + self.judge.best_epoch
-            self._notify_of_end()
+            self.processes.together(self._notify_of_end)
             self._copy_first()
             # A callback may have restored an earlier epoch and its history.
             net.best_epoch_ = min(net.best_epoch_, len(net.history))
@@ -387,7 +390,7 @@ class Trainer:
             epoch, is_last = self._resume(batches, average)
             while not is_last:
                 epoch += 1
-                self.notifier.notify("on_epoch_begin", **self._datasets)
+                self._notify("on_epoch_begin", **self._datasets)
                 self._run_training_epoch(batches)
                 self.networks.share_weights()
                 average.update(len(batches))
@@ -396,7 +399,7 @@ class Trainer:
                     losses = self._run_validation_epoch()
                     with self.interruption.deferred():
                         self._judge_epoch(epoch, losses)
-                    self._notify_of_epoch_end()
+                    self._notify("on_epoch_end", **self._datasets)
                 n_divisions = self.judge.n_divisions
                 goes_on = self.judge.allows_another_epoch(not net.has_own_schedule)
                 if self.judge.n_divisions > n_divisions:
@@ -825,7 +828,8 @@ class Trainer:
                 [p.grad for p in part.parameters() if p.grad is not None]
                 for part in (module.encoder, module.decoder)
             )
-            if _largest(encoder) > ROUNDING * _largest(decoder):
+            # A gradient of NaN, which is not to be hidden, is no rounding error.
+            if not _largest(encoder) <= ROUNDING * _largest(decoder):
                 continue
             for gradient in encoder:
                 if gradient.any():
@@ -854,15 +858,9 @@ class Trainer:
             weights = [t for part in parts for t in part.state_dict().values()]
             self.processes.copy_first(weights)
 
-    def _notify_of_epoch_end(self) -> None:
+    def _notify(self, method_name: str, **kwargs: Any) -> None:
         """Notify callbacks; what ends the training in one process ends it in all."""
-        is_stopped = False
-        try:
-            self.notifier.notify("on_epoch_end", **self._datasets)
-        except StopTraining:
-            is_stopped = True
-        if self.processes.any(is_stopped):
-            raise StopTraining
+        self.processes.together(partial(self.notifier.notify, method_name, **kwargs))
 
     # Steps
 
@@ -1070,8 +1068,12 @@ class Trainer:
 
 
 def _largest(gradients: list[Tensor]) -> float:
-    """Return the largest absolute value of gradients, 0 if there are none."""
-    return max((g.abs().max().item() for g in gradients if g.numel()), default=0.0)
+    """Return the largest absolute value of gradients, 0 if there are none.
+
+    NaN if any is NaN.
+    """
+    sizes = [g.abs().max().item() for g in gradients if g.numel()]
+    return float(np.max(sizes, initial=0.0))
 
 
 def _is_positive(gains: np.ndarray, weight: np.ndarray) -> bool:
