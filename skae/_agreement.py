@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
-from dataclasses import fields
 from hashlib import blake2b
 from typing import Any
 
@@ -28,7 +27,7 @@ def agreed_table(
     check : callable
         Returns a table or `Partitions`, and something else.
     parameters : dict
-        Parameters of the estimator.
+        Parameters of the estimator, those of spec objects included.
     *options : Any
         What else has to be the same.
 
@@ -43,7 +42,7 @@ def agreed_table(
 
     def check_and_describe() -> tuple[tuple[Any, Any], bytes]:
         checked = check()
-        known = (_numbers(parameters), options, _kind(checked[0]))
+        known = (_described(parameters), options, _kind(checked[0]))
         return checked, blake2b(repr(known).encode()).digest()
 
     checked, own = processes.together(check_and_describe)
@@ -57,7 +56,8 @@ def check_agreement(job: Job) -> None:
     Raises
     ------
     ValueError
-        If they were given different rows, weights or parameters.
+        If they were given different rows, weights or rows for validation, or continue
+        from different fits.
     """
     processes = current_processes()
     if processes.are_several:
@@ -79,14 +79,23 @@ def _check_same(own: bytes, X: Any, processes: Processes) -> None:
     )
 
 
-def _numbers(parameters: dict[str, Any]) -> list[Any]:
-    """Return the parameters that are numbers, strings or None.
+def _described(parameters: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return names and values of parameters, without those that may differ.
 
-    Without those that may differ.
+    What does not consist of numbers and strings counts by its class.
     """
-    compared = sorted(parameters.keys() - {"random_state", "device"})
-    given = [parameters[name] for name in compared]
-    return [x for x in given if isinstance(x, numbers.Number | str | None)]
+    compared = sorted(parameters.keys() - {"random_state", "device", "callbacks"})
+    return [(name, _plain(parameters[name])) for name in compared]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, numbers.Number | str | None):
+        return value
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return type(value).__qualname__
 
 
 def _kind(X: Any) -> Any:
@@ -94,17 +103,20 @@ def _kind(X: Any) -> Any:
     if not isinstance(X, Partitions):
         return "in memory"
     source = X.source
-    first = [values.tobytes() for _, values in X.read(slice(0, 1))]
-    return X.format, source.n_rows, source.n_partitions, blake2b(*first).digest()
+    # Not a loop, which would run through all partitions of an iterable.
+    _, first = next(X.read(slice(0, 1)), (0, np.empty(0)))
+    digest = blake2b(first.tobytes()).digest()
+    return X.format, source.n_rows, source.n_partitions, digest
 
 
 def _digest(job: Job) -> bytes:
-    """Return a hash of settings, of the number of rows, and of a sample of the rows."""
-    settings = {f.name: getattr(job.settings, f.name) for f in fields(job.settings)}
-    sample = job.rows.sample()
-    shapes = (job.rows.X.shape, job.rows.X.dtype, len(job.rows), job.n_components)
-    known = repr((_numbers(settings), shapes, job.is_partial))
-    digest = blake2b(known.encode())
-    for values in (sample.dense(slice(None)), sample.weight):
-        digest.update(np.ascontiguousarray(values).tobytes())
+    """Return a hash of the numbers of rows, and of samples of the rows."""
+    n_earlier = None if job.earlier is None else len(job.earlier.net.history)
+    shapes = (job.rows.X.shape, job.rows.X.dtype, job.n_components)
+    digest = blake2b(repr((shapes, job.is_partial, n_earlier)).encode())
+    for rows in filter(None, (job.rows, job.validation_rows)):
+        digest.update(repr(len(rows)).encode())
+        sample = rows.sample()
+        for values in (sample.dense(slice(None)), sample.weight):
+            digest.update(np.ascontiguousarray(values).tobytes())
     return digest.digest()

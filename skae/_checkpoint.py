@@ -20,7 +20,7 @@ from skae.engine.processes import current_processes
 NOT_COMPARED = ("checkpoint", "n_jobs", "verbose", "random_state", "warm_start")
 
 
-def open_checkpoint(estimator: Any, job: Job) -> Checkpoint:
+def open_checkpoint(estimator: Any, job: Job, n_processes: int) -> Checkpoint:
     """Return the file of a fit, after its folder has been created.
 
     Its identity is a hash of the rows, their weights, the validation rows, the
@@ -32,6 +32,8 @@ def open_checkpoint(estimator: Any, job: Job) -> Checkpoint:
     estimator : AutoencoderTransformer or AutoencoderOutlierDetector
         With validated parameters.
     job : Job
+    n_processes : int
+        Number of processes that train together.
 
     Raises
     ------
@@ -63,7 +65,7 @@ def open_checkpoint(estimator: Any, job: Job) -> Checkpoint:
         type(estimator),
         digests,
         job.feature_names,
-        (job.device.type, current_processes().size),
+        (job.device.type, n_processes),
         list(_contents(job.rows)),
         tuple(job.summary),
         [] if job.validation_rows is None else list(_contents(job.validation_rows)),

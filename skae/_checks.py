@@ -110,21 +110,16 @@ def check_fit(
     TypeError, ValueError
         If a parameter or the data are invalid.
     """
-    parts = check_parameters(estimator)
-    device = resolve_device(estimator.device)
-    _check_precision(estimator, device)
-    parameters = snapshot(estimator, (*estimator._STRUCTURE, "init"))
-    if earlier is not None:
-        _check_same_structure(estimator._STRUCTURE, parameters, earlier)
+    together = current_processes().together
+    parts, device, parameters = together(partial(_check_settings, estimator, earlier))
     X, feature_names = agreed_table(
         partial(_check_training_data, estimator, X, earlier, is_partial),
-        estimator.get_params(deep=False),
+        estimator.get_params(),
         sample_weight is None,
         X_val is None,
     )
     n_features = X.shape[1]
     estimator._check_width(n_features)
-    together = current_processes().together
     validation_rows = together(
         partial(
             _check_validation_rows,
@@ -204,7 +199,7 @@ def check_fit(
         whiten=estimator._whitens_codes,
         array_space=array_space,
     )
-    _check_validation_range(estimator, job, names)
+    together(partial(_check_validation_range, estimator, job, names))
     job = _with_checkpoint(estimator, job)
     if earlier is not None:
         # With the seed alone, each resumed fit would repeat the same random numbers,
@@ -222,14 +217,30 @@ def _with_checkpoint(estimator: Estimator, job: Job) -> Job:
     """
     if estimator.checkpoint is None or job.is_partial:
         return job
-    checkpoint = open_checkpoint(estimator, job)
-    if estimator.random_state is not None:
+    processes = current_processes()
+    checkpoint = processes.together(
+        partial(open_checkpoint, estimator, job, processes.size)
+    )
+    if not processes.any(estimator.random_state is None):
         return replace(job, checkpoint=checkpoint)
     seed = stored_seed(checkpoint, job.seed)
     return replace(job, checkpoint=checkpoint, seed=seed, split_seed=seed)
 
 
 # Parameters
+
+
+def _check_settings(
+    estimator: Estimator, earlier: Trained | None
+) -> tuple[Parts, torch.device, dict[str, Any]]:
+    """Validate all parameters; return spec objects, the device and the structure."""
+    parts = check_parameters(estimator)
+    device = resolve_device(estimator.device)
+    _check_precision(estimator, device)
+    parameters = snapshot(estimator, (*estimator._STRUCTURE, "init"))
+    if earlier is not None:
+        _check_same_structure(estimator._STRUCTURE, parameters, earlier)
+    return parts, device, parameters
 
 
 def check_parameters(estimator: Estimator) -> Parts:

@@ -35,6 +35,13 @@ def log(text):
     print(f"log of {RANK}: {text}")
 
 
+class Batches(Callback):
+    """Is notified of each batch."""
+
+    def on_batch_end(self, net, **kwargs):
+        pass
+
+
 def n_held_out(net, X, y=None):
     return len(X)
 
@@ -155,6 +162,11 @@ def fit_few(folder):
     results = {"resumed": fit_again(folder / "fits")}
     callbacks = [StopFirst(), EpochScoring(n_held_out)]
     results["stopped"] = outcome(transformer(callbacks=callbacks).fit(DIGITS))
+    callbacks = [Batches()] if RANK == 0 else None
+    results["watched"] = outcome(transformer(callbacks=callbacks).fit(WINE))
+    model = transformer(init="random", checkpoint=folder / "seeds")
+    model.set_params(random_state=None if RANK else 0)
+    results["seeded in one"] = outcome(model.fit(DIGITS))
     with single_process():
         results["single"] = outcome(transformer().fit(DIGITS[RANK * 100 :]))
     found = search().fit(DIGITS[:200]).cv_results_["mean_test_score"]

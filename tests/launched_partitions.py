@@ -13,6 +13,9 @@ from launched import RANK, detector, transformer
 from skorch.callbacks import Callback
 
 from skae import _streamed
+from skae.bottlenecks import Quantized
+from skae.distributed import single_process
+from skae.networks import MLP
 
 N_ROWS = 1200
 UNEVEN = (100, 100, 430, 431, 800, 1100)
@@ -71,6 +74,29 @@ class Seen(Callback):
             self.epochs[-1].append(np.rint(numbers).astype(int).tolist())
 
 
+class Fails(Callback):
+    """Raises an error in a method."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def _fail(self, name):
+        if name == self.name:
+            raise ZeroDivisionError("by a callback")
+
+    def on_train_begin(self, net, **kwargs):
+        self._fail("on_train_begin")
+
+    def on_epoch_begin(self, net, **kwargs):
+        self._fail("on_epoch_begin")
+
+    def on_epoch_end(self, net, **kwargs):
+        self._fail("on_epoch_end")
+
+    def on_train_end(self, net, **kwargs):
+        self._fail("on_train_end")
+
+
 # Fits whose explained variance is that of one process.
 FITS = {
     "list": lambda: fit(np.split(X, UNEVEN)),
@@ -121,6 +147,15 @@ def fit(partitions, *, weight=None, X_val=None, **parameters):
     return model.fit(partitions, sample_weight=weight, X_val=X_val)
 
 
+def fit_again(*, is_fitted):
+    """Fit an estimator that this process may have fitted alone."""
+    model = transformer(warm_start=True, max_epochs=1)
+    if is_fitted:
+        with single_process():
+            model.fit(X)
+    return model.fit(X)
+
+
 def outcome(name):
     """Return the numbers by which fits by different processes are compared."""
     model = {**FITS, **DETECTORS}[name]()
@@ -166,6 +201,45 @@ ERRORS = {
         lambda: fit(EVEN, n_components=0.9 if RANK else 2),
         DIFFERENT,
     ),
+    "other layers": (
+        lambda: fit(X, hidden_layer_sizes=(8 + RANK,)),
+        DIFFERENT,
+    ),
+    "other network": (
+        lambda: fit(X, network=MLP((8,), activation="relu" if RANK else "tanh")),
+        DIFFERENT,
+    ),
+    "other bottleneck": (
+        lambda: fit(X, bottleneck=Quantized(n_codes=8 + RANK)),
+        DIFFERENT,
+    ),
+    "other rows for validation": (lambda: fit(X, X_val=X[: 50 + RANK]), DIFFERENT),
+    "fitted in one": (lambda: fit_again(is_fitted=RANK == 1), DIFFERENT),
+    "invalid parameter": (
+        lambda: fit(X, n_components=2 - 3 * RANK),
+        "InvalidParameterError: The 'n_components' parameter",
+    ),
+    "unknown device": (
+        lambda: fit(X, device="nowhere" if RANK else "cpu"),
+        "ValueError: device must be 'auto' or a device",
+    ),
+    "checkpoint and callbacks": (
+        lambda: fit(X, callbacks=[Seen()] * RANK, checkpoint="unused"),
+        "ValueError: checkpoint and callbacks cannot be used together",
+    ),
+    "values of the rows for validation": (
+        lambda: fit(
+            X / X.max() / 4 + 0.5, loss="binary_cross_entropy", X_val=X[:9] * RANK
+        ),
+        "ValueError: loss='binary_cross_entropy' needs all of X_val",
+    ),
+    **{
+        f"callback at {name}": (
+            lambda name=name: fit(X, callbacks=[Fails(name)] * RANK),
+            "ZeroDivisionError: by a callback",
+        )
+        for name in ("on_train_begin", "on_epoch_begin", "on_epoch_end", "on_train_end")
+    },
     "partial_fit in one": (
         lambda: transformer().partial_fit(EVEN if RANK else X),
         "TypeError: partial_fit takes one array",

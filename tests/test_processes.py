@@ -107,6 +107,19 @@ def test_callback_of_one_process_ends_the_training_in_all(run):
     assert first["stopped"]["n_iter"] == 2
 
 
+def test_callback_of_batches_in_one_process_changes_nothing(run):
+    _, _, (first, second) = run
+    assert first["watched"] == second["watched"]
+    expected = launched.outcome(transformer().fit(launched.WINE))
+    assert_close(first["watched"], expected, 1e-5)
+
+
+def test_seed_of_one_process_is_that_of_all_also_with_a_checkpoint(run):
+    folder, _, (first, second) = run
+    assert first["seeded in one"] == second["seeded in one"]
+    assert len(list((folder / "seeds").iterdir())) == 2  # the seed, and the training
+
+
 def test_each_process_may_train_by_itself(run):
     _, _, (first, second) = run
     assert_close(first["single"], launched.outcome(transformer().fit(DIGITS)), 1e-12)
