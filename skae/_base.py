@@ -210,8 +210,9 @@ class BaseAutoencoder(
             leaves the estimator as it was. Also if the training diverges, which
             leaves the estimator unfitted.
         MemoryError
-            If the memory is not enough for the training. The message names `batch_size`
-            and the sizes of the network; the estimator is as it was.
+            If the memory is not enough for the network or its training. The message
+            names the sizes of the network and, in the training, `batch_size`; the
+            estimator is as it was.
         OSError
             If no files can be written to the folder `checkpoint`. The estimator
             remains as it was.

@@ -73,7 +73,7 @@ def build_start(job: Job) -> Start:
 
     Raises
     ------
-    ValueError
+    MemoryError
         If the network does not fit into memory.
     """
     try:
@@ -81,7 +81,7 @@ def build_start(job: Job) -> Start:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ValueError(
+        raise MemoryError(
             "There is not enough memory for a network with n_components="
             f"{job.n_components} for {job.rows.n_features} features. Lower "
             "n_components, or the sizes of the layers (hidden_layer_sizes or network)."
@@ -340,6 +340,8 @@ def _check_stage(
     try:
         output = compute(module, values)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"{name} fails in {dtype}: {error}. {advice}") from error
     if output.dtype != values.dtype:
         raise ValueError(

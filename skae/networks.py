@@ -46,6 +46,7 @@ from skae._layers import (
     random_modules,
     using_generator,
 )
+from skae._memory import is_out_of_memory
 from skae._storage import StoredParametersMixin, default_parameters
 
 __all__ = ["ACTIVATIONS", "MLP", "Conv", "Custom", "Network", "Shape"]
@@ -828,6 +829,8 @@ class Custom(Network):
         try:
             module = value(n_features, n_components)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise TypeError(
                 f"{allowed}; called with ({n_features}, {n_components}), {value!r} "
                 f"raises {type(error).__name__}: {error}"
@@ -929,6 +932,8 @@ def _check_maps(
             with using_generator(torch.Generator(), module):
                 output = module(X)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             hint = ""
             if random_modules(module):
                 hint = (
@@ -962,6 +967,8 @@ def _copied(part: str, module: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(module)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise TypeError(
             f"The {part} of network=Custom(...) cannot be copied by copy.deepcopy, "
             f"which each fit does: {error}. It must not have attributes such as locks, "

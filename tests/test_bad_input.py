@@ -498,7 +498,7 @@ def assert_works_or_is_refused(estimator, X, names):
     Trainer.run = run
     try:
         fit(estimator, X)
-    except (ValueError, TypeError) as raised:
+    except (ValueError, TypeError, MemoryError) as raised:
         error = raised
     finally:
         Trainer.run = original

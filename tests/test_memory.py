@@ -1,6 +1,7 @@
 """Tests of skae._memory: what happens when memory cannot be allocated."""
 
 import copy
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer, _memory
 from skae._memory import FittingBlocks, is_out_of_memory
 from skae.engine.batches import TrainingBatches
+from skae.engine.networks import Network
 from skae.networks import Custom
 
 CPU = torch.device("cpu")
@@ -236,6 +238,38 @@ def test_validation_goes_on_in_smaller_blocks(params, X, memory):
     assert limited.n_iter_ == expected.n_iter_
 
 
+@pytest.mark.parametrize(
+    ("params", "method"),
+    [
+        ({"early_stopping": False}, "row_losses"),
+        ({"ordered": True}, "row_losses_of_widths"),
+    ],
+    ids=["all components", "each width"],
+)
+def test_comparison_with_the_start_goes_on_in_smaller_blocks(
+    params, method, monkeypatch
+):
+    X = np.random.default_rng(0).normal(size=(50, 4))
+    X[:, 2:] = X[:, :2] ** 2
+    compute, sizes = getattr(Network, method), []
+
+    def limited(self, batch, progress):
+        if batch.target.dtype == torch.float64:
+            sizes.append(batch.n_rows)
+            if batch.n_rows > 3:
+                raise torch.OutOfMemoryError
+        return compute(self, batch, progress)
+
+    def fit():
+        return make(AutoencoderTransformer, network="mlp", **params).fit(X)
+
+    expected = fit()
+    monkeypatch.setattr(Network, method, limited)
+    limited_fit = fit()
+    assert max(sizes) > 3 >= min(sizes)
+    assert_allclose(limited_fit.transform(X), expected.transform(X), atol=1e-6)
+
+
 MESSAGE = (
     r"train a network with 4 features, n_components=2 .* with batch_size=8\. Lower "
     r"batch_size, or the sizes of the layers"
@@ -264,6 +298,41 @@ def test_the_estimator_is_unchanged_after_the_error(how, X, transformer, memory)
         getattr(estimator, how if how == "partial_fit" else "fit")(X)
     assert_array_equal(estimator.transform(X), before)
     assert estimator.n_iter_ == transformer.n_iter_
+
+
+class NoMemory(nn.Linear):
+    """A linear layer for which the memory is not enough at one of its uses."""
+
+    def __init__(self, use, n_features, n_components):
+        self.use = use
+        self._fail_if(use == "construction")
+        super().__init__(n_features, n_components)
+
+    def _fail_if(self, is_met):
+        if is_met:
+            raise Memory.error
+
+    def forward(self, X):
+        self._fail_if(self.use == "first call")
+        self._fail_if(self.use == "float64" and X.dtype == torch.float64)
+        return super().forward(X)
+
+    def __deepcopy__(self, memo):
+        self._fail_if(self.use == "copy")
+        new = NoMemory(self.use, self.in_features, self.out_features)
+        new.load_state_dict(self.state_dict())
+        return new
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("use", ["construction", "copy", "first call", "float64"])
+def test_network_that_does_not_fit_is_an_error_of_memory(use, error, X, memory):
+    memory.error = error
+    encoder = partial(NoMemory, use)
+    estimator = make(AutoencoderTransformer, network=Custom(encoder, make_decoder))
+    with pytest.raises(MemoryError, match=r"n_components=2 for 4 features\. Lower"):
+        estimator.fit(X)
+    assert not hasattr(estimator, "mean_")
 
 
 def test_other_errors_of_a_training_are_not_changed(X, memory):
