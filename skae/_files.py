@@ -93,7 +93,8 @@ def read_tensor_file(
             metadata = file.metadata() or {}
             # The tensors of other files are not read.
             names = file.keys() if key in metadata else []
-            tensors = {name: file.get_tensor(name) for name in names}
+            # Copies, since the tensors are views of the file, which may be overwritten.
+            tensors = {name: file.get_tensor(name).clone() for name in names}
     except OSError as error:  # of the mapping into memory, without the file's name
         raise OSError(f"{str(path)!r} cannot be read: {error}.") from error
     # PyTorch raises the last two for shapes that safetensors accepts.

@@ -555,6 +555,14 @@ def test_interrupted_save_keeps_the_existing_file(monkeypatch, X, fitted, path):
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_loaded_estimator_does_not_depend_on_its_file(X, fitted, path):
+    skae.save(fitted, path)
+    loaded = skae.load(path)
+    with path.open("r+b") as file:  # in place, as `cp` does
+        file.write(b"\1" * path.stat().st_size)
+    assert_array_equal(loaded.score_samples(X), fitted.score_samples(X))
+
+
 def test_missing_folder_raises_file_not_found_error(fitted, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.model'$"):
         skae.save(fitted, tmp_path / "nowhere" / "model")
