@@ -92,7 +92,8 @@ def stored_seed(checkpoint: Checkpoint, seed: int) -> int:
         if state is None:
             checkpoint.write({"seed": seed})
             return seed
-        return state["seed"]
+        with checkpoint.refused():
+            return int(state["seed"])
 
     return current_processes().share(read_or_store)
 

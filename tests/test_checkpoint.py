@@ -1,5 +1,6 @@
 """Facts about checkpoint: a fit that was killed goes on, and gives the same model."""
 
+import copy
 import os
 import pickle
 import subprocess
@@ -406,6 +407,73 @@ def test_relative_folder_is_that_of_the_call(tmp_path, monkeypatch):
     transformer(max_epochs=2, checkpoint="fits").fit(X)
     assert len(contents(tmp_path / "fits")) == 1
     assert contents(tmp_path / "other") == {}
+
+
+class Name:
+    """A path whose name is not a text."""
+
+    def __fspath__(self):
+        return b"fits"
+
+
+@pytest.mark.parametrize("folder", ["", "\0", "fits\0", "\ud800", Name()], ids=repr)
+@pytest.mark.parametrize("make", [transformer, detector])
+def test_names_of_no_folder_are_refused(make, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ae = make(checkpoint=folder)
+    with pytest.raises(ValueError, match=r"checkpoint=.* is no path to a folder"):
+        ae.fit(X)
+    assert contents(tmp_path) == {}
+    assert not hasattr(ae, "n_features_in_")
+
+
+# What a file with a valid checksum may have in place of a part of the state.
+ALTERED = {
+    "no weights": (("weights",), {}),
+    "weights that are a number": (("weights",), 1),
+    "other optimizer": (("optimizer",), []),
+    "number of an optimizer": (("optimizer", 0), 1.5),
+    "other noise": (("noise",), [{}]),
+    "other generator": (("shuffling", "bit_generator"), "MT19937"),
+    "no judge": (("judge",), None),
+    "large number": (("average", 0), 10**400),
+    "other epochs": (("history",), [1]),
+    "no step": (("step",), torch.zeros(2)),
+}
+
+
+@pytest.mark.parametrize("case", ALTERED)
+def test_altered_state_is_refused(case, tmp_path, monkeypatch):
+    (*path, last), value = ALTERED[case]
+    ae = transformer(checkpoint=tmp_path)
+    write = Checkpoint.write
+
+    def write_altered(self, state):
+        state = copy.copy(state)
+        part = state
+        for key in path:
+            part[key] = copy.copy(part[key])
+            part = part[key]
+        part[last] = value
+        write(self, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "write", write_altered)
+        clone(ae).set_params(max_epochs=1).fit(X)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint=.*Delete it to start"):
+        clone(ae).set_params(max_epochs=1).fit(X)
+    assert contents(tmp_path) == before
+
+
+def test_altered_seed_is_refused(tmp_path, monkeypatch):
+    ae = transformer(checkpoint=tmp_path, random_state=None)
+    write = Checkpoint.write
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "write", lambda self, _: write(self, {"seed": []}))
+        ae.fit(X)
+    with pytest.raises(ValueError, match=r"checkpoint=.*Delete it to start"):
+        ae.fit(X)
 
 
 def test_other_files_of_the_folder_are_left_alone(tmp_path):

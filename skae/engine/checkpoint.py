@@ -20,6 +20,7 @@ from torch import Tensor
 
 from skae._files import crc32, read_tensor_file, replace_file, tensor_file
 from skae._fingerprint import fingerprint
+from skae._memory import is_out_of_memory
 
 # Version of the file format. Files of other versions are not read.
 FORMAT = 1
@@ -30,6 +31,17 @@ METADATA_KEY = "skae-checkpoint"
 # The state of a training: nested dictionaries with keys of type str, and lists, of
 # tensors, arrays, and values of the types of JSON.
 State = dict[str, Any]
+
+
+# Errors that a file raises which holds another state; PyTorch raises RuntimeError.
+_INVALID = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class Checkpoint(NamedTuple):
@@ -89,11 +101,8 @@ class Checkpoint(NamedTuple):
         path = self.path
         if not path.exists():
             return None
-        try:
-            with explained_errors(self.folder):
-                text, tensors = read_tensor_file(
-                    path, METADATA_KEY, "a fit of skae", crc32
-                )
+        with self.refused(), explained_errors(self.folder):
+            text, tensors = read_tensor_file(path, METADATA_KEY, "a fit of skae", crc32)
             description = json.loads(text)
             if description["format"] != FORMAT:
                 raise ValueError(f"{str(path)!r} has an unknown format.")
@@ -102,8 +111,15 @@ class Checkpoint(NamedTuple):
                     f"{str(path)!r} belongs to a fit of other rows or parameters."
                 )
             return _restored(description["state"], tensors)
-        # PyTorch and deeply nested values raise the last one.
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+
+    @contextmanager
+    def refused(self) -> Iterator[None]:
+        """Context in which the file is used, whose errors say what to do with it."""
+        try:
+            yield
+        except _INVALID as error:
+            if is_out_of_memory(error):
+                raise
             raise self.refusal(str(error)) from error
 
     def refusal(self, reason: str) -> ValueError:
@@ -198,14 +214,28 @@ def make_folder(folder: str | os.PathLike) -> str:
     OSError
         If it cannot be created, or no files can be written to it.
     ValueError
-        If it is no path.
+        If it is no path of text.
     """
-    path = Path(folder)
-    if "\0" in str(path):
-        raise ValueError(f"checkpoint={str(path)!r} is no path: it has a null byte.")
+    name = os.fspath(folder)
+    if not isinstance(name, str) or not name or "\0" in name or not _is_encodable(name):
+        raise ValueError(
+            f"checkpoint={folder!r} is no path to a folder: it must be a text that is "
+            "not empty, without null bytes, in the encoding of the file system; '.' is "
+            "the current folder."
+        )
+    path = Path(name)
     with explained_errors(str(path)):
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".{os.getpid()}-{os.urandom(4).hex()}.part"
         probe.touch(exist_ok=False)
         probe.unlink()
     return os.path.abspath(path)
+
+
+def _is_encodable(name: str) -> bool:
+    """Whether the file system may have a file of this name."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True

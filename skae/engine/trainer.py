@@ -430,10 +430,11 @@ class Trainer:
             Whether the training has ended with them.
         """
         state = self._read_checkpoint()
-        if state is None:
+        if state is None or self.checkpoint is None:
             return 0, False
-        self._load_state(state, batches, average)
-        return state["epoch"], state["is_last"]
+        with self.checkpoint.refused():
+            self._load_state(state, batches, average)
+            return state["epoch"], state["is_last"]
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
         """Return the state from which the training goes on, or None.
@@ -448,12 +449,14 @@ class Trainer:
         state = self.processes.share(self.checkpoint.read)
         if state is None:
             return None
-        pairs = [
-            (self._modules.state_dict(), state["weights"]),
-            (self._other_buffers(), state["buffers"]),
-            (self.judge.state()["best_weights"], state["judge"]["best_weights"]),
-        ]
-        if any(layout(own) != layout(stored) for own, stored in pairs):
+        with self.checkpoint.refused():
+            pairs = [
+                (self._modules.state_dict(), state["weights"]),
+                (self._other_buffers(), state["buffers"]),
+                (self.judge.state()["best_weights"], state["judge"]["best_weights"]),
+            ]
+            is_other = any(layout(own) != layout(stored) for own, stored in pairs)
+        if is_other:
             raise self.checkpoint.refusal(
                 "The stored weights are those of another network, probably because the "
                 "code of one of its classes or functions has changed since."
