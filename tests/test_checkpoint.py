@@ -409,6 +409,44 @@ def test_relative_folder_is_that_of_the_call(tmp_path, monkeypatch):
     assert contents(tmp_path / "other") == {}
 
 
+class Counting(nn.Module):
+    """A linear layer whose output depends on the number of steps."""
+
+    def __init__(self, n_features, n_components, wrap):
+        super().__init__()
+        self.layer, self.n_steps = nn.Linear(n_features, n_components), 0
+        self.wrap = wrap
+
+    def forward(self, X):
+        self.n_steps += self.training
+        return self.layer(X) * (1 + 0.01 * self.n_steps)
+
+    def get_extra_state(self):
+        return {"n_steps": self.wrap(self.n_steps)}
+
+    def set_extra_state(self, state):
+        self.n_steps = int(state["n_steps"])
+
+
+@pytest.mark.parametrize("wrap", [int, torch.tensor, np.array])
+@pytest.mark.parametrize("early_stopping", ["auto", False])
+def test_extra_state_of_modules_is_stored(wrap, early_stopping, tmp_path, monkeypatch):
+    encoder = partial(Counting, wrap=wrap)
+    ae = custom(encoder, early_stopping=early_stopping)
+    expected = clone(ae).fit(X)
+    ae.set_params(checkpoint=tmp_path)
+    run_and_stop(lambda: clone(ae).fit(X), monkeypatch, n_epochs=2)
+    ae.fit(X)
+    assert ae.loss_curve_ == expected.loss_curve_
+    assert_array_equal(ae.transform(X), expected.transform(X))
+
+
+def test_extra_state_that_cannot_be_stored_is_refused(tmp_path):
+    ae = custom(partial(Counting, wrap=lambda n_steps: object()))
+    with pytest.raises(TypeError, match=r"checkpoint=.*get_extra_state of a module"):
+        ae.set_params(checkpoint=tmp_path).fit(X)
+
+
 class Name:
     """A path whose name is not a text."""
 

@@ -75,6 +75,8 @@ class Checkpoint(NamedTuple):
         ------
         OSError
             If it cannot be written.
+        TypeError
+            If the state has a value of another type.
         """
         writer = _Writer()
         description = {
@@ -82,7 +84,15 @@ class Checkpoint(NamedTuple):
             "identity": self.identity,
             "state": writer.describe(state),
         }
-        text = json.dumps(description, allow_nan=False)
+        try:
+            text = json.dumps(description, allow_nan=False)
+        except TypeError as error:
+            raise TypeError(
+                f"checkpoint={self.folder!r} cannot store the state of the network: "
+                f"{error}. What get_extra_state of a module returns must consist of "
+                "tensors, arrays, numbers, texts, lists, and dictionaries with texts "
+                "as keys."
+            ) from error
         content = tensor_file(METADATA_KEY, text, writer.joined(), crc32)
         with explained_errors(self.folder):
             # Waiting for the disk would take longer than an epoch of a small table.
@@ -148,9 +158,12 @@ def explained_errors(folder: str) -> Iterator[None]:
         ) from error
 
 
-def layout(tensors: dict[str, Tensor]) -> dict[str, tuple]:
-    """Return the shape and the type of each tensor."""
-    return {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+def layout(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the shape and the type of each tensor, None for what is no tensor."""
+    return {
+        name: (tuple(t.shape), t.dtype) if isinstance(t, Tensor) else None
+        for name, t in values.items()
+    }
 
 
 class _Writer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -180,8 +181,11 @@ class Judge:
         best_loss = state["best_loss"]
         self._best_loss = math.inf if best_loss is None else best_loss
         self._best_losses = state["best_losses"].copy()
+        best = state["best_weights"]
         self._best_weights = {
-            name: own.clone().copy_(state["best_weights"][name])
+            name: own.clone().copy_(best[name])
+            if isinstance(own, Tensor)
+            else best[name]
             for name, own in self._start_weights.items()
         }
 
@@ -328,8 +332,12 @@ class Judge:
         )
         return kept.numpy()
 
-    def _copy_weights(self) -> dict[str, Tensor]:
-        return {name: t.clone() for name, t in self._module.state_dict().items()}
+    def _copy_weights(self) -> dict[str, Any]:
+        """Return copies of weights, and of what `get_extra_state` returns."""
+        return {
+            name: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+            for name, value in self._module.state_dict().items()
+        }
 
     def _check_finite(self, name: str, loss: float, epoch: int) -> None:
         if not math.isfinite(loss):

@@ -86,7 +86,9 @@ class Notifier:
         return [t.clone() for t in self._weights()] if is_followed else []
 
     def _weights(self) -> list[torch.Tensor]:
-        return [t for part in self._networks.first for t in part.state_dict().values()]
+        parts = self._networks.first
+        values = [t for part in parts for t in part.state_dict().values()]
+        return [t for t in values if isinstance(t, torch.Tensor)]
 
     def _are_equal(self, before: list[torch.Tensor]) -> bool:
         return not before or all(map(torch.equal, before, self._weights()))

@@ -858,8 +858,8 @@ class Trainer:
         if self.processes.are_several:
             self.networks.share_weights()
             parts = self.networks.all_parts
-            weights = [t for part in parts for t in part.state_dict().values()]
-            self.processes.copy_first(weights)
+            values = [t for part in parts for t in part.state_dict().values()]
+            self.processes.copy_first([t for t in values if isinstance(t, Tensor)])
 
     def _notify(self, method_name: str, **kwargs: Any) -> None:
         """Notify callbacks; what ends the training in one process ends it in all."""
