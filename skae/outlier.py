@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy.sparse import issparse
 from sklearn.base import OutlierMixin
+from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
 from skae import _defaults
@@ -21,13 +23,16 @@ from skae._base import BaseAutoencoder, MatrixLike
 from skae._checks import check_scored_rows, check_X, is_collection
 from skae._compat import (
     Interval,
+    InvalidParameterError,
     RealNotInt,
     StrOptions,
+    check_feature_names_in,
     set_output_container,
     validate_parameters,
     wrap_output,
 )
 from skae._conformal import conformal_p_values
+from skae._explanation import TopFeatures, explanation_frame
 from skae._job import Ensemble, Parts, Trained, TrainingScores
 from skae._prediction import isolated_rows, score_folds, score_rows
 from skae._processor import own_settings
@@ -40,6 +45,9 @@ from skae.losses import LOSSES, Loss
 from skae.networks import Network
 from skae.penalties import Penalty
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # Numbers of components with n_components="auto": those of the members in turn, and that
 # of all members if trim=0, and of sparse codes. Codes with many components detect
 # outliers better if the training rows are clean, and worse if they are not. Images need
@@ -49,6 +57,9 @@ CLEAN_WIDTH = 16
 
 # Largest number of members with n_estimators="auto" and features in one unit.
 N_UNIT_MEMBERS = 4
+
+# Largest number of entries that `explain` makes dense at a time: 32 MB in float64.
+MAX_EXPLAINED_ENTRIES = 2**22
 
 
 def _lacks_plain_score(detector: BaseAutoencoder) -> str | None:
@@ -611,8 +622,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     it over the features, multiplied by 1e6, is subtracted from the score. `fit` refuses
     such values.
 
-    The method `feature_contributions` exists only if the score is a sum over the
-    features, which excludes ``bottleneck=Gaussian(score="elbo")``. In a fitted
+    The methods `feature_contributions` and `explain` exist only if the score is a sum
+    over the features, which excludes ``bottleneck=Gaussian(score="elbo")``. In a fitted
     estimator this depends on the bottleneck of the fit, before that on the parameter
     `bottleneck`.
 
@@ -932,10 +943,64 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         True
         """
         check_is_fitted(self)
-        contributions = self._evaluate("contributions", check_X(self, X))
-        # NaN results from an overflow in the network, as in `score_samples`.
-        contributions[np.isnan(contributions)] = np.inf
-        return wrap_output(self, contributions, X)
+        return wrap_output(self, self._contributions(check_X(self, X)), X)
+
+    @available_unless(_lacks_plain_score)
+    @own_settings()
+    @follows_input
+    def explain(self, X: MatrixLike, top: int = 3) -> pd.DataFrame:
+        """Return the features that contribute most to each row's error.
+
+        Like `feature_contributions`, it exists only if the score is a sum over the
+        features.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows. NaN marks a missing entry.
+        top : int, default=3
+            Number of features for each row, >= 1; at most all of them.
+
+        Returns
+        -------
+        explanation : pandas.DataFrame of shape (n_samples * top, 5)
+            One line for each row and each of its features, those that contribute most
+            first. The first level of the index is that of X if it is a data frame of
+            pandas, otherwise the position of the row; the second one, ``"rank"``,
+            counts from 1. The columns are:
+
+            - ``"feature"``: name of the feature; x0, x1, ... if X had no names;
+            - ``"value"``: entry of the row, NaN if it is missing;
+            - ``"expected"``: its reconstruction, in the units of X;
+            - ``"contribution"``: see `feature_contributions`;
+            - ``"share"``: contribution divided by the sum over all features, in
+              [0, 1]; 0 for a row without an observed entry.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+
+        See Also
+        --------
+        skae.inspection.FeatureContributionDisplay : Plot of one row.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_wine
+        >>> from skae import AutoencoderOutlierDetector
+        >>> X = load_wine(as_frame=True).data
+        >>> detector = AutoencoderOutlierDetector(random_state=0).fit(X)
+        >>> row = X.iloc[[0]].assign(magnesium=1270)
+        >>> detector.explain(row, top=1)["feature"].item()
+        'magnesium'
+        """
+        check_is_fitted(self)
+        if not isinstance(top, Integral) or isinstance(top, bool) or top < 1:
+            raise InvalidParameterError(f"top must be an integer >= 1, got {top!r}.")
+        rows = check_X(self, X)
+        names = check_feature_names_in(self)
+        return explanation_frame(self._top_features(rows, int(top)), names, X)
 
     @available_unless(_lacks_p_values)
     @own_settings()
@@ -1117,6 +1182,21 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         # A row without an observed entry is an inlier, also if more than half of the
         # training rows are not.
         return max(super()._empty_row_score, self.offset_)
+
+    def _contributions(self, X: Table) -> np.ndarray:
+        contributions = self._evaluate("contributions", X)
+        # NaN results from an overflow in the network, as in `score_samples`.
+        contributions[np.isnan(contributions)] = np.inf
+        return contributions
+
+    def _top_features(self, X: Table, top: int) -> Iterator[TopFeatures]:
+        """Iterate over blocks of rows, since sparse ones may not fit densely."""
+        n_rows = max(1, MAX_EXPLAINED_ENTRIES // self.n_features_in_)
+        for block in gen_batches(X.shape[0], n_rows):
+            rows = X[block]
+            values = rows.toarray() if issparse(rows) else rows
+            X_hat = self._evaluate_in_type("forward", rows)
+            yield TopFeatures.of(values, X_hat, self._contributions(rows), top)
 
     # Values of "auto", and further checks of parameters
 

@@ -409,6 +409,9 @@ def test_contributions_are_drawn_in_descending_order(detector, wine):
     top = detector.feature_contributions(wine)[7].argmax()
     label = display.ax_.get_yticklabels()[0].get_text()
     assert label.startswith(f"{wine.columns[top]} = {wine.iloc[7, top]:.3g} instead of")
+    explanation = detector.explain(wine.iloc[[7]], top=4)
+    percent = [text.get_text() for text in display.ax_.texts]
+    assert percent == [f"{share:.0%}" for share in explanation["share"]]
 
 
 def test_missing_entry_has_no_contribution_and_is_labelled_missing(detector, wine):

@@ -27,9 +27,11 @@ from skae import (
     _rows,
     _scores,
     load,
+    outlier,
     save,
 )
 from skae._checks import check_parameters
+from skae._explanation import shares
 from skae.bottlenecks import Gaussian
 from skae.losses import SquaredError
 from skae.outlier import auto_n_estimators
@@ -91,8 +93,10 @@ def test_contributions_sum_to_minus_the_score(detector, table):
 @pytest.mark.parametrize("bottleneck", [None, Gaussian(score="elbo")])
 def test_contributions_do_not_exist_where_a_score_has_no_sum(bottleneck):
     detector = AutoencoderOutlierDetector(bottleneck=bottleneck)
-    assert not hasattr(detector, "feature_contributions")
-    assert hasattr(detector.set_params(bottleneck="gaussian"), "feature_contributions")
+    names = ("feature_contributions", "explain")
+    assert not any(hasattr(detector, name) for name in names)
+    detector.set_params(bottleneck="gaussian")
+    assert all(hasattr(detector, name) for name in names)
 
 
 def test_no_rows_are_held_out_by_default(table):
@@ -104,6 +108,68 @@ def test_changed_feature_contributes_most(detector, table):
     row = table[[0]]
     row[0, 2] += 3
     assert detector.feature_contributions(row)[0].argmax() == 2
+
+
+def test_explanations_have_the_largest_contributions(detector, table):
+    rows = table[:5].copy()
+    rows[0, 2] += 3
+    rows[1, 1] = np.nan
+    contributions = detector.feature_contributions(rows)
+    X_hat = detector.reconstruct(rows)
+    explanation = detector.explain(rows, top=2)
+    assert explanation.index.names == ["row", "rank"]
+    assert list(explanation.columns) == [
+        *("feature", "value", "expected", "contribution", "share")
+    ]
+    for i, part in explanation.groupby(level="row"):
+        top = np.argsort(-contributions[i])[:2]
+        assert list(part.index.get_level_values("rank")) == [1, 2]
+        assert list(part["feature"]) == [f"x{j}" for j in top]
+        assert_array_equal(part["value"], rows[i, top])
+        assert_array_equal(part["expected"], X_hat[i, top])
+        assert_array_equal(part["contribution"], contributions[i, top])
+        total = contributions[i].sum()
+        assert_allclose(part["share"], contributions[i, top] / total)
+    assert explanation.loc[(0, 1), "feature"] == "x2"
+
+
+def test_explanations_have_names_and_index_of_a_frame(table):
+    frame = pd.DataFrame(table, columns=[f"column {j}" for j in range(table.shape[1])])
+    frame = frame.set_index(frame.index.astype(str) + "th").rename_axis("customer")
+    detector = AutoencoderOutlierDetector(max_epochs=1, random_state=0).fit(frame)
+    explanation = detector.explain(frame, top=100)
+    assert explanation.index.names == ["customer", "rank"]
+    assert len(explanation) == table.size
+    assert set(explanation.loc["7th", "feature"]) == set(frame.columns)
+    assert explanation.loc["7th", "share"].sum() == pytest.approx(1)
+
+
+def test_explanations_of_sparse_rows_are_those_of_dense_ones(
+    detector, table, monkeypatch
+):
+    expected = detector.explain(table)
+    monkeypatch.setattr(outlier, "MAX_EXPLAINED_ENTRIES", 3 * table.shape[1])
+    pd.testing.assert_frame_equal(detector.explain(table), expected)
+    pd.testing.assert_frame_equal(detector.explain(sparse.csr_array(table)), expected)
+
+
+def test_rows_with_nothing_to_explain_have_shares_of_zero(detector, table):
+    empty = np.full((1, table.shape[1]), np.nan)
+    explanation = detector.explain(empty)
+    assert (explanation[["contribution", "share"]] == 0).all(axis=None)
+    assert explanation["value"].isna().all()
+
+
+def test_infinite_contributions_divide_the_whole():
+    contributions = np.array([[1.0, np.inf, 2.0, np.inf], [1.0, 0.0, 3.0, 0.0]])
+    expected = [[0, 0.5, 0, 0.5], [0.25, 0, 0.75, 0]]
+    assert_array_equal(shares(contributions), expected)
+
+
+@pytest.mark.parametrize("top", [0, -1, 1.5, True, "3", None])
+def test_number_of_explained_features_is_checked(detector, table, top):
+    with pytest.raises(ValueError, match=r"top must be an integer >= 1, got"):
+        detector.explain(table, top)
 
 
 @pytest.mark.parametrize("contamination", [0.05, 0.1, 0.5])

@@ -18,6 +18,7 @@ from skae._estimators import (
     resolve_input_shape,
     to_dense,
 )
+from skae._explanation import shares
 from skae.inspection._arguments import (
     check_arguments,
     check_feature_names,
@@ -46,7 +47,9 @@ MAX_OPACITY = 0.85
 class FeatureContributionDisplay:
     """Contributions of the features to the reconstruction error of one row.
 
-    Horizontal bars show which features make a row an outlier. In an image, it is a map
+    Horizontal bars show which features make a row an outlier, as
+    `AutoencoderOutlierDetector.explain` does in a table: beside each bar is the share
+    of the row's error. In an image, it is a map
     over the picture, more opaque where the contribution is larger.
 
     Parameters
@@ -274,6 +277,9 @@ class FeatureContributionDisplay:
         self.bars_ = self.ax_.barh(
             np.arange(len(top)), lengths, **{"color": "C3", **kwargs}
         )
+        percent = [f"{share:.0%}" for share in shares(contributions[None])[0, top]]
+        self.ax_.bar_label(self.bars_, percent, padding=3)
+        self.ax_.margins(x=0.12)  # for the label of the longest bar
         self.ax_.set_yticks(np.arange(len(top)), labels)
         self.ax_.invert_yaxis()
         self.ax_.set_xlabel(xlabel)
