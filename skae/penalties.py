@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skae._compat import Interval
+from skae._compat import Interval, StrOptions
 from skae._layers import (
     ELEMENTWISE,
     Dropout,
@@ -257,9 +257,9 @@ class Contractive(Penalty):
 
     Parameters
     ----------
-    n_projections : int or None, default=None
-        Number m of random directions for each row, >= 1; None computes the exact
-        norm.
+    n_projections : int, "auto" or None, default="auto"
+        Number m of random directions for each row, >= 1. None computes the exact norm,
+        and ``"auto"`` does so for up to 16 components, and else takes 16 directions.
 
     See Also
     --------
@@ -298,10 +298,14 @@ class Contractive(Penalty):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        "n_projections": [Interval(Integral, 1, None, closed="left"), None]
+        "n_projections": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+            None,
+        ]
     }
 
-    def __init__(self, n_projections: int | None = None):
+    def __init__(self, n_projections: int | str | None = "auto"):
         self.n_projections = n_projections
 
     def build(self) -> nn.Module:
@@ -353,6 +357,10 @@ def _log_mean(log_values: Tensor, weight: Tensor) -> Tensor:
 # number of values in the widest layer.
 MAX_ENTRIES = 2**22
 
+# Number of random directions with n_projections="auto". The exact norm of 200 components
+# of 1,200 digits takes 45 times as long as a step without the penalty.
+N_AUTO_PROJECTIONS = 16
+
 # Elementwise layers whose second derivative is zero.
 PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, Rectifier, Dropout, nn.Dropout)
 
@@ -366,7 +374,7 @@ class _SquaredJacobian(NoiseModule):
     rows.
     """
 
-    def __init__(self, n_projections: int | None):
+    def __init__(self, n_projections: int | str | None):
         super().__init__()
         self.n_projections = n_projections
 
@@ -386,7 +394,9 @@ class _SquaredJacobian(NoiseModule):
         """Return unit vectors, or random v with E[sum_v v v^T] = I."""
         n_samples, n_components = Z.shape
         m = self.n_projections
-        if m is None:
+        if m == "auto" and n_components > N_AUTO_PROJECTIONS:
+            m = N_AUTO_PROJECTIONS
+        if not isinstance(m, Integral):
             return torch.eye(n_components, dtype=Z.dtype, device=Z.device)[None]
         shape = (n_samples, m, n_components)
         bits = torch.randint(2, shape, generator=self.generator, device=Z.device)

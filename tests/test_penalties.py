@@ -270,6 +270,12 @@ def test_estimate_is_unbiased_and_independent_for_each_row(name, n_projections):
     assert (estimates.mean() - exact).abs() < 3 * standard_error
 
 
+@pytest.mark.parametrize(("k", "same"), [(16, None), (17, 16)])
+def test_projections_replace_the_norm_of_wide_codes(k, same):
+    encoder, X = perceptron(9, k), normal(6, 9)
+    assert torch.equal(term(encoder, X, k), term(encoder, X, k, Contractive(same)))
+
+
 def test_estimate_draws_from_its_generator_only():
     encoder, X = perceptron(9, 4), normal(6, 9)
     before = torch.get_rng_state()
