@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from joblib import cpu_count
 from threadpoolctl import ThreadpoolController
 
 from skae._compat import (
@@ -242,14 +243,14 @@ def threads_for(work: float, n_threads: int | str = "auto") -> Iterator[None]:
     work : float
         Number of multiplications in a step.
     n_threads : int or "auto", default="auto"
-        ``"auto"`` is one thread up to `SMALL_WORK` multiplications, and PyTorch's
-        present number of threads above. In a forked child process it is always one.
+        ``"auto"`` is one thread up to `SMALL_WORK` multiplications. Above, it is
+        PyTorch's present number of threads, but at most the number of processors that
+        this process may use. In a forked child process it is always one.
     """
-    before = torch.get_num_threads()
     if _PROCESS.is_forked:
         n_threads = 1
     elif n_threads == "auto":
-        n_threads = before if work > SMALL_WORK else 1
+        n_threads = _auto_threads(work)
     with (
         torch_threads(int(n_threads)),
         _pools("openmp").limit(limits=n_threads),  # of this thread
@@ -333,9 +334,16 @@ def torch_threads_for(work: float) -> Iterator[None]:
     work : float
         Number of multiplications.
     """
-    is_small = work <= SMALL_WORK or _PROCESS.is_forked
-    with torch_threads(1 if is_small else torch.get_num_threads()):
+    with torch_threads(1 if _PROCESS.is_forked else _auto_threads(work)):
         yield
+
+
+def _auto_threads(work: float) -> int:
+    """Return the number of threads for a number of multiplications."""
+    if work <= SMALL_WORK:
+        return 1
+    # PyTorch does not know the limit of a container.
+    return min(torch.get_num_threads(), cpu_count())
 
 
 @contextmanager

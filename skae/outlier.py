@@ -409,9 +409,10 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     n_threads : int or "auto", default="auto"
         Maximum number of threads in training, >= 1. ``"auto"`` means one if a step
         takes fewer than 2e7 multiplications, because further threads would slow it
-        down, else the number of threads that PyTorch uses. Predictions follow the same
-        rule. A forked child process always uses one thread. The previous number is
-        restored afterwards.
+        down, else the number of threads that PyTorch uses, at most the number of
+        processors that the process may use. Predictions follow the same rule. A forked
+        child process always uses one thread. The previous number is restored
+        afterwards.
     precision : {"float32", "tf32", "bfloat16"}, default="float32"
         Precision of the matrix products in training. Each is faster and less exact
         than the one before, on hardware that supports it. ``"tf32"`` requires CUDA. The

@@ -357,8 +357,8 @@ def _log_mean(log_values: Tensor, weight: Tensor) -> Tensor:
 # number of values in the widest layer.
 MAX_ENTRIES = 2**22
 
-# Number of random directions with n_projections="auto". The exact norm of 200 components
-# of 1,200 digits takes 45 times as long as a step without the penalty.
+# Number of random directions with n_projections="auto". A fit of 1,200 digits with the
+# exact norm of 200 components takes 45 times as long as one without the penalty.
 N_AUTO_PROJECTIONS = 16
 
 # Elementwise layers whose second derivative is zero.

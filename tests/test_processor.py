@@ -24,8 +24,9 @@ SMALL, LARGE = SMALL_WORK / 2, SMALL_WORK * 2
 
 
 @pytest.fixture
-def two_threads():
-    """PyTorch and all thread pools use two threads."""
+def two_threads(monkeypatch):
+    """PyTorch and all thread pools use two threads, on as many processors."""
+    monkeypatch.setattr(_processor, "cpu_count", lambda: 2)
     before = torch.get_num_threads()
     with threadpool_limits(2):
         torch.set_num_threads(2)
@@ -61,6 +62,16 @@ def test_much_work_keeps_the_number_of_threads(two_threads):
     with threads_for(LARGE):
         assert torch.get_num_threads() == 2
         assert pool_sizes() == pools
+
+
+@pytest.mark.parametrize("context", [threads_for, torch_threads_for])
+def test_threads_are_at_most_the_processors(two_threads, context, monkeypatch):
+    monkeypatch.setattr(_processor, "cpu_count", lambda: 1)
+    with context(LARGE):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    with threads_for(LARGE, 2):  # chosen by the user
+        assert torch.get_num_threads() == 2
 
 
 def test_number_of_threads_is_restored(two_threads):
