@@ -490,6 +490,11 @@ class BaseAutoencoder(
         return 0
 
     @property
+    def _completes_rows(self) -> bool:
+        """Whether missing entries are replaced by their expectation, not the mean."""
+        return False
+
+    @property
     def _has_ordered_components(self) -> bool:
         """Whether a fit orders the components, by its parameters."""
         return False

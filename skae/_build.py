@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from skae._completion import fit_completion, has_missing
 from skae._defaults import FEW_ROWS, Recipe
 from skae._generator import isolated_generator
 from skae._job import (
@@ -104,6 +105,7 @@ def _build_start(job: Job) -> Start:
         if each is not None:
             each.max_refinements = job.max_refinements
             each.max_validation_refinements = n_steps
+            each.completes_hidden = _completes_hidden(job, each)
     start = Start(module, _build_objective(job, module), pca)
     _check_trainable(start, job)
     return start
@@ -186,7 +188,7 @@ def _build_module(job: Job) -> Autoencoder:
     ]
     output = parts.network.build_output(parts.loss.build_output(n_features))
     at_pca = starts_at_pca(parts, job.settings.init)
-    scaler = _scaler(job, output)
+    scaler = with_completion(_scaler(job, output), job)
     code_factor, deviation = None, summary.deviation / scaler.factor.numpy()
     if at_pca or starts_near_pca(parts, job.settings.init):
         networks, code_factor, deviation = _start_at_pca(networks, job, scaler)
@@ -403,6 +405,28 @@ def _scaler(job: Job, output: nn.Module) -> Scaler:
     at_pca = starts_at_pca(parts, job.settings.init)
     shift, factor = scaling(job.settings, job.summary, may_scale, at_pca)
     return Scaler(job.summary.mean, shift, factor)
+
+
+def with_completion(scaler: Scaler, job: Job) -> Scaler:
+    """Return the scaler, which completes missing entries if the estimator does."""
+    rows = job.rows
+    if job.completes_rows and job.earlier is None:
+        shift, factor = scaler.shift.numpy(), scaler.factor.numpy()
+        with threads_for(len(rows) * rows.n_features**2, job.settings.n_threads):
+            scaler.completion = current_processes().share(
+                partial(fit_completion, rows, job.summary, shift, factor, job.seed)
+            )
+    return scaler
+
+
+def _completes_hidden(job: Job, module: Autoencoder) -> bool:
+    """Return `Autoencoder.completes_hidden`."""
+    corruption, completion = job.parts.corruption, module.scaler.completion
+    if corruption is None or completion is None or not corruption.hides_entries:
+        return False
+    if job.is_resumed:
+        return module.completes_hidden
+    return has_missing(job.rows, job.summary)
 
 
 def scaling(

@@ -184,6 +184,7 @@ def check_fit(
         ensemble=ensemble,
         n_kept=n_kept,
         max_refinements=estimator._max_refinements(parts, n_components),
+        completes_rows=estimator._completes_rows,
         is_ordered=estimator._has_ordered_components,
         share=estimator._requested_share,
         defaults=estimator._training_defaults(parts, ensemble, n_features, scale),

@@ -68,6 +68,9 @@ class RowSquares(NamedTuple):
             with np.errstate(over="ignore"):
                 distance = np.abs((block - mean) / unit).clip(max=MAX_DISTANCE)
                 error = np.abs((block - X_hat) / unit).clip(max=MAX_DISTANCE)
+                if net.module_.scaler.completion is not None and np.isnan(block).any():
+                    spread = evaluate(exact, "spread", Rows(block)) / unit
+                    error = np.hypot(error, spread.clip(max=MAX_DISTANCE))
             error = np.where(is_beyond, np.maximum(error, distance), error)
             weight = rows.weight[where]
             residual[where] = weight * np.nansum(error**2, axis=1)

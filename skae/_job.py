@@ -194,6 +194,9 @@ class Job:
         members are trained; 0 if all are trained.
     max_refinements : int
         Number of optimisation steps by which codes are refined after encoding.
+    completes_rows : bool
+        Whether missing entries are replaced by their expectation given the others,
+        instead of the mean.
     is_ordered : bool
         Whether the components are ordered.
     share : float or None
@@ -248,6 +251,7 @@ class Job:
     ensemble: Ensemble | None
     n_kept: int
     max_refinements: int
+    completes_rows: bool
     is_ordered: bool
     share: float | None
     defaults: TrainingDefaults

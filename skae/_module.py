@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skae._completion import N_DIRECTIONS, Completion
 from skae._layers import (
     FirstComponents,
     StackedLinear,
@@ -77,7 +78,7 @@ class Propagation(NamedTuple):
     Attributes
     ----------
     target : Tensor or SparseRows of shape (n_samples, n_features)
-        Scaled rows, missing entries replaced by the mean.
+        Scaled rows, missing entries replaced as by :class:`Scaler`.
     observed : Tensor of bool of shape (n_samples, n_features) or None
         False where an entry is missing; None if none is, and for `SparseRows`.
     encoder_input : Tensor or SparseRows of shape (n_samples, n_features)
@@ -154,6 +155,9 @@ class Autoencoder(nn.Module):
         Largest number of such steps for held-out rows during training.
     functions : dict or None
         Functions that compute the outputs of parts, if these cannot change; else None.
+    completes_hidden : bool
+        Whether the encoder receives entries that a corruption hides as it receives
+        missing ones, completed from the others.
     has_zero_mean : bool
         Whether the scaled mean is zero in all features.
     widest_layer : int
@@ -163,6 +167,7 @@ class Autoencoder(nn.Module):
     """
 
     functions: dict[str, Any] | None = None
+    completes_hidden: bool = False
 
     bottleneck: Any
     code_factor: Tensor
@@ -282,10 +287,12 @@ class Autoencoder(nn.Module):
     def has_precise(self, rows: Rows) -> bool:
         """Whether products of these sparse rows have enough digits.
 
-        Rows with large offsets or values would lose them. Products are computed on the
-        CPU only.
+        Rows with large offsets or values would lose them, and missing entries are
+        completed in dense rows. Products are computed on the CPU only.
         """
         scaler = self.scaler
+        if scaler.completion is not None and np.isnan(rows.X.data).any():
+            return False
         offset = scaler.shift / scaler.factor
         return (
             scaler.mean.device.type == "cpu"
@@ -365,9 +372,9 @@ class Autoencoder(nn.Module):
         With several members, codes here and in the methods below have the shape
         (n_samples, n_members, n_components).
         """
-        target, observed, H = self._encode(X)
+        target, _, H = self._encode(X)
         Z = self._function("bottleneck")(H)
-        Z = self._refined(Z, target, observed, self.max_refinements)
+        Z = self._refined(Z, target, self.max_refinements)
         return self.rows_first(_to_finite(Z * self.code_factor, Z.dtype))
 
     def decode(self, Z: Tensor) -> Tensor:
@@ -421,7 +428,7 @@ class Autoencoder(nn.Module):
         """Run a forward pass without noise."""
         target, observed, H = self._encode(X)
         Z = self._function("bottleneck")(H)
-        Z = self._refined(Z, target, observed, self.max_refinements)
+        Z = self._refined(Z, target, self.max_refinements)
         is_dense = isinstance(target, Tensor)
         raw = self._function("decoder")(Z) if is_dense else self._decoded(Z, target)
         return Propagation(target, observed, target, H, raw, None)
@@ -455,11 +462,11 @@ class Autoencoder(nn.Module):
         """
         target, observed = self._densified(batch.target, batch.observed)
         weight = batch.weight
+        if observed is not None:
+            target = self.within_range(target)
         target = encoder_input = self._in_memory_order(target)
         if corruption is not None:
-            encoder_input = corruption(target)
-            if observed is not None:  # missing entries remain the mean
-                encoder_input = torch.where(observed, encoder_input, target)
+            encoder_input = self._corrupted(corruption, target, observed)
         H = self._run_encoder(encoder_input)
         Z, term = self.bottleneck.training_code(H, weight, done)
         if self.prefixes is not None and self.training:
@@ -474,9 +481,27 @@ class Autoencoder(nn.Module):
             kept = self.prefixes.first(Z.shape[-2], width, like=H)
             term = self.bottleneck.prefix_term(H, kept, done)
         if not self.training:
-            Z = self._refined(Z, target, observed, min(self.max_refinements, n_steps))
+            Z = self._refined(Z, target, min(self.max_refinements, n_steps))
         raw = self._decoded(Z, target)
         return Propagation(target, observed, encoder_input, H, raw, term)
+
+    def _corrupted(
+        self, corruption: Any, target: Tensor, observed: Tensor | None
+    ) -> Tensor:
+        """Return the encoder's input in training; missing entries remain completed."""
+        if not self.completes_hidden:
+            corrupted = corruption(target)
+            if observed is not None:
+                corrupted = torch.where(observed, corrupted, target)
+            return corrupted
+        completion = self.scaler.completion
+        assert completion is not None
+        is_seen = ~corruption.hidden(target)
+        if observed is not None:
+            is_seen = is_seen & observed
+        mean = self.scaler.scaled_mean.to(target.dtype)
+        X = torch.where(is_seen, target, mean)  # of rows without a seen entry
+        return self.within_range(completion.expectation(X, is_seen))
 
     def _decoded(self, Z: Tensor, target: Any) -> Any:
         """Decode codes; for sparse rows without the product of the last layer."""
@@ -587,14 +612,20 @@ class Autoencoder(nn.Module):
         clipped = scaled.clamp(*self.loss.bounds)
         return torch.where(bounded.to(scaled.device), clipped, scaled)
 
+    def incomplete_rows(self, observed: Tensor) -> tuple[Tensor, ...]:
+        """Return the positions of rows with missing and observed entries, in blocks."""
+        is_incomplete = ~observed.all(dim=1) & observed.any(dim=1)
+        return in_blocks(is_incomplete, 2 * N_DIRECTIONS * self.values_per_row)
+
     def may_have_excess(self, target: Tensor) -> bool:
         """Whether rows of this target may have values beyond the possible range."""
         return self.loss.bounds is not None or bool(target.abs().max() >= LIMIT)
 
-    def _refined(
-        self, Z: Tensor, target: Any, observed: Tensor | None, max_iter: int
-    ) -> Tensor:
+    def _refined(self, Z: Tensor, target: Any, max_iter: int) -> Tensor:
         """Return codes whose reconstructions are closer to the target.
+
+        Rows with missing entries are refined towards their completion: as many observed
+        entries as components, or fewer, could be fitted by codes of any size.
 
         The codes and the rows of several networks have a first axis of the same length.
         """
@@ -609,14 +640,10 @@ class Autoencoder(nn.Module):
             codes = Z.reshape(shape) if len(shape) > 2 else Z
             return output(decode(codes)).flatten(0, -2)
 
-        Z, target = Z.flatten(0, -2), target.flatten(0, -2)
-        if observed is not None:
-            observed = observed.flatten(0, -2)
         refined = refine(
             generate,
-            Z,
-            target,
-            observed,
+            Z.flatten(0, -2),
+            target.flatten(0, -2),
             max_iter,
             linearize=self._linearizer(shape),
             all_at_once=len(shape) > 2,
@@ -643,11 +670,7 @@ class Autoencoder(nn.Module):
         return linearize
 
     def _refined_sparse(self, Z: Tensor, target: SparseRows, max_iter: int) -> Tensor:
-        """Refine codes in the space of the inputs of the last layer.
-
-        Rows with missing entries, each of which has a space of its own, are refined as
-        dense rows.
-        """
+        """Refine codes in the space of the inputs of the last layer."""
         decoder = linear_end(self.decoder)
         assert decoder is not None  # see `compares_sparse`
         _, weight, bias = decoder(Z[:1])
@@ -667,13 +690,12 @@ class Autoencoder(nn.Module):
         linearizer = None if tangents is None else linearize
         Z = Z.clone()
         n_values = 1 + self.n_components  # a value and its derivatives
-        for part in in_blocks(~target.has_missing, self.widest_inner_layer * n_values):
+        every = torch.ones(len(Z), dtype=torch.bool)
+        for part in in_blocks(every, self.widest_inner_layer * n_values):
             projected = projection.target[part].to(Z.dtype)
             Z[part] = refine(
-                generate, Z[part], projected, None, max_iter, linearize=linearizer
+                generate, Z[part], projected, max_iter, linearize=linearizer
             )
-        for part in in_blocks(target.has_missing, self.widest_layer * n_values):
-            Z[part] = self._refined(Z[part], *target.take(part).dense(), max_iter)
         return Z
 
     def encoder_input(self, X: Tensor) -> Tensor:
@@ -756,26 +778,41 @@ class Scaler(nn.Module):
 
     The shift is subtracted with the precision of float64, before the cast to the
     network's type, so that a large offset costs no precision. Missing entries are
-    replaced by the mean, and scaled values are at most `LIMIT`.
+    replaced by their expectation given the observed entries of the row, if there is a
+    `completion`, and by the mean otherwise. Scaled values are at most `LIMIT`.
 
     Parameters
     ----------
     mean, shift, factor : ndarray of shape (n_features,)
         Parameters of each feature, in the units of the data.
+    completion : Completion, default=None
+        Distribution of the rows in the scaled space.
     """
 
     mean: Tensor
     shift: Tensor
     factor: Tensor
     unit: Tensor
+    completion: Completion | None
 
-    def __init__(self, mean: np.ndarray, shift: np.ndarray, factor: np.ndarray):
+    def __init__(
+        self,
+        mean: np.ndarray,
+        shift: np.ndarray,
+        factor: np.ndarray,
+        completion: Completion | None = None,
+    ):
         super().__init__()
         self.register_buffer("mean", torch.from_numpy(mean.astype(np.float64)))
         self.register_buffer("shift", torch.from_numpy(shift.astype(np.float64)))
         self.register_buffer("factor", torch.from_numpy(factor.astype(np.float64)))
         # Has the type of the network's weights, also after a cast.
         self.register_buffer("unit", torch.ones(()))
+        self.register_module("completion", completion)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._modules.setdefault("completion", None)  # added after version 0.1
 
     def forward(self, X: Any, *, overwrite: bool = False) -> tuple[Any, Tensor | None]:
         """Scale rows and replace their missing entries.
@@ -801,7 +838,10 @@ class Scaler(nn.Module):
         if not scaled.sum().isnan():  # one pass, enough for most tables
             return scaled, None
         observed = ~scaled.isnan()
-        return torch.where(observed, scaled, self.scaled_mean), observed
+        scaled = torch.where(observed, scaled, self.scaled_mean)
+        if self.completion is not None:
+            scaled = self.completion(scaled, observed).clamp_(-LIMIT, LIMIT)
+        return scaled, observed
 
     @property
     def scaled_mean(self) -> Tensor:

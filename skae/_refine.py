@@ -48,7 +48,6 @@ def refine(
     generate: Generator,
     Z: Tensor,
     target: Tensor,
-    observed: Tensor | None,
     max_iter: int,
     rest: Tensor | None = None,
     *,
@@ -59,7 +58,7 @@ def refine(
 
     Each row's code minimises the squared distance
 
-    .. math:: e(z) = \sum_{j \text{ observed}} (x_j - g_j(z))^2
+    .. math:: e(z) = \sum_j (x_j - g_j(z))^2
 
     by Levenberg-Marquardt steps s [1]_,
 
@@ -81,8 +80,6 @@ def refine(
         Initial codes.
     target : Tensor of shape (n_samples, n_features)
         Rows x.
-    observed : Tensor of bool of shape (n_samples, n_features) or None
-        False for the entries to ignore.
     max_iter : int
         Largest number of steps, accepted or not.
     rest : Tensor of shape (n_samples,), default=None
@@ -111,7 +108,7 @@ def refine(
     if not len(Z) or not max_iter:
         return Z
     few_rows = 0 if all_at_once else FEW_ROWS
-    problem = Problem(generate, target, observed, rest, linearize, few_rows)
+    problem = Problem(generate, target, rest, linearize, few_rows)
     if steps_per_jacobian(Z.shape[1]) == 1:
         return _refine_exactly(problem, Z, max_iter, all_at_once)
     if all_at_once:
@@ -288,7 +285,6 @@ class Problem(NamedTuple):
     ----------
     generate : callable
     target : Tensor of shape (n_samples, n_features)
-    observed : Tensor of bool of shape (n_samples, n_features) or None
     rest : Tensor of shape (n_samples,) or None
     linearize : callable or None
     few_rows : int or None
@@ -299,7 +295,6 @@ class Problem(NamedTuple):
 
     generate: Generator
     target: Tensor
-    observed: Tensor | None
     rest: Tensor | None = None
     linearize: Linearizer | None = None
     few_rows: int | None = FEW_ROWS
@@ -310,9 +305,8 @@ class Problem(NamedTuple):
         return self.few_rows is not None
 
     def residuals(self, Z: Tensor) -> Tensor:
-        """Return x - g(z), 0 for ignored entries, of shape (n_samples, n_features)."""
-        R = self.target - self.generate(Z)
-        return R if self.observed is None else torch.where(self.observed, R, 0)
+        """Return x - g(z), of shape (n_samples, n_features)."""
+        return self.target - self.generate(Z)
 
     def linearized(self, Z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the residuals and J, of shape (n_samples, k, n_features)."""
@@ -320,11 +314,7 @@ class Problem(NamedTuple):
             R = self.residuals(Z)
             return R, self.differences(Z, R)
         rows, J = self.linearize(Z)
-        R, J = self.target - rows, J.movedim(0, 1)
-        if self.observed is not None:
-            R = torch.where(self.observed, R, 0)
-            J = torch.where(self.observed[:, None], J, 0)
-        return R, J
+        return self.target - rows, J.movedim(0, 1)
 
     def differences(self, Z: Tensor, R: Tensor) -> Tensor:
         """Estimate J by forward differences, of shape (n_samples, k, n_features)."""
@@ -344,15 +334,12 @@ class Problem(NamedTuple):
         noise = ROUNDING * torch.finfo(Z.dtype).eps * torch.amax(rows.abs(), (1, 2))
         change = rows - self.target[:, None] + R[:, None]
         is_known = change.abs() > noise[:, None, None]
-        if self.observed is not None:
-            is_known = is_known & self.observed[:, None]
         return torch.where(is_known, change, 0) / width[:, :, None]
 
     def select(self, rows: Tensor) -> Problem:
         """Return the problem of the rows at these positions."""
-        observed = None if self.observed is None else self.observed[rows]
         rest = None if self.rest is None else self.rest[rows]
-        return self._replace(target=self.target[rows], observed=observed, rest=rest)
+        return self._replace(target=self.target[rows], rest=rest)
 
 
 class Descent(NamedTuple):
@@ -363,11 +350,11 @@ class Descent(NamedTuple):
     Z : Tensor of shape (n_samples, k)
         Codes.
     R : Tensor of shape (n_samples, n_features)
-        Residuals x - g(z), 0 for ignored entries.
+        Residuals x - g(z).
     error : Tensor of shape (n_samples,)
         Squared distances e(z).
     J : Tensor of shape (n_samples, k, n_features)
-        Jacobian of g, 0 for ignored entries, or an approximation.
+        Jacobian of g, or an approximation.
     damping : Tensor of shape (n_samples,)
         Damping lambda.
     drift : Tensor of shape (n_samples,)

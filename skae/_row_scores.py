@@ -7,12 +7,13 @@ in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from skae._completion import N_DIRECTIONS
 from skae._folds import Holdout
 from skae._module import LIMIT, Autoencoder, Propagation, in_blocks
 from skae._neighbors import Nearness
@@ -41,10 +42,11 @@ def row_error(module: Autoencoder, X: Any) -> Tensor:
     """Compute minus the score of each row, of shape (n_samples,).
 
     This is the reconstruction error, combined with the distances to training rows if
-    the module has `neighbors`, plus the error of values beyond the possible range.
+    the module has `neighbors`, plus the error of values beyond the possible range. The
+    errors of rows with completed entries are those of `_expected_errors`.
     """
     propagation = module.propagate(X)
-    error = module.mean_over_members(_errors(module, X, propagation))
+    error = module.mean_over_members(_expected_errors(module, X, propagation))
     if module.neighbors is not None:
         nearness = _nearness(module, propagation)
         error = module.neighbors.combine(
@@ -111,6 +113,21 @@ def reconstruction_error(module: Autoencoder, X: Any) -> Tensor:
     the log-likelihood is.
     """
     return module.mean_over_members(_errors(module, X, module.propagate(X)))
+
+
+def spread(module: Autoencoder, X: Tensor) -> Tensor:
+    """Compute the standard deviation of reconstructions over `Completion.varied`.
+
+    Of shape (n_samples, n_features), in the units of the data; 0 for complete rows.
+    """
+    propagation = module.propagate(X)
+    output = module.output(propagation.raw)
+    variance = torch.zeros_like(output)
+    for rows, varied in _varied_rows(module, propagation):
+        change = module.output(module.propagate(varied).raw)
+        change = change.unflatten(0, (2 * N_DIRECTIONS, -1)) - output[rows]
+        variance[rows] = change.square().mean(dim=0)
+    return variance.sqrt() * module.scaler.factor
 
 
 def scaled(module: Autoencoder, X: Tensor) -> Tensor:
@@ -215,6 +232,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
         row_squares,
         scaled,
         scaled_error,
+        spread,
     )
 }
 
@@ -249,6 +267,50 @@ def _errors(module: Autoencoder, X: Any, propagation: Propagation) -> Tensor:
     if term is not None:
         error = error + module.per_feature(term, propagation)
     return error
+
+
+def _expected_errors(module: Autoencoder, X: Any, propagation: Propagation) -> Tensor:
+    """Compute `_errors`, for incomplete rows their mean over `Completion.varied`.
+
+    The reconstruction of a completed row is closer to the observed entries than that
+    of the complete row would be, since the completion agrees with the other rows. The
+    mean over several completions estimates the error of the complete row at these
+    entries; for a squared error, it is that of the expected reconstruction plus the
+    variance between completions [1]_.
+
+    References
+    ----------
+    .. [1] Rubin, D. B. (1987). Multiple imputation for nonresponse in surveys. Wiley.
+    """
+    errors = _errors(module, X, propagation)
+    for rows, varied in _varied_rows(module, propagation):
+        assert propagation.observed is not None
+        observed = propagation.observed[rows]
+        n_varied = 2 * N_DIRECTIONS
+        each = module.propagate(varied)._replace(observed=observed.repeat(n_varied, 1))
+        values = _errors(module, varied, each).unflatten(-1, (n_varied, -1))
+        errors = errors.index_copy(-1, rows, values.mean(dim=-2))
+    return errors
+
+
+def _varied_rows(
+    module: Autoencoder, propagation: Propagation
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Iterate over blocks of the incomplete rows.
+
+    Yields
+    ------
+    rows : Tensor of int of shape (n_block,)
+        Their positions.
+    varied : Tensor of shape (n_varied * n_block, n_features)
+        Completions of each, in the units of the data.
+    """
+    completion, observed = module.scaler.completion, propagation.observed
+    if completion is None or observed is None:
+        return
+    for rows in module.incomplete_rows(observed):
+        varied = completion.varied(propagation.target[rows], observed[rows])
+        yield rows, module.scaler.unscale(varied.flatten(0, 1))
 
 
 def _sparse_errors(

@@ -19,7 +19,7 @@ import torch
 from scipy import linalg, sparse
 from torch import nn
 
-from skae._build import scaling
+from skae._build import scaling, with_completion
 from skae._job import Job, Reduction, starts_at_pca
 from skae._layers import first_layers, last_layers
 from skae._module import Autoencoder, Scaler
@@ -125,6 +125,7 @@ def reduced(job: Job) -> Job:
         # The coordinates are centered: a mean other than zero is due to rounding.
         summary=summarize(rows)._replace(mean=np.zeros(rows.n_features)),
         input_shape=(rows.n_features,),
+        completes_rows=False,  # no entry is missing
         reduction=Reduction(job, partial(_expanded, span), span.oriented),
     )
 
@@ -161,7 +162,7 @@ def _reduced_network(job: Job) -> Network | None:
 def _scaler(job: Job) -> Scaler:
     may_scale = np.ones(job.rows.n_features, dtype=bool)
     shift, factor = scaling(job.settings, job.summary, may_scale, at_pca=True)
-    return Scaler(job.summary.mean, shift, factor)
+    return with_completion(Scaler(job.summary.mean, shift, factor), job)
 
 
 def _expanded(span: Span, module: Autoencoder) -> Autoencoder:

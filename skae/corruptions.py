@@ -84,6 +84,11 @@ class Corruption(StoredParametersMixin, BaseEstimator, ABC):
         Whether the corruption uses ``low`` and ``high`` of :class:`Spread`.
     needs_batch : bool
         Whether the corruption needs at least two rows at a time.
+    hides_entries : bool
+        Whether the module that `build` makes also has a method ``hidden``, which draws
+        the entries to replace, as a mask of the shape of its argument. If entries of
+        the training rows are missing, the encoder receives hidden entries as it does
+        missing ones.
 
     See Also
     --------
@@ -124,6 +129,7 @@ class Corruption(StoredParametersMixin, BaseEstimator, ABC):
     is_probability: ClassVar[bool] = True
     needs_range: bool = False
     needs_batch: ClassVar[bool] = False
+    hides_entries: bool = False
     _parameter_constraints: ClassVar[dict] = {}
 
     def check_level(self, level: float) -> None:
@@ -255,6 +261,10 @@ class Masking(_EntryCorruption):
     in all rows, they are: their signal is 1 / (1 - p) times as strong, and their
     reconstructions overshoot.
 
+    If entries of a transformer's training rows are missing, ``fill_value="mean"`` means
+    what the encoder receives for missing entries: their expectation given the entries
+    that remain. The network then learns to impute.
+
     Parameters
     ----------
     fill_value : {"mean", "low", "high"}, default="mean"
@@ -305,8 +315,14 @@ class Masking(_EntryCorruption):
     def needs_range(self) -> bool:  # type: ignore[override]
         return self.fill_value != "mean"
 
+    @property
+    def hides_entries(self) -> bool:  # type: ignore[override]
+        return self.fill_value == "mean"
+
     def build(self, level: float, spread: Spread) -> nn.Module:
         fill = getattr(spread, self.fill_value)
+        if self.hides_entries:
+            return _Hide(level, self.vary_level, fill=fill)
         return _Mask(level, self.vary_level, fill=fill)
 
 
@@ -474,11 +490,15 @@ class _Replacement(_Corruptor):
 
     def replace(self, X: Tensor, replacement: Tensor) -> Tensor:
         """Return `X` with the share of its entries replaced."""
+        return torch.where(self.replaced(X), replacement.to(X.dtype), X)
+
+    def replaced(self, X: Tensor) -> Tensor:
+        """Return the entries to replace, as a mask of the shape of `X`."""
         share: float | Tensor = self.level
         if self.varies:
             low, high = max(0, 2 * self.level - 1), min(1, 2 * self.level)
             share = low + (high - low) * self.uniform(X, (len(X), 1))
-        return torch.where(self.choose(X, share), replacement.to(X.dtype), X)
+        return self.choose(X, share)
 
 
 class _Mask(_Replacement):
@@ -488,6 +508,14 @@ class _Mask(_Replacement):
 
     def forward(self, X: Tensor) -> Tensor:
         return self.replace(X, self.fill)
+
+
+class _Hide(_Mask):
+    """Replace entries by the mean, as missing ones."""
+
+    def hidden(self, X: Tensor) -> Tensor:
+        """Return the entries to replace, as a mask of the shape of `X`."""
+        return self.replaced(X)
 
 
 class _SwapRows(_Replacement):

@@ -60,6 +60,7 @@ KNOWN_CLASSES: dict[str, tuple[str, ...]] = {
     "skae._explained": ("VarianceCurve",),
     "skae._folds": ("Holdout",),
     "skae._job": ("LossCurves", "Parts", "ResidualSums", "Trained", "TrainingScores"),
+    "skae._completion": ("Completion",),
     "skae._layers": (
         "BinarySigmoid",
         "ChannelsFirst",

@@ -27,11 +27,12 @@ from skae._checks import (
     check_X,
     has_observed_value,
 )
-from skae._compat import Interval, RealNotInt, StrOptions
+from skae._compat import Interval, RealNotInt, StrOptions, wrap_output
 from skae._explained import RowSquares, VarianceCurve
+from skae._frames import filled, missing_entries
 from skae._job import Ensemble, Parts
 from skae._numeric import numeric
-from skae._prediction import evaluate, mean_squared_effects
+from skae._prediction import evaluate, evaluate_blocks, mean_squared_effects
 from skae._processor import own_settings
 from skae._rows import Rows, canonical_rows
 from skae._summary import summarize
@@ -359,8 +360,9 @@ class AutoencoderTransformer(
         settings of the precision have no effect.
     transform_max_iter : int or "auto", default="auto"
         Maximum number of steps, >= 0, by which `transform` refines the encoder's code
-        to reduce the squared error of its reconstruction, in the scaled space and over
-        the observed entries. 0 returns the encoder's output unchanged. A step costs as
+        to reduce the squared error of its reconstruction, in the scaled space. Missing
+        entries count with their expectation, see Notes. 0 returns the encoder's output
+        unchanged. A step costs as
         much as decoding the row and, with more than 5 components in every third step
         only, `n_components` times as much in addition. A row takes no more steps when
         the next one promises to reduce its error by less than 0.2 %, or 0.03 % with
@@ -483,9 +485,35 @@ class AutoencoderTransformer(
     -----
     With up to 10,000 rows, `fit` first merges equal rows, adds their weights, and sorts
     the rows by their content. Weighted, repeated and permuted rows therefore give the
-    same model. The network reads a missing entry as the feature's mean, and the loss
-    ignores it. Rows without an observed entry are not used in training, and their code
-    is that of the mean, without refinement.
+    same model.
+
+    The loss ignores missing entries. The network reads a missing entry as its
+    expectation given the observed entries of the row, for a normal distribution of the
+    training rows with mean m and covariance S,
+
+    .. math:: \tilde x_u = m_u + S_{uo} S_{oo}^{-1} (x_o - m_o),
+
+    where o stands for the observed and u for the missing features. So the observed
+    entries determine a code only as far as they tell about the others, and are not
+    fitted exactly by a code that has as many components. EM estimates m and S [7]_,
+    from at most 10,000 rows, and S is shrunk towards its diagonal [8]_; of more than
+    128 features, S has 64 factors and noise of each feature. Above 1,024 features, fits
+    without missing entries have no such distribution, and the network reads the mean.
+    Rows without an observed entry are not used in training, and their code is that of
+    the mean.
+
+    The scores of a row with missing entries are means over 16 completions with the
+    conditional covariance of these entries, as in multiple imputation [9]_. `score` and
+    `score_samples` then estimate what they would be, at the observed entries, if the
+    row were complete. On wine with 30 % missing and 8 components, `score` of new rows
+    is .88; with complete rows, it is .87 at the same entries.
+
+    To impute, train to predict entries that are hidden from the encoder:
+    ``AutoencoderTransformer(None, scale="feature", corruption="masking",
+    n_iter_no_change=30)``. If entries of the training rows are missing, the encoder
+    receives hidden entries as it does missing ones, completed from the others. With as
+    many components as features, training starts at the expectation, and replaces it
+    only if held-out rows are predicted better.
 
     The network reads a value outside the range of the loss as the nearest value of the
     range, and a value beyond 1e16 in the internally scaled space as 1e16. `fit` refuses
@@ -519,8 +547,8 @@ class AutoencoderTransformer(
     ``"log_error"``, those of some features at a time. Other losses, a corruption,
     ``penalty="contractive"``, ``bottleneck="gaussian"``, convolutions,
     ``compile=True``, ``precision="bfloat16"``, callbacks that receive batches, and
-    `reconstruct` need dense rows, one block at a time, as do rows with missing entries
-    for the refinement of their codes. Results for sparse and dense rows agree within
+    `reconstruct` need dense rows, one block at a time, as do
+    rows with missing entries. Results for sparse and dense rows agree within
     rounding.
 
     With ``ordered=True`` the network learns codes of 1, 2, ..., K components at once,
@@ -564,6 +592,13 @@ class AutoencoderTransformer(
        American Statistical Association, 84(406), 502-516.
     .. [6] Rippel, O., Gelbart, M. A., & Adams, R. P. (2014). Learning ordered
        representations with nested dropout. ICML, 1746-1754.
+    .. [7] Dempster, A. P., Laird, N. M., & Rubin, D. B. (1977). Maximum likelihood
+       from incomplete data via the EM algorithm. Journal of the Royal Statistical
+       Society B, 39(1), 1-38.
+    .. [8] Ledoit, O., & Wolf, M. (2004). A well-conditioned estimator for
+       large-dimensional covariance matrices. Journal of Multivariate Analysis, 88(2),
+       365-411.
+    .. [9] Rubin, D. B. (1987). Multiple imputation for nonresponse in surveys. Wiley.
 
     Examples
     --------
@@ -765,6 +800,59 @@ class AutoencoderTransformer(
         if whitening is None:
             return self._evaluate_in_type("decode", codes)
         return cast(self._evaluate("decode", whitening.undo(codes)), codes.dtype)
+
+    @own_settings()
+    @follows_input
+    def impute(self, X: MatrixLike) -> MatrixLike:
+        """Fill in missing entries by those of `reconstruct`.
+
+        Observed entries remain as they are. The setting for this purpose is
+        ``AutoencoderTransformer(None, scale="feature", corruption="masking",
+        n_iter_no_change=30)``, see Notes of the class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows. NaN marks a missing entry, as do None and NA in data frames.
+
+        Returns
+        -------
+        X_filled : ndarray, data frame or CSR matrix of shape (n_samples, n_features)
+            A pandas or polars frame for such a frame, with its columns and index: in
+            columns with a missing entry, integers and booleans become float64, and all
+            else is unchanged. A CSR matrix for a sparse matrix. Otherwise an array in
+            the floating-point type of X, or a data frame if `set_output` requests one.
+            A row without an observed entry becomes the reconstruction of the mean.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_iris
+        >>> from skae import AutoencoderTransformer
+        >>> X = load_iris().data
+        >>> X[::5, 2] = np.nan
+        >>> ae = AutoencoderTransformer(
+        ...     None, scale="feature", corruption="masking", random_state=0
+        ... )
+        >>> bool(np.isnan(ae.fit(X).impute(X)).any())
+        False
+        """
+        check_is_fitted(self)
+        checked = check_X(self, X)
+        where = missing_entries(checked)
+        # Each missing entry belongs to one of the incomplete rows.
+        incomplete, row = np.unique(where[0], return_inverse=True)
+        values = np.empty(len(row), dtype=checked.dtype)
+        if len(incomplete):
+            module = self._trained.net.module_for("forward", checked.dtype)
+            rows = Rows(checked, incomplete)
+            for block, X_hat in evaluate_blocks(module, "forward", rows):
+                part = slice(*np.searchsorted(row, [block.start, block.stop]))
+                found = X_hat[row[part] - block.start, where[1][part]]
+                values[part] = cast(found, checked.dtype)
+        result = filled(X, checked, where, values)
+        is_array = isinstance(result, np.ndarray)
+        return wrap_output(self, result, X) if is_array else result
 
     @available_unless(_lacks_order)
     @own_settings()
@@ -1120,7 +1208,9 @@ class AutoencoderTransformer(
         .. math:: 1 - \frac{\sum_{ij} w_i (x_{ij} - \hat x_{ij})^2}
                   {\sum_{ij} w_i (x_{ij} - \bar x_j)^2}
 
-        The sums are over the observed entries, and :math:`\bar x` is `mean_`. For a
+        The sums are over the observed entries, and :math:`\bar x` is `mean_`. In rows
+        with missing entries, the variance of :math:`\hat x_{ij}` over several
+        completions is added to its squared error, see Notes of the class. For a
         linear autoencoder with the PCA's weights and its training rows, this is the
         sum of PCA's `explained_variance_ratio_`.
 
@@ -1161,6 +1251,10 @@ class AutoencoderTransformer(
                 "its explained variance is not defined."
             )
         return rows
+
+    @property
+    def _completes_rows(self) -> bool:
+        return True
 
     @property
     def _has_ordered_components(self) -> bool:

@@ -41,7 +41,7 @@ def test_linear_map_is_inverted():
         torch.randn(*shape, generator=generator, dtype=torch.float64)
         for shape in ((3, 7), (20, 7))
     )
-    Z = refine(lambda Z: Z @ W, torch.zeros(20, 3, dtype=torch.float64), X, None, 3)
+    Z = refine(lambda Z: Z @ W, torch.zeros(20, 3, dtype=torch.float64), X, 3)
     nearest = torch.linalg.lstsq(W.T, X.T).solution.T
     torch.testing.assert_close(Z, nearest, rtol=1e-3, atol=1e-3)
 
@@ -49,7 +49,7 @@ def test_linear_map_is_inverted():
 def test_repeated_refinement_converges_to_the_minimum_of_scipy(surface):
     generate, Z, X = surface
     for _ in range(30):
-        Z = refine(generate, Z, X, None, 5)
+        Z = refine(generate, Z, X, 5)
     for code, x in zip(Z, X, strict=True):
 
         def residuals(z, x=x):
@@ -66,27 +66,17 @@ def test_refinement_never_increases_the_distance(surface, max_iter, seed, scale)
     generate, _, X = surface
     rng = np.random.default_rng(seed)
     Z = torch.from_numpy(scale * rng.standard_normal((50, 2)))
-    refined = refine(generate, Z, X, None, max_iter)
+    refined = refine(generate, Z, X, max_iter)
     error, before = squared(generate, refined, X), squared(generate, Z, X)
     assert (error <= before * (1 + 1e-12)).all()
-
-
-def test_missing_entries_are_ignored(surface):
-    generate, Z, X = surface
-    observed = torch.ones_like(X, dtype=torch.bool)
-    observed[:, 3] = False
-    X_corrupted = torch.where(observed, X, 1e6)
-    kept = [0, 1, 2, 4]
-    expected = refine(lambda Z: generate(Z)[:, kept], Z, X[:, kept], None, 5)
-    torch.testing.assert_close(refine(generate, Z, X_corrupted, observed, 5), expected)
 
 
 def test_components_without_effect_do_not_change(surface):
     generate, Z, X = surface
     wider = torch.cat([Z, torch.ones(len(Z), 1, dtype=Z.dtype)], dim=1)
-    refined = refine(lambda Z: generate(Z[:, :2]), wider, X, None, 5)
+    refined = refine(lambda Z: generate(Z[:, :2]), wider, X, 5)
     torch.testing.assert_close(refined[:, 2], wider[:, 2])
-    torch.testing.assert_close(refined[:, :2], refine(generate, Z, X, None, 5))
+    torch.testing.assert_close(refined[:, :2], refine(generate, Z, X, 5))
 
 
 @pytest.mark.parametrize("value", [1e200, -1e308])
@@ -94,9 +84,9 @@ def test_codes_of_rows_that_overflow_do_not_change(surface, value):
     generate, Z, X = surface
     X = X.clone()
     X[0] = value
-    refined = refine(generate, Z, X, None, 5)
+    refined = refine(generate, Z, X, 5)
     torch.testing.assert_close(refined[0], Z[0])
-    torch.testing.assert_close(refined[1:], refine(generate, Z[1:], X[1:], None, 5))
+    torch.testing.assert_close(refined[1:], refine(generate, Z[1:], X[1:], 5))
 
 
 # Rows that have converged
@@ -125,11 +115,11 @@ def numbered(Z):
 
 def test_a_row_is_not_evaluated_again_when_it_has_converged(surface):
     generate, Z, X = surface
-    Z = refine(generate, Z, X, None, 60)
+    Z = refine(generate, Z, X, 60)
     Z[25:] += 0.3
     X = torch.cat([X[:20], generate(Z[20:25]), X[25:]])  # rows 20 to 24 are exact
     counting = Counting(generate, len(Z))
-    refined = refine(counting, numbered(Z), X, None, 10)[:, :2]
+    refined = refine(counting, numbered(Z), X, 10)[:, :2]
     n_initial = 1 + 3  # the code, and one difference for each component
     assert (counting.counts[:25] <= n_initial + 1).all()
     assert (counting.counts[20:25] == n_initial).all()
@@ -143,13 +133,11 @@ def test_rows_that_stop_at_different_steps_are_not_mixed_up(surface):
     generate, Z, X = surface
     noise = torch.linspace(0, 2, len(Z), dtype=Z.dtype)[:, None]
     Z = Z + noise * torch.randn(Z.shape, generator=torch.Generator().manual_seed(1))
-    observed = torch.ones_like(X, dtype=torch.bool)
-    observed[::3, 1] = False
     rest = torch.linspace(0, 0.1, len(Z), dtype=Z.dtype)
-    together = refine(generate, Z, X, observed, 20, rest)
+    together = refine(generate, Z, X, 20, rest)
     alone = torch.cat(
         [
-            refine(generate, *(a[i, None] for a in (Z, X, observed)), 20, rest[i, None])
+            refine(generate, Z[i, None], X[i, None], 20, rest[i, None])
             for i in range(len(Z))
         ]
     )
@@ -161,7 +149,7 @@ def test_distance_that_no_code_decreases_ends_the_refinement_earlier(surface):
     counts = []
     for rest in (None, torch.zeros(50), torch.full((50,), 1e6)):
         counting = Counting(generate, len(Z))
-        refine(counting, numbered(Z + 0.3), X, None, 10, rest)
+        refine(counting, numbered(Z + 0.3), X, 10, rest)
         counts.append(counting.counts)
     np.testing.assert_array_equal(counts[0], counts[1])
     assert (counts[2] == 4).all()
@@ -171,15 +159,13 @@ def test_distance_that_no_code_decreases_ends_the_refinement_earlier(surface):
 @pytest.mark.parametrize("max_iter", [2, 10])
 def test_rows_can_be_refined_all_at_once(surface, max_iter):
     generate, Z, X = surface
-    observed = torch.ones_like(X, dtype=torch.bool)
-    observed[::3, 1] = False
     sizes = set()
 
     def generate_all(Z):
         sizes.add(len(Z))
         return generate(Z)
 
-    args = (Z + 0.3, X, observed, max_iter)
+    args = (Z + 0.3, X, max_iter)
     together = refine(generate_all, *args, all_at_once=True)
     assert sizes == {50}
     torch.testing.assert_close(together, refine(generate, *args), rtol=1e-9, atol=1e-9)
@@ -188,7 +174,7 @@ def test_rows_can_be_refined_all_at_once(surface, max_iter):
 @pytest.mark.parametrize("n_rows", [50, 200])
 def test_codes_do_not_depend_on_the_library_of_a_block(surface, n_rows, monkeypatch):
     generate, Z, X = surface
-    args = (Z.repeat(4, 1)[:n_rows] + 0.3, X.repeat(4, 1)[:n_rows], None, 10)
+    args = (Z.repeat(4, 1)[:n_rows] + 0.3, X.repeat(4, 1)[:n_rows], 10)
     expected = refine(generate, *args)
     monkeypatch.setattr(_refine, "FEW_ROWS", 1 if n_rows == 50 else 1000)
     torch.testing.assert_close(refine(generate, *args), expected, rtol=1e-9, atol=1e-9)
@@ -199,14 +185,14 @@ def test_initial_codes_remain(surface):
     for n_rows in (50, 200):
         codes = Z.repeat(4, 1)[:n_rows] + 0.3
         before = codes.clone()
-        refined = refine(generate, codes, X.repeat(4, 1)[:n_rows], None, 10)
+        refined = refine(generate, codes, X.repeat(4, 1)[:n_rows], 10)
         assert torch.equal(codes, before)
         assert not torch.equal(codes, refined)
 
 
 def test_no_rows_are_refined(surface):
     generate, Z, X = surface
-    assert refine(generate, Z[:0], X[:0], None, 10).shape == (0, 2)
+    assert refine(generate, Z[:0], X[:0], 10).shape == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +213,7 @@ def test_rounding_errors_do_not_move_components_without_effect(surface, n_rows):
         relative = torch.sin(1e6 * Z[:, 2:]) + len(Z)
         return generate(Z[:, :2]) * (1 + 1e-16 * relative)
 
-    refined = refine(rounded, wider, X[:n_rows], None, 10)
+    refined = refine(rounded, wider, X[:n_rows], 10)
     torch.testing.assert_close(refined[:, 2], wider[:, 2])
 
 
@@ -239,13 +225,10 @@ def jacobian_of_surface(generate, Z):
 
 
 @pytest.mark.parametrize("all_at_once", [False, True])
-@pytest.mark.parametrize("has_missing", [False, True])
-def test_a_given_jacobian_replaces_the_differences(surface, has_missing, all_at_once):
+def test_a_given_jacobian_replaces_the_differences(surface, all_at_once):
     generate, Z, X = surface
-    observed = torch.ones_like(X, dtype=torch.bool)
-    observed[::3, 1] = False
     counting = Counting(generate, len(Z))
-    args = (Z + 0.3, X, observed if has_missing else None, 40)
+    args = (Z + 0.3, X, 40)
 
     def linearize(Z):
         return jacobian_of_surface(generate, Z)
@@ -278,7 +261,7 @@ def test_last_step_takes_no_jacobian(n_components):
         return Y, W[:, None] * (1 - Y**2)
 
     Z = torch.zeros(20, n_components, dtype=torch.float64)
-    refine(generate, Z, X, None, 2, linearize=linearize)
+    refine(generate, Z, X, 2, linearize=linearize)
     exact = ["both", "both", "rows"]
     assert calls == (exact if n_components <= MAX_EXACT else ["both", "rows", "rows"])
 
@@ -336,21 +319,13 @@ def test_validation_loss_uses_at_most_three_refinement_steps(noisy_circle):
     assert first_loss[3] == first_loss["auto"] == first_loss[30]
 
 
-def test_refinement_improves_the_imputation_of_missing_entries(noisy_circle):
-    X = noisy_circle.copy()
-    X[300:, 2] = np.nan
-    errors = []
-    for max_iter in (0, 5):
-        ae = AutoencoderTransformer(
-            1,
-            max_epochs=60,
-            early_stopping=True,
-            random_state=0,
-            transform_max_iter=max_iter,
-        )
-        X_hat = ae.fit(X[:300]).reconstruct(X[300:])
-        errors.append(np.mean((X_hat[:, 2] - noisy_circle[300:, 2]) ** 2))
-    assert errors[1] < 0.7 * errors[0]
+def test_code_of_an_incomplete_row_is_that_of_its_completion(noisy_circle, fitted):
+    X = noisy_circle[300:].copy()
+    X[:, 2] = np.nan
+    scaler = fitted.module_.scaler
+    completed = scaler.unscale(scaler(torch.from_numpy(X))[0]).numpy()
+    codes = fitted.transform(completed)
+    np.testing.assert_allclose(fitted.transform(X), codes, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(

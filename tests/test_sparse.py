@@ -15,6 +15,7 @@ from variants import SMALL
 from skae import (
     AutoencoderOutlierDetector,
     AutoencoderTransformer,
+    _completion,
     _kept_rows,
     _module,
     _pca,
@@ -513,6 +514,7 @@ def test_no_more_than_samples_of_rows_are_made_dense(
     monkeypatch.setattr(_summary, "MAX_DENSE_ENTRIES", 0)
     monkeypatch.setattr(_pca, "MAX_KEPT_ENTRIES", 0)
     monkeypatch.setattr(_pca, "MAX_COVARIANCE_WIDTH", 0)
+    monkeypatch.setattr(_completion, "MAX_COVARIANCE_WIDTH", 0)
     monkeypatch.setattr(_kept_rows, "MAX_ROWS", 50)
     monkeypatch.setattr(_kept_rows, "MIN_ROWS", 50)
     table = make_table(n_rows=300)

@@ -96,7 +96,10 @@ class TraceableScaler(Scaler):
     def forward(self, X: Tensor, *, overwrite: bool = False) -> tuple[Tensor, Tensor]:
         scaled = self.scale(X).clamp(-LIMIT, LIMIT)
         observed = ~scaled.isnan()
-        return torch.where(observed, scaled, self.scaled_mean), observed
+        scaled = torch.where(observed, scaled, self.scaled_mean)
+        if self.completion is not None:
+            scaled = self.completion.expectation(scaled, observed)
+        return scaled.clamp(-LIMIT, LIMIT), observed
 
 
 class TraceableNearestRows(NearestRows):
@@ -141,29 +144,30 @@ class TraceableAutoencoder(Autoencoder):
             module.neighbors = TraceableNearestRows(module.neighbors)
         return module.cpu().eval()
 
-    def _refined(
-        self, Z: Tensor, target: Tensor, observed: Any, max_iter: int
-    ) -> Tensor:
+    def _refined(self, Z: Tensor, target: Tensor, max_iter: int) -> Tensor:
         if not max_iter:
             return Z
         return torch.onnx.ops.symbolic(
             f"skae::{REFINEMENT}",
-            round_inputs(Z, target, observed, max_iter),
+            round_inputs(Z, target, max_iter),
             dtype=Z.dtype,
             shape=Z.shape,
             version=1,
         )
+
+    def incomplete_rows(self, observed: Tensor) -> tuple[Tensor, ...]:
+        return (torch.arange(observed.shape[0]),)  # without a branch on the values
 
     def may_have_excess(self, target: Tensor) -> bool:
         return True  # without a branch on the values
 
     def example_round_inputs(self, X: Tensor) -> tuple[Tensor, ...]:
         """Return example inputs of `RefinementRound` for rows X."""
-        target, observed = self.scaler(X)
+        target, _ = self.scaler(X)
         Z = target.new_zeros(len(target), self.n_components)
-        return round_inputs(Z, target, observed, self.max_refinements)
+        return round_inputs(Z, target, self.max_refinements)
 
-    def problem(self, target: Tensor, observed: Tensor) -> Problem:
+    def problem(self, target: Tensor) -> Problem:
         """Return the problem that a refinement of codes solves.
 
         The codes that the finite differences need are decoded as one batch: one pass
@@ -174,16 +178,14 @@ class TraceableAutoencoder(Autoencoder):
             return self.output(self.decoder(Z))
 
         linearize = self._linearizer()
-        return Problem(generate, target, observed, linearize=linearize, few_rows=None)
+        return Problem(generate, target, linearize=linearize, few_rows=None)
 
 
-def round_inputs(
-    Z: Tensor, target: Tensor, observed: Tensor, max_iter: int
-) -> tuple[Tensor, ...]:
+def round_inputs(Z: Tensor, target: Tensor, max_iter: int) -> tuple[Tensor, ...]:
     """Return the inputs of the first `RefinementRound`."""
     n_left = torch.full_like(Z[:, 0], max_iter, dtype=torch.int64)
     has_converged = torch.zeros_like(Z[:, 0], dtype=torch.bool)
-    return Z, initial_damping(Z), n_left, has_converged, target, observed
+    return Z, initial_damping(Z), n_left, has_converged, target
 
 
 class RefinementRound(nn.Module):
@@ -208,11 +210,10 @@ class RefinementRound(nn.Module):
         n_left: Tensor,
         has_converged: Tensor,
         target: Tensor,
-        observed: Tensor,
     ) -> tuple[Tensor, ...]:
-        problem = self.autoencoder.problem(target, observed)
+        problem = self.autoencoder.problem(target)
         Z, damping, has_converged = descend_all_at_once(
             problem, Z, damping, has_converged, n_left
         )
         n_left = n_left - steps_per_jacobian(Z.shape[1])
-        return Z, damping, n_left, has_converged, target, observed
+        return Z, damping, n_left, has_converged, target

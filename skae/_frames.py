@@ -1,0 +1,92 @@
+"""Tables with their missing entries filled in, of the kind in which they came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from skae._rows import Table
+
+
+def missing_entries(X: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns of the missing entries, in ascending order of the rows.
+
+    Parameters
+    ----------
+    X : ndarray or CSR matrix of shape (n_samples, n_features)
+    """
+    if not sparse.issparse(X):
+        rows, columns = np.nonzero(np.isnan(X))
+        return rows, columns
+    is_missing = np.isnan(X.data)
+    rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
+    return rows[is_missing], X.indices[is_missing]
+
+
+def filled(
+    given: Any, X: Table, where: tuple[np.ndarray, np.ndarray], values: np.ndarray
+) -> Any:
+    """Return a copy of a table with its missing entries replaced.
+
+    Parameters
+    ----------
+    given : array-like, data frame or sparse matrix of shape (n_samples, n_features)
+        Table as the user passed it.
+    X : ndarray or CSR matrix of shape (n_samples, n_features)
+        The same as floating-point numbers.
+    where : tuple of ndarray of int
+        Result of `missing_entries` for X.
+    values : ndarray of shape (n_missing,)
+        In the type of X.
+
+    Returns
+    -------
+    filled : data frame, CSR matrix or ndarray
+        Of a pandas or polars frame, a frame with the same columns and index; columns
+        without a missing entry are unchanged, the others keep their type if it is a
+        floating-point one, and become float64 otherwise. Of a sparse matrix, a CSR
+        matrix. Of anything else, an array in the type of `X`.
+    """
+    if sparse.issparse(X):
+        result = X.copy()
+        result.data[np.isnan(X.data)] = values
+        return result
+    if hasattr(given, "isetitem"):
+        return _filled_pandas(given, where, values)
+    if hasattr(given, "with_columns"):
+        return _filled_polars(given, where, values)
+    result = X.copy()
+    result[where] = values
+    return result
+
+
+def _filled_pandas(
+    frame: Any, where: tuple[np.ndarray, np.ndarray], values: np.ndarray
+) -> Any:
+    result = frame.copy()
+    rows, columns = where
+    for j in np.unique(columns):
+        column = frame.iloc[:, j].copy()
+        if getattr(column.dtype, "kind", "O") != "f":
+            is_plain = isinstance(column.dtype, np.dtype)
+            column = column.astype("float64" if is_plain else "Float64")
+        dtype = getattr(column.dtype, "numpy_dtype", column.dtype)
+        is_here = columns == j
+        column.iloc[rows[is_here]] = values[is_here].astype(dtype)
+        result.isetitem(j, column)
+    return result
+
+
+def _filled_polars(
+    frame: Any, where: tuple[np.ndarray, np.ndarray], values: np.ndarray
+) -> Any:
+    rows, columns = where
+    replaced = []
+    for j in np.unique(columns):
+        column = frame.to_series(int(j))
+        column = column.clone() if column.dtype.is_float() else column.cast(float)
+        is_here = columns == j
+        replaced.append(column.scatter(rows[is_here], values[is_here]))
+    return frame.with_columns(replaced)

@@ -1,0 +1,123 @@
+"""Facts about skae._frames, and about `impute`."""
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from scipy import sparse
+from sklearn.datasets import load_iris
+
+from skae import AutoencoderTransformer
+
+X = np.column_stack([np.round(10 * load_iris().data), load_iris().target > 1])
+NAMES = list("abcde")
+
+
+def incomplete():
+    rows = X.copy()
+    rows[::3, 1] = rows[::5, 4] = rows[7, 2] = np.nan
+    rows[9] = np.nan
+    return rows
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    frame = pd.DataFrame(incomplete(), columns=NAMES)
+    ae = AutoencoderTransformer(
+        None, scale="feature", corruption="masking", max_epochs=3, random_state=0
+    )
+    return ae.fit(frame)
+
+
+@pytest.fixture(scope="module")
+def expected(fitted):
+    rows = incomplete()
+    X_hat = fitted.reconstruct(pd.DataFrame(rows, columns=NAMES))
+    return np.where(np.isnan(rows), X_hat, rows)
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_observed_entries_remain_and_others_are_reconstructed(fitted, expected, dtype):
+    rows = incomplete().astype(dtype)
+    before = rows.copy()
+    filled = fitted.impute(rows)
+    assert filled.dtype == dtype
+    np.testing.assert_array_equal(rows, before)
+    is_observed = ~np.isnan(rows)
+    np.testing.assert_array_equal(filled[is_observed], rows[is_observed])
+    np.testing.assert_allclose(filled, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_complete_rows_are_copied(fitted):
+    filled = fitted.impute(X)
+    np.testing.assert_array_equal(filled, X)
+    assert not np.shares_memory(filled, X)
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_sparse_rows_remain_sparse(fitted, expected):
+    filled = fitted.impute(sparse.csc_matrix(incomplete()))
+    assert filled.format == "csr"
+    np.testing.assert_allclose(filled.toarray(), expected)
+
+
+def test_pandas_frames_remain_frames(fitted, expected):
+    rows = incomplete()
+    frame = pd.DataFrame(
+        {
+            "a": rows[:, 0],
+            "b": pd.array(rows[:, 1], dtype="Int64"),
+            "c": rows[:, 2].astype(np.float32),
+            "d": pd.array(rows[:, 3], dtype="Float32"),
+            "e": [None if np.isnan(v) else bool(v) for v in rows[:, 4]],
+        },
+        index=np.arange(len(rows)) + 7,
+    )
+    before = frame.copy()
+    filled = fitted.impute(frame)
+    pd.testing.assert_frame_equal(frame, before)
+    assert list(filled.dtypes.astype(str)) == [
+        "float64",
+        "Float64",
+        "float32",
+        "Float32",
+        "float64",
+    ]
+    pd.testing.assert_index_equal(filled.index, frame.index)
+    np.testing.assert_allclose(filled.to_numpy(dtype=float), expected, rtol=1e-5)
+
+
+def test_columns_without_a_missing_entry_keep_their_type(fitted):
+    frame = pd.DataFrame(X.astype(int), columns=NAMES).astype({"a": float})
+    frame.loc[3, "a"] = np.nan
+    filled = fitted.impute(frame)
+    pd.testing.assert_frame_equal(filled[NAMES[1:]], frame[NAMES[1:]])
+    assert not filled["a"].isna().any()
+
+
+def test_polars_frames_remain_frames(fitted, expected):
+    rows = incomplete()
+    frame = pl.DataFrame(
+        {
+            "a": rows[:, 0],
+            "b": [None if np.isnan(v) else int(v) for v in rows[:, 1]],
+            "c": rows[:, 2].astype(np.float32),
+            "d": rows[:, 3],
+            "e": [None if np.isnan(v) else bool(v) for v in rows[:, 4]],
+        }
+    )
+    before = frame.clone()
+    filled = fitted.impute(frame)
+    assert frame.equals(before)
+    assert filled.dtypes == [pl.Float64, pl.Float64, pl.Float32, pl.Float64, pl.Float64]
+    np.testing.assert_allclose(filled.to_numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_arrays_become_frames_if_requested(fitted, expected):
+    filled = fitted.set_output(transform="pandas").impute(incomplete())
+    fitted.set_output(transform="default")
+    assert list(filled.columns) == NAMES
+    np.testing.assert_allclose(filled, expected)
