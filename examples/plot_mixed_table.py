@@ -2,11 +2,11 @@
 Numeric and categorical columns
 ===============================
 
-A table of flats for rent has the columns size, rooms, rent, district, heating and
-balcony, with missing values. The categorical columns are one-hot encoded, and
-``loss="mixed"`` reconstructs the binary columns as probabilities. The detector finds
-rows with unusual combinations of usual values and reports the features that contribute
-to the error; the transformer imputes the missing values.
+A table of expenses has the department, the kind of expense, the city and the means of
+payment, two truth values, numbers and missing values. With
+``categorical_features="from_dtype"`` each categorical column is modelled by a softmax.
+The detector finds unusual combinations of usual values and tells which columns
+contribute to the error; the transformer fills in missing categories.
 
 ``python plot_mixed_table.py --out DIR`` saves the figure in DIR, by default in
 ``figures`` below the current directory.
@@ -24,9 +24,10 @@ import numpy as np
 import pandas as pd
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import IsolationForest
-from sklearn.metrics import roc_auc_score
+from sklearn.impute import SimpleImputer
+from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 
@@ -42,141 +43,164 @@ out.mkdir(parents=True, exist_ok=True)
 # %%
 # The data
 # --------
-# The rent depends on size, district and balcony; most flats in the centre have gas
-# heating. One entry in twenty is missing.
-
-rng = np.random.default_rng(0)
-n_rows = 1500
-district = rng.choice(3, n_rows, p=[0.3, 0.5, 0.2])
-size = rng.gamma(9, 8, n_rows) + 15
-balcony = rng.random(n_rows) < np.array([0.2, 0.6, 0.9])[district]
-rent = size * np.array([19, 13, 9])[district] * rng.normal(1, 0.06, n_rows)
-rent += 60 * balcony
-gas = rng.random(n_rows) < np.array([0.85, 0.3, 0.05])[district]
-flats = pd.DataFrame(
-    {
-        "size": size,
-        "rooms": np.maximum(1, np.round(size / 27 + rng.normal(0, 0.3, n_rows))),
-        "rent": rent,
-        "district": np.array(["centre", "ring", "suburb"])[district],
-        "heating": np.where(gas, "gas", "heat pump"),
-        "balcony": np.where(balcony, "yes", "no"),
-    }
-)
-complete = flats.copy()
-flats = flats.mask(rng.random(flats.shape) < 0.05)
-
-# %%
-# Among the first hundred rows, the districts centre and suburb are exchanged.
-
-is_wrong = (np.arange(n_rows) < 100) & (flats["district"].isin(["centre", "suburb"]))
-exchange = {"centre": "suburb", "suburb": "centre"}
-flats.loc[is_wrong, "district"] = flats.loc[is_wrong, "district"].map(exchange)
-print(f"{is_wrong.sum()} of {n_rows} rows have a wrong district")
-
-# %%
-# Preprocessing
-# -------------
-# Numeric columns are scaled and categorical columns encoded. `OneHotEncoder` encodes a
-# missing value as a category of its own; the next step sets the columns to NaN again,
-# which the network treats as missing. With ``set_output`` the columns keep their names.
-
-categorical = make_column_selector(dtype_exclude="number")
-numeric = make_column_selector(dtype_include="number")
-encoder = make_column_transformer(
-    (StandardScaler(), numeric),
-    (OneHotEncoder(sparse_output=False), categorical),
-    verbose_feature_names_out=False,
-).set_output(transform="pandas")
+# The kind of an expense depends on the department, the amount on the kind, the city,
+# and the numbers of persons and nights. 3 % of the rows are outliers: filed as another
+# kind, inflated and without a receipt, private purchases at a weekend, or hardware
+# bought by lawyers. One entry in fifty is missing. Dates would be refused: the weekend
+# and the days until an expense is handed in are what a date says here.
 
 
-def restore_missing(X):
-    """Set the binary columns of missing categories to NaN."""
-    X = X.copy()
-    for indicator in X.filter(regex="_nan$"):
-        prefix = indicator.removesuffix("nan")
-        X.loc[X[indicator] == 1, X.columns.str.startswith(prefix)] = np.nan
-        X = X.drop(columns=indicator)
-    return X
+def drawn(rng, shares):
+    """Draw a position for each row of shares that sum to one."""
+    u = rng.random((len(shares), 1))
+    return (u > shares.cumsum(axis=1)).sum(axis=1).clip(max=shares.shape[1] - 1)
 
 
-prepare = make_pipeline(encoder, FunctionTransformer(restore_missing))
-X = prepare.fit_transform(flats)
-print(f"{flats.shape[1]} columns are encoded as {X.shape[1]}: {', '.join(X.columns)}")
+def simulate_expenses(seed, n_rows=1500):
+    """Return expenses, and which of them are outliers."""
+    rng = np.random.default_rng(seed)
+    departments = np.array(
+        ["sales", "support", "research", "production", "marketing", "finance", "legal"]
+    )
+    kinds = np.array(
+        ["meal", "hotel", "train", "flight", "taxi", "software", "hardware", "course"]
+    )
+    department = rng.choice(7, n_rows, p=[0.3, 0.2, 0.15, 0.15, 0.1, 0.06, 0.04])
+    shares = [
+        [0.30, 0.20, 0.15, 0.15, 0.15, 0.02, 0.01, 0.02],
+        [0.20, 0.05, 0.20, 0.02, 0.10, 0.13, 0.20, 0.10],
+        [0.10, 0.10, 0.15, 0.10, 0.05, 0.20, 0.20, 0.10],
+        [0.10, 0.05, 0.25, 0.02, 0.10, 0.05, 0.35, 0.08],
+        [0.25, 0.20, 0.15, 0.10, 0.10, 0.15, 0.02, 0.03],
+        [0.20, 0.10, 0.30, 0.05, 0.10, 0.15, 0.03, 0.07],
+        [0.20, 0.15, 0.30, 0.10, 0.10, 0.10, 0.01, 0.04],
+    ]
+    kind = drawn(rng, np.array(shares)[department])
+    city = rng.choice(
+        12, n_rows, p=np.array([30, 20, 12, 10, 8, 6, 4, 3, 3, 2, 1, 1]) / 100
+    )
+    level = np.array([1.3, 1.2, 1, 1, 0.9, 1.1, 1, 0.9, 1.5, 0.8, 1, 1.4])[city]
+    persons = np.where(kind == 0, 1 + rng.poisson(1.2, n_rows), 1)
+    nights = np.where(kind == 1, 1 + rng.poisson(1, n_rows), 0)
+    price = np.array([28, 110, 70, 260, 24, 90, 400, 650])[kind]
+    spread = np.array([0.3, 0.25, 0.4, 0.35, 0.35, 0.5, 0.6, 0.3])[kind]
+    amount = price * persons * np.maximum(nights, 1) * np.exp(rng.normal(0, spread))
+    amount = amount * np.where(np.isin(kind, [0, 1, 4]), level, 1)
+    payments = [[0.75, 0.25, 0], [0.9, 0.02, 0.08], [0.9, 0.05, 0.05], [0.97, 0, 0.03]]
+    payments += [[0.55, 0.45, 0], [0.8, 0, 0.2], [0.4, 0.02, 0.58], [0.2, 0, 0.8]]
+    payment = drawn(rng, np.array(payments)[kind])
+    weekend = (
+        rng.random(n_rows)
+        < np.array([0.06, 0.15, 0.1, 0.15, 0.1, 0.02, 0.01, 0.02])[kind]
+    )
+    receipt = rng.random(n_rows) < np.where(payment == 1, 0.7, 0.98)
+    delay = rng.gamma(2, 5, n_rows)
+    outliers = rng.choice(n_rows, round(0.03 * n_rows), replace=False)
+    wrong, inflated, private, odd = np.array_split(outliers, 4)
+    kind[wrong] = (kind[wrong] + rng.integers(1, 8, len(wrong))) % 8
+    amount[inflated] *= rng.uniform(2.5, 5, len(inflated))
+    receipt[inflated] = False
+    weekend[private], payment[private] = True, 1
+    kind[private] = rng.choice([5, 6, 7], len(private))
+    department[odd], kind[odd], payment[odd] = 6, 6, 0
+    frame = pd.DataFrame(
+        {
+            "department": departments[department],
+            "kind": kinds[kind],
+            "city": np.array(list("ABCDEFGHIJKL"))[city],
+            "payment": pd.Categorical(np.array(["card", "cash", "transfer"])[payment]),
+            "weekend": weekend,
+            "receipt": receipt,
+            "persons": persons.astype(float),
+            "nights": nights.astype(float),
+            "amount": amount.round(2),
+            "delay": delay.round(),
+        }
+    )
+    is_missing = rng.random(frame.shape) < 0.02
+    is_missing[:, [4, 5]] = False
+    return frame.mask(is_missing), np.isin(np.arange(n_rows), outliers), frame
+
+
+expenses, is_outlier, complete = simulate_expenses(seed=200)
+print(expenses.dtypes.to_string())
 
 # %%
 # Unusual combinations
 # --------------------
+# The isolation forest reads one-hot columns.
 
-detector = AutoencoderOutlierDetector(loss="mixed", random_state=0)
-pipeline = make_pipeline(prepare, detector).fit(flats)
-forest = make_pipeline(prepare, IsolationForest(random_state=0)).fit(flats)
-for name, model in (("skae", pipeline), ("IsolationForest", forest)):
-    auc = roc_auc_score(is_wrong, -model.score_samples(flats))
-    print(f"{name}: ROC AUC {auc:.2f}")
+detector = AutoencoderOutlierDetector(
+    categorical_features="from_dtype", random_state=0
+).fit(expenses)
+one_hot = make_column_transformer(
+    (SimpleImputer(), make_column_selector(dtype_include="float")),
+    (
+        OneHotEncoder(sparse_output=False),
+        make_column_selector(dtype_exclude="float"),
+    ),
+)
+forest = make_pipeline(one_hot, IsolationForest(random_state=0)).fit(expenses)
+for name, model in (("skae", detector), ("IsolationForest", forest)):
+    scores = -model.score_samples(expenses)
+    auc = roc_auc_score(is_outlier, scores)
+    precision = average_precision_score(is_outlier, scores)
+    print(f"{name}: ROC AUC {auc:.2f}, average precision {precision:.2f}")
 
 # %%
-# The contributions have the names of the encoded columns. Those of one categorical
-# column are summed.
+# The contributions have the columns of the table.
 
 detector.set_output(transform="pandas")
-contributions = detector.feature_contributions(X)
-original_column = {
-    column: name
-    for column in X.columns
-    for name in flats.columns
-    if column == name or column.startswith(f"{name}_")
-}
-by_column = contributions.T.groupby(original_column).sum().T[list(flats.columns)]
-most_anomalous = by_column[flats.notna().all(axis=1)].sum(axis=1).nlargest(3).index
-print(flats.loc[most_anomalous].round().to_string())
+contributions = detector.feature_contributions(expenses)
+most_anomalous = contributions.sum(axis=1).nlargest(4).index
+print(expenses.loc[most_anomalous].to_string())
 
 # %%
-# Imputation
-# ----------
-# A denoising autoencoder learns to predict a value from the others: with "swap", 30% of
-# the values are replaced by those of other rows, and have to be corrected.
+# A city that no training row has is a sign of an outlier, a missing one is none.
 
-ae = AutoencoderTransformer(6, loss="mixed", corruption="swap", random_state=0)
-ae.set_output(transform="pandas")
-filled = ae.fit(X).reconstruct(X)
-districts = ["district_centre", "district_ring", "district_suburb"]
-unknown = flats["district"].isna() & ~is_wrong & flats["rent"].notna()
-unknown &= flats["size"].notna()
-p = filled.loc[unknown, districts]
-truth = complete.loc[unknown, "district"]
-imputed = p.idxmax(axis=1).str.removeprefix("district_")
+new = expenses.iloc[[0, 0, 0]].astype({"city": object})
+new["city"] = ["A", None, "Z"]
+for city, score in zip(new["city"], detector.score_samples(new), strict=True):
+    print(f"city {city}: score {score:.3f}")
+
+# %%
+# Missing categories
+# ------------------
+# A denoising autoencoder learns to predict a value from the others: with "masking",
+# 30 % of the values are replaced by the mean, which also replaces missing values.
+
+ae = AutoencoderTransformer(
+    8,
+    categorical_features="from_dtype",
+    corruption="masking",
+    random_state=0,
+)
+filled = ae.set_output(transform="pandas").fit(expenses).reconstruct(expenses)
+unknown = expenses["kind"].isna() & ~is_outlier
+correct = (filled["kind"] == complete["kind"])[unknown].mean()
+most_frequent = expenses["kind"].mode()[0]
+frequent = (complete.loc[unknown, "kind"] == most_frequent).mean()
 print(
-    f"accuracy on {len(truth)} missing districts: {(imputed == truth).mean():.0%}; "
-    f"most frequent district: {(truth == 'ring').mean():.0%}"
+    f"{unknown.sum()} missing kinds: {correct:.0%} are filled in correctly; "
+    f"{frequent:.0%} by the most frequent kind"
 )
 
 # %%
-# On the left, the contributions to the errors of three rows; on the right, the
-# probabilities of the missing districts, by rent per square metre.
+# The contributions to the errors of four rows.
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+figure, ax = plt.subplots(figsize=(9, 4), layout="constrained")
 labels = [
-    f"{row.district}, {row.size_:.0f} m², {row.rooms:.0f} rooms,\n"
-    f"{row.heating}, rent {row.rent:.0f}"
-    for row in flats.loc[most_anomalous].rename(columns={"size": "size_"}).itertuples()
+    f"{row.department}, {row.kind}, {row.payment},\n"
+    f"amount {row.amount:.0f}{', weekend' if row.weekend else ''}"
+    f"{'' if row.receipt else ', no receipt'}"
+    for row in expenses.loc[most_anomalous].itertuples()
 ]
-by_column.loc[most_anomalous].set_axis(labels).plot.barh(stacked=True, ax=left)
-left.invert_yaxis()
-left.margins(x=0.3)
-left.set(xlabel="contribution to the error", title="Rows with the largest errors")
-left.legend(fontsize="small")
-
-per_area = complete.loc[unknown, "rent"] / complete.loc[unknown, "size"]
-for column, marker in zip(districts, "o^s", strict=True):
-    name = column.removeprefix("district_")
-    where = truth == name
-    right.scatter(per_area[where], p.loc[where, column], marker=marker, label=name)
-right.set(
-    xlabel="rent per m²",
-    ylabel="probability of the true district",
-    title="Imputation of missing districts",
+contributions.loc[most_anomalous].set_axis(labels).plot.barh(
+    stacked=True, ax=ax, colormap="tab10"
 )
-right.legend(title="true district", loc="lower left")
+ax.invert_yaxis()
+ax.margins(x=0.25)
+ax.set(xlabel="contribution to the error", title="Rows with the largest errors")
+ax.legend(fontsize="small")
 figure.savefig(out / "mixed_table.png", dpi=150)
 print(f"Saved {out / 'mixed_table.png'}")

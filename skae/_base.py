@@ -38,7 +38,9 @@ from skae._compat import (
     Interval,
     Options,
     StrOptions,
+    requests_frame,
     with_callbacks,
+    wrap_columns,
     wrap_output,
 )
 from skae._fitted import FittedAttributesMixin
@@ -97,6 +99,7 @@ class BaseAutoencoder(
         "bottleneck",
         "penalty",
         "loss",
+        "categorical_features",
     )
 
     _parameter_constraints: ClassVar[dict] = {
@@ -149,6 +152,7 @@ class BaseAutoencoder(
         ],
         "precision": [StrOptions({"float32", "tf32", "bfloat16"})],
         "checkpoint": [str, os.PathLike, None],
+        "categorical_features": [StrOptions({"from_dtype"}), "array-like", None],
     }
 
     # Public methods
@@ -322,11 +326,12 @@ class BaseAutoencoder(
         X_hat : ndarray or data frame of shape (n_samples, n_features)
             Reconstructions in the units of X, also of the missing entries, in the
             floating-point type of X. A data frame, with the columns and the index of X,
-            if `set_output` requests one.
+            if `set_output` requests one. With categorical features, an array of objects
+            with categories and numbers, see `categorical_features`.
         """
         check_is_fitted(self)
         X_hat = self._evaluate_in_type("forward", check_X(self, X))
-        return wrap_output(self, X_hat, X)
+        return self._in_features(X_hat, X)
 
     @own_settings()
     @follows_input
@@ -455,11 +460,17 @@ class BaseAutoencoder(
     ) -> int:
         """Return the width of the code for ``n_components="auto"``."""
 
-    def _resolve_scale(self, parts: Parts, summary: Summary) -> str | None:
+    def _resolve_scale(
+        self, parts: Parts, summary: Summary, has_categories: bool
+    ) -> str | None:
         """Return `scale` without ``"auto"``."""
-        return "global" if self.scale == "auto" else self.scale
+        if self.scale != "auto":
+            return self.scale
+        return "feature" if has_categories else "global"
 
-    def _auto_loss(self, n_features: int, scale: str | None) -> str:
+    def _auto_loss(
+        self, n_features: int, scale: str | None, has_categories: bool
+    ) -> str:
         """Return the name of the loss for ``loss="auto"``, where it is allowed.
 
         Parameters
@@ -470,9 +481,12 @@ class BaseAutoencoder(
         return "squared_error"
 
     def _ensemble(
-        self, parts: Parts, n_features: int, scale: str | None
+        self, parts: Parts, n_features: int, n_columns: int, scale: str | None
     ) -> Ensemble | None:
-        """Return the ensemble to train, or None for one network with all features."""
+        """Return the ensemble to train, or None for one network with all features.
+
+        The columns that encode the features determine the time of the training.
+        """
         return None
 
     @abstractmethod
@@ -567,6 +581,27 @@ class BaseAutoencoder(
         """Score of a row without an observed entry: the median training score."""
         return self._trained.median_score
 
+    def _in_features(self, rows: np.ndarray, X: Any = None) -> Any:
+        """Return rows of the network as rows of the user.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_samples, n_columns)
+            In the units of the data; of categories, the one with the largest entry is
+            returned.
+        X : array-like or data frame of shape (n_samples, n_features), default=None
+            Gives a data frame, if `set_output` requests one, its index. None returns an
+            array.
+        """
+        categories = self._trained.categories
+        if X is None:
+            return rows if categories is None else categories.decoded_array(rows)
+        if categories is None:
+            return wrap_output(self, rows, X)
+        if not requests_frame(self):
+            return categories.decoded_array(rows)
+        return wrap_columns(self, categories.decode(rows), categories, X)
+
     # scikit-learn's protocols
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -574,7 +609,9 @@ class BaseAutoencoder(
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
+        has_categories = self.categorical_features is not None
+        tags.input_tags.sparse = not has_categories
+        tags.input_tags.string = tags.input_tags.categorical = has_categories
         tags.input_tags.allow_nan = True
         tags.array_api_support = True
         return tags

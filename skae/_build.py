@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from skae._categories import Layout
 from skae._completion import fit_completion, has_missing
 from skae._defaults import FEW_ROWS, Recipe
 from skae._generator import isolated_generator
@@ -179,7 +180,7 @@ def _build_module(job: Job) -> Autoencoder:
     parts, summary = job.parts, job.summary
     n_features = job.rows.n_features
     generator = torch.Generator().manual_seed(job.seed)
-    visible = _draw_visible(job.ensemble, n_features, generator)
+    visible = _draw_visible(job.ensemble, n_features, generator, parts.loss.layout)
     n_members = 1 if job.ensemble is None else job.ensemble.n_members
     networks = [parts.network.build(job.shape, generator) for _ in range(n_members)]
     squeezes = [
@@ -365,16 +366,22 @@ def _build_noise(job: Job, deviation: np.ndarray) -> Noise | None:
         return None
     is_learnt = isinstance(level, str)
     if is_learnt:
-        X = torch.from_numpy(np.where(is_scaled, deviation, 0)).float()[None]
+        columns = is_scaled if loss.layout is None else loss.layout.spread(is_scaled)
+        X = torch.from_numpy(np.where(columns, deviation, 0)).float()[None]
         level = loss.elementwise(X, torch.zeros_like(X))[0].numpy()[is_scaled].mean()
     n_members = None if job.ensemble is None else job.ensemble.n_members
     return Noise(loss, torch.from_numpy(is_scaled), float(level), is_learnt, n_members)
 
 
 def _draw_visible(
-    ensemble: Ensemble | None, n_features: int, generator: torch.Generator
+    ensemble: Ensemble | None,
+    n_features: int,
+    generator: torch.Generator,
+    layout: Layout | None,
 ) -> torch.Tensor | None:
     """Draw the features that are input to each member.
+
+    Categorical features have several columns, which are visible together.
 
     Returns
     -------
@@ -383,9 +390,12 @@ def _draw_visible(
     """
     if ensemble is None:
         return None
+    if layout is not None:
+        n_features = layout.n_features
     u = torch.rand(ensemble.n_members, 1, n_features, generator=generator)
     # The ranks of a member are a random permutation of its features.
-    return u.argsort(dim=-1).argsort(dim=-1) < ensemble.n_visible
+    visible = u.argsort(dim=-1).argsort(dim=-1) < ensemble.n_visible
+    return visible if layout is None else layout.spread(visible)
 
 
 def build_scaler(job: Job) -> Scaler:
@@ -543,4 +553,7 @@ def _spread(job: Job, scaler: Scaler) -> Spread:
     if np.ptp(factor) == 0:  # all features have the same scale, so also one range
         low, high = np.full_like(low, low.min()), np.full_like(high, high.max())
     scaled = [(values - shift) / factor for values in (mean, low, high)]
-    return Spread(*(torch.from_numpy(values).float() for values in scaled))
+    layout = job.parts.loss.layout
+    feature = None if layout is None else torch.from_numpy(layout.feature)
+    at, least, most = (torch.from_numpy(values).float() for values in scaled)
+    return Spread(at, least, most, feature)

@@ -65,6 +65,7 @@ def open_checkpoint(estimator: Any, job: Job, n_processes: int) -> Checkpoint:
         type(estimator),
         digests,
         job.feature_names,
+        job.categories,
         (job.device.type, n_processes),
         list(_contents(job.rows)),
         tuple(job.summary),

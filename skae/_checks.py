@@ -21,8 +21,15 @@ from sklearn.utils.validation import check_array, validate_data
 
 from skae._agreement import agreed_table
 from skae._build import build_scaler
+from skae._categorical_loss import CategoricalLoss
+from skae._categories import (
+    Categories,
+    column_values,
+    find_categorical,
+    numeric_part,
+)
 from skae._checkpoint import open_checkpoint, stored_seed
-from skae._compat import check_sample_weight, validate_parameters
+from skae._compat import check_sample_weight, num_samples, validate_parameters
 from skae._job import (
     Ensemble,
     Job,
@@ -33,7 +40,7 @@ from skae._job import (
     starts_at_pca,
 )
 from skae._module import LIMIT
-from skae._numeric import numeric
+from skae._numeric import columns_of, is_frame, numeric, refuse_masked
 from skae._parameters import first_difference, snapshot
 from skae._partitions import Partitions
 from skae._pca import count_needed
@@ -112,13 +119,16 @@ def check_fit(
     """
     together = current_processes().together
     parts, device, parameters = together(partial(_check_settings, estimator, earlier))
-    X, feature_names = agreed_table(
-        partial(_check_training_data, estimator, X, earlier, is_partial),
+    X, (feature_names, categories) = agreed_table(
+        partial(_check_training_data, estimator, X, sample_weight, earlier, is_partial),
         estimator.get_params(),
         sample_weight is None,
         X_val is None,
     )
-    n_features = X.shape[1]
+    n_features = n_columns = X.shape[1]
+    if categories is not None:
+        _check_categorical(estimator, parts)
+        n_features = categories.layout.n_features
     estimator._check_width(n_features)
     validation_rows = together(
         partial(
@@ -128,21 +138,24 @@ def check_fit(
             sample_weight_val,
             X,
             feature_names,
+            categories,
         )
     )
     if earlier is None:
         _warn_channels_last(estimator.input_shape)
     rows, positions = _rows_of(X, sample_weight, estimator)
     names = np.arange(n_features) if feature_names is None else feature_names
+    if categories is not None:
+        names = names[categories.layout.feature]  # of the columns
     if len(rows) == 0:
         raise no_observed_value(names)
     find_binary = earlier is None and parts.loss.needs_binary_columns
-    with threads_for(len(rows) * n_features, estimator.n_threads):
+    with threads_for(len(rows) * n_columns, estimator.n_threads):
         summary = summarize(rows, find_binary=find_binary)
     if earlier is None:
-        scale = estimator._resolve_scale(parts, summary)
-        parts = parts._replace(loss=_resolve_loss(estimator, n_features, scale))
-        loss = parts.loss.bind(summary.is_binary, feature_names)
+        scale = estimator._resolve_scale(parts, summary, categories is not None)
+        loss = _resolve_loss(estimator, n_features, scale, categories is not None)
+        loss = _bound_loss(loss, summary, feature_names, categories)
     else:
         scale = earlier.scale
         loss = earlier.net.module_.loss
@@ -157,11 +170,17 @@ def check_fit(
             "early_stopping=True needs at least two distinct rows with a positive "
             f"weight, got n_samples={len(rows)}."
         )
-    input_shape = tuple(estimator.input_shape or (n_features,))
+    input_shape = tuple(estimator.input_shape or (n_columns,))
     n_components, n_channels = _resolve_n_components(
-        estimator, parts, input_shape, scale, min(len(rows), n_features), earlier
+        estimator,
+        parts,
+        input_shape,
+        n_features,
+        scale,
+        min(len(rows), n_columns),
+        earlier,
     )
-    ensemble, n_kept = estimator._ensemble(parts, n_features, scale), 0
+    ensemble, n_kept = estimator._ensemble(parts, n_features, n_columns, scale), 0
     if earlier is not None:
         n_kept = _count_kept(estimator, ensemble, earlier, is_partial)
     if earlier is not None and ensemble is not None and n_kept:
@@ -178,6 +197,7 @@ def check_fit(
         positions=positions,
         summary=summary,
         feature_names=feature_names,
+        categories=categories,
         input_shape=input_shape,
         n_components=n_components,
         n_channels=n_channels,
@@ -187,7 +207,7 @@ def check_fit(
         completes_rows=estimator._completes_rows,
         is_ordered=estimator._has_ordered_components,
         share=estimator._requested_share,
-        defaults=estimator._training_defaults(parts, ensemble, n_features, scale),
+        defaults=estimator._training_defaults(parts, ensemble, n_columns, scale),
         device=device,
         error=estimator._resolve_error(parts, scale),
         n_neighbors=estimator._resolve_n_neighbors(parts),
@@ -264,7 +284,7 @@ def check_parameters(estimator: Estimator) -> Parts:
         resolve_spec(estimator.corruption, CORRUPTIONS),
         resolve_spec(estimator.penalty, PENALTIES),
         # Which loss "auto" means depends on the rows, but these checks do not.
-        _resolve_loss(estimator, 1, estimator.scale),
+        _resolve_loss(estimator, 1, estimator.scale, False),
     )
     for part in parts:
         if isinstance(part, BaseEstimator):
@@ -282,12 +302,55 @@ def resolve_spec(part: Any, names: dict[str, type]) -> Any:
     return names[part]() if isinstance(part, str) else clone(part)
 
 
-def _resolve_loss(estimator: Estimator, n_features: int, scale: str | None) -> Any:
+def _resolve_loss(
+    estimator: Estimator, n_features: int, scale: str | None, has_categories: bool
+) -> Any:
     """Return the spec object of the loss; ``"auto"`` depends on the rows."""
     name = estimator.loss
     if isinstance(name, str) and name == "auto":
-        name = estimator._auto_loss(n_features, scale)
+        name = estimator._auto_loss(n_features, scale, has_categories)
     return resolve_spec(name, LOSSES)
+
+
+def _bound_loss(
+    loss: Loss,
+    summary: Summary,
+    feature_names: np.ndarray | None,
+    categories: Categories | None,
+) -> Loss:
+    """Return the loss for the columns of a table, see `Loss.bind`."""
+    if categories is None:
+        return loss.bind(summary.is_binary, feature_names)
+    layout = categories.layout
+    is_binary = summary.is_binary
+    if is_binary is not None:
+        is_binary = is_binary[layout.first] & ~categories.is_categorical
+    loss = loss.bind(is_binary, feature_names)
+    n_rows = tuple(summary.weight[layout.first].tolist())
+    return CategoricalLoss(loss, layout, n_rows)
+
+
+def _check_categorical(estimator: Estimator, parts: Parts) -> None:
+    """Raise ValueError if parameters do not allow categorical features."""
+    network, reason = parts.network, None
+    if network.depends_on_order or estimator.input_shape is not None:
+        name = "network" if network.depends_on_order else "input_shape"
+        reason = (
+            "which needs features in the order of an image or a signal. Use a network "
+            "of dense layers and input_shape=None"
+        )
+    elif network.output_activation != "auto":
+        name = "network"
+        reason = (
+            f"which has output_activation={network.output_activation!r}, but their "
+            "outputs need a softmax. Use output_activation='auto'"
+        )
+    if reason is not None:
+        raise ValueError(
+            f"categorical_features={estimator.categorical_features!r} selects "
+            f"categorical features, which is not possible with {name}="
+            f"{getattr(estimator, name)!r}, {reason}, or categorical_features=None."
+        )
 
 
 def _check_combination(estimator: Estimator, parts: Parts) -> None:
@@ -425,10 +488,15 @@ def _draw_seed(random_state: Any) -> int:
 def check_X(estimator: Estimator, X: Any) -> Table:
     """Validate rows for a fitted estimator; return a float array or a CSR matrix."""
     with np.errstate(over="ignore", invalid="ignore"):  # in the sum of extreme values
-        if _is_plain_array(estimator, X):
+        categories = estimator._trained.categories
+        if categories is None and _is_plain_array(estimator, X):
             return X
         check_in_memory(estimator, X)
         _check_dimensions(estimator, X)
+        if categories is not None:
+            X = _check_array_of_columns(estimator, X)
+            validate_data(estimator, X, reset=False, skip_check_array=True)
+            return _encoded(estimator, X, categories)
         with numeric(X):
             X = validate_data(estimator, X, reset=False, **_X_SETTINGS)
     return _without_duplicates(X)
@@ -525,30 +593,130 @@ def has_observed_value(X: Table, weight: np.ndarray | None = None) -> bool:
 
 
 def _check_training_data(
-    estimator: Estimator, X: Any, earlier: Trained | None, is_partial: bool
-) -> tuple[Table, Any]:
-    """Return X as a float array or a CSR matrix, and its feature names or None.
+    estimator: Estimator,
+    X: Any,
+    sample_weight: ArrayLike | None,
+    earlier: Trained | None,
+    is_partial: bool,
+) -> tuple[Table, tuple[Any, Categories | None]]:
+    """Return X as a float array or a CSR matrix, and what is known of its features.
 
-    A large table in partitions is returned as `Partitions`.
+    These are their names, or None, and their categories, or None. A large table in
+    partitions is returned as `Partitions`.
     """
     if is_collection(estimator, X):
+        if estimator.categorical_features is not None:
+            raise TypeError(
+                f"categorical_features={estimator.categorical_features!r} needs a "
+                "table in memory, whose categories are found before training, but X is "
+                f"a {type(X).__name__} of partitions. Pass one data frame, or encode "
+                "the categories as numbers and use categorical_features=None."
+            )
         if is_partial:
             raise TypeError(
                 "partial_fit takes one array, data frame or sparse matrix, but X is a "
                 f"{type(X).__name__} of partitions. Pass one partition at a time, or "
                 "the whole to fit."
             )
-        return _check_partitions(estimator, X, earlier)
+        X, names = _check_partitions(estimator, X, earlier)
+        return X, (names, None)
     if earlier is not None:
-        return check_X(estimator, X), earlier.feature_names
+        return check_X(estimator, X), (earlier.feature_names, earlier.categories)
     _check_dimensions(estimator, X)
     # `validate_data` sets attributes of an estimator. Here it is given a copy, so that
     # a fit that fails leaves the estimator unchanged.
     copied = type(estimator)(**estimator.get_params(deep=False))
-    with np.errstate(over="ignore", invalid="ignore"), numeric(X):  # as in `check_X`
-        X = validate_data(copied, X, reset=True, **_X_SETTINGS)
+    is_categorical = None
+    if estimator.categorical_features is not None:
+        X = _check_array_of_columns(estimator, X)
+        is_categorical = find_categorical(X, estimator.categorical_features)
+    with np.errstate(over="ignore", invalid="ignore"):  # as in `check_X`
+        if is_categorical is not None:
+            validate_data(copied, X, reset=True, skip_check_array=True)
+            weight = check_weight(sample_weight, X)
+            categories = Categories.of(X, is_categorical, weight)
+            names = getattr(copied, "feature_names_in_", None)
+            return _encoded(estimator, X, categories), (names, categories)
+        with numeric(X):
+            X = validate_data(copied, X, reset=True, **_X_SETTINGS)
     X = _without_duplicates(X)
-    return X, getattr(copied, "feature_names_in_", None)
+    return X, (getattr(copied, "feature_names_in_", None), None)
+
+
+def _check_array_of_columns(estimator: Estimator, X: Any, name: str = "X") -> Any:
+    """Return a table whose columns can be read; other tables raise an error.
+
+    Data frames are returned unchanged, lists as arrays of objects.
+    """
+    if sparse.issparse(X):
+        raise TypeError(
+            f"categorical_features={estimator.categorical_features!r} needs dense "
+            f"rows, but {name} is sparse. Use {name}.toarray(), or "
+            "categorical_features=None."
+        )
+    if is_frame(X):
+        return X
+    refuse_masked(X, name)
+    if isinstance(X, list | tuple):
+        try:  # NumPy would convert numbers to words where there are both
+            X = np.array(X, dtype=object)
+        except ValueError as error:  # rows of different lengths
+            raise ValueError(f"{name} must be a table of rows: {error}") from error
+    return check_array(
+        X,
+        dtype=None,
+        ensure_all_finite=False,
+        input_name=name,
+        estimator=estimator,
+    )
+
+
+def category_table(estimator: Estimator, X: Any) -> np.ndarray:
+    """Return validated rows with their categories, an array of objects.
+
+    NaN marks a missing entry.
+    """
+    columns = [
+        column for _, column in columns_of(_check_array_of_columns(estimator, X))
+    ]
+    table = np.empty((num_samples(X), len(columns)), dtype=object)
+    for j, column in enumerate(columns):
+        values = column_values(column)
+        table[:, j] = [np.nan if value is None else value for value in values]
+    return table
+
+
+def _encoded(
+    estimator: Estimator,
+    X: Any,
+    categories: Categories,
+    name: str = "X",
+    dtype: Any = None,
+) -> np.ndarray:
+    """Return the columns of features of numbers and categories.
+
+    Parameters
+    ----------
+    estimator : AutoencoderTransformer or AutoencoderOutlierDetector
+    X : ndarray or data frame of shape (n_samples, n_features)
+    categories : Categories
+    name : {"X", "X_val"}, default="X"
+    dtype : dtype, default=None
+        Type of the columns; None means that of the numbers.
+    """
+    settings = {**_X_SETTINGS, "input_name": name, "estimator": estimator}
+    if dtype is not None:
+        settings["dtype"] = dtype
+    numbers = numeric_part(X, categories.is_categorical)
+    if numbers is not None:
+        with numeric(numbers, name):
+            numbers = check_array(numbers, **settings)
+        return categories.encode(X, numbers, name)
+    if not num_samples(X):
+        check_array(np.empty((0, 1)), input_name=name, estimator=estimator)
+    rows = categories.encode(X, None, name)
+    is_single = dtype is None and getattr(X, "dtype", None) == np.float32
+    return rows.astype(np.float32 if is_single else (dtype or np.float64), copy=False)
 
 
 def _check_partitions(
@@ -581,6 +749,7 @@ def _check_validation_rows(
     sample_weight_val: ArrayLike | None,
     X: Table,
     feature_names: np.ndarray | None,
+    categories: Categories | None,
 ) -> Rows | None:
     """Validate the rows that judge the training; return them in canonical form.
 
@@ -593,6 +762,8 @@ def _check_validation_rows(
         Validated training rows.
     feature_names : ndarray of str or None
         Their names.
+    categories : Categories or None
+        Their categories.
 
     Returns
     -------
@@ -614,10 +785,17 @@ def _check_validation_rows(
         )
     with np.errstate(over="ignore", invalid="ignore"), _errors_name("X_val"):
         _check_dimensions(estimator, X_val, "X_val")
-        settings = {**_X_SETTINGS, "dtype": X.dtype, "input_name": "X_val"}
-        with numeric(X_val, "X_val"):
-            table = check_array(X_val, estimator=estimator, **settings)
-    _check_same_features(X_val, table.shape[1], X.shape[1], feature_names)
+        if categories is None:
+            settings = {**_X_SETTINGS, "dtype": X.dtype, "input_name": "X_val"}
+            with numeric(X_val, "X_val"):
+                table = check_array(X_val, estimator=estimator, **settings)
+        else:
+            X_val = _check_array_of_columns(estimator, X_val, "X_val")
+    n_features = X.shape[1] if categories is None else categories.layout.n_features
+    n_given = X_val.shape[1] if categories is not None else table.shape[1]
+    _check_same_features(X_val, n_given, n_features, feature_names)
+    if categories is not None:
+        table = _encoded(estimator, X_val, categories, "X_val", X.dtype)
     if sparse.issparse(X) and not sparse.issparse(table):
         table = sparse.csr_array(table)  # a block of sparse rows is read as such
     table = _without_duplicates(table)
@@ -918,6 +1096,7 @@ def _resolve_n_components(
     estimator: Estimator,
     parts: Parts,
     input_shape: tuple[int, ...],
+    n_features: int,
     scale: str | None,
     rank: int,
     earlier: Trained | None,
@@ -941,7 +1120,6 @@ def _resolve_n_components(
         if earlier is not None:
             n_components = earlier.net.module_.n_components
         elif isinstance(n_components, str):
-            n_features = math.prod(input_shape)
             n_components = estimator._auto_n_components(parts, n_features, scale)
         elif not isinstance(n_components, Integral):
             n_components = rank

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -112,6 +113,7 @@ __all__ = [
     "validate_arguments",
     "validate_parameters",
     "with_callbacks",
+    "wrap_columns",
     "wrap_output",
 ]
 
@@ -254,6 +256,43 @@ def wrap_output(estimator: Any, values: NDArray, X: Any) -> Any:
         return values
     adapter = ADAPTERS_MANAGER.adapters[container]
     return adapter.create_container(values, X, check_feature_names_in(estimator))
+
+
+def wrap_columns(
+    estimator: Any, columns: list[NDArray], categories: Any, X: Any
+) -> Any:
+    """Return columns of different types in the data frame chosen by `set_output`.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        A fitted estimator; its input features name the columns.
+    columns : list of ndarray of shape (n_samples,)
+    categories : Categories
+        Its `kinds` are the types of the columns.
+    X : array-like or data frame of shape (n_samples, n_features)
+        Gives a data frame of pandas its index.
+    """
+    container = _get_output_config("transform", estimator)["dense"]
+    adapter = ADAPTERS_MANAGER.adapters[container]
+    names = check_feature_names_in(estimator)
+    # Of numbers, so that the adapter gives the frame its index and its names.
+    frame = adapter.create_container(np.zeros((len(columns[0]), len(names))), X, names)
+    library = import_module(container)
+    for name, values, levels, kind in zip(
+        names, columns, categories.levels, categories.kinds, strict=True
+    ):
+        typed: Any = values if levels is None else values.tolist()
+        is_category = kind in ("category", "ordered")
+        if container == "polars":
+            typed = library.Series(name, typed)
+            typed = typed.cast(library.Categorical) if is_category else typed
+            frame = frame.with_columns(typed)
+            continue
+        if is_category:
+            typed = library.Categorical(typed, list(levels), kind == "ordered")
+        frame[name] = typed
+    return frame
 
 
 def requests_frame(estimator: Any) -> bool:

@@ -124,6 +124,23 @@ def _best_estimator(estimator: Any) -> Any:
     return getattr(estimator, "best_estimator_", estimator)
 
 
+def refuse_categories(display: type, autoencoder: Any) -> None:
+    """Raise ValueError if a display of numbers would have to draw categories."""
+    if autoencoder.is_categorical_ is not None:
+        raise ValueError(
+            f"{display.__name__} draws numbers, but the estimator has categorical "
+            "features, by its parameter categorical_features."
+        )
+
+
+def to_values(rows: Any) -> np.ndarray:
+    """Convert rows of numbers and categories to a dense array, of objects if needed."""
+    if issparse(rows):
+        return to_dense(rows)
+    rows = rows.to_numpy() if hasattr(rows, "to_numpy") else np.asarray(rows)
+    return rows if rows.dtype.kind == "O" else rows.astype(float)
+
+
 def to_dense(rows: Any) -> np.ndarray:
     """Convert an array-like or a sparse matrix to a dense array of floats."""
     return np.asarray(rows.toarray() if issparse(rows) else rows, dtype=float)

@@ -44,7 +44,16 @@ class FittedAttributesMixin:
     @property
     def mean_(self) -> np.ndarray:
         """Mean of each feature over the rows of the call that built the network."""
-        return self._in_array_space(self._fitted.mean)
+        mean, categories = self._fitted.mean, self._fitted.categories
+        if categories is not None:
+            mean = categories.of_features(mean)
+        return self._in_array_space(mean)
+
+    @property
+    def is_categorical_(self) -> np.ndarray | None:
+        """Which features are categorical, a bool array; None if there are none."""
+        categories = self._fitted.categories
+        return None if categories is None else categories.is_categorical
 
     @property
     def n_components_(self) -> int:

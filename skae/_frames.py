@@ -35,7 +35,7 @@ def filled(
     given : array-like, data frame or sparse matrix of shape (n_samples, n_features)
         Table as the user passed it.
     X : ndarray or CSR matrix of shape (n_samples, n_features)
-        The same as floating-point numbers.
+        The same as floating-point numbers, or as numbers and categories.
     where : tuple of ndarray of int
         Result of `missing_entries` for X.
     values : ndarray of shape (n_missing,)
@@ -46,8 +46,8 @@ def filled(
     filled : data frame, CSR matrix or ndarray
         Of a pandas or polars frame, a frame with the same columns and index; columns
         without a missing entry are unchanged, the others keep their type if it is a
-        floating-point one, and become float64 otherwise. Of a sparse matrix, a CSR
-        matrix. Of anything else, an array in the type of `X`.
+        floating-point one or has categories, and become float64 otherwise. Of a sparse
+        matrix, a CSR matrix. Of anything else, an array in the type of `X`.
     """
     if sparse.issparse(X):
         result = X.copy()
@@ -69,12 +69,19 @@ def _filled_pandas(
     rows, columns = where
     for j in np.unique(columns):
         column = frame.iloc[:, j].copy()
-        if getattr(column.dtype, "kind", "O") != "f":
-            is_plain = isinstance(column.dtype, np.dtype)
-            column = column.astype("float64" if is_plain else "Float64")
-        dtype = getattr(column.dtype, "numpy_dtype", column.dtype)
         is_here = columns == j
-        column.iloc[rows[is_here]] = values[is_here].astype(dtype)
+        found = values[is_here]
+        if isinstance(found[0], str | bool):  # a category
+            if hasattr(column, "cat"):
+                known = set(column.cat.categories)
+                new = [level for level in dict.fromkeys(found) if level not in known]
+                column = column.cat.add_categories(new)
+        else:
+            if getattr(column.dtype, "kind", "O") != "f":
+                is_plain = isinstance(column.dtype, np.dtype)
+                column = column.astype("float64" if is_plain else "Float64")
+            found = found.astype(getattr(column.dtype, "numpy_dtype", column.dtype))
+        column.iloc[rows[is_here]] = found
         result.isetitem(j, column)
     return result
 
@@ -86,7 +93,16 @@ def _filled_polars(
     replaced = []
     for j in np.unique(columns):
         column = frame.to_series(int(j))
-        column = column.clone() if column.dtype.is_float() else column.cast(float)
         is_here = columns == j
-        replaced.append(column.scatter(rows[is_here], values[is_here]))
+        found = values[is_here].tolist()
+        if isinstance(found[0], str):
+            dtype = column.dtype
+            words = column.cast(str).scatter(rows[is_here], found)
+            replaced.append(words.cast(dtype))
+            continue
+        if isinstance(found[0], bool) or column.dtype.is_float():
+            column = column.clone()
+        else:
+            column = column.cast(float)
+        replaced.append(column.scatter(rows[is_here], found))
     return frame.with_columns(replaced)

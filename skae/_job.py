@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from skae._categories import Categories
 from skae._defaults import TrainingDefaults
 from skae._folds import Holdout
 from skae._layers import make_activation
@@ -179,6 +180,9 @@ class Job:
     summary : Summary
         Statistics of the features over these rows.
     feature_names : ndarray of str or None
+    categories : Categories or None
+        Categories of the features, by whose columns `rows` are encoded; None if the
+        features are numbers.
     input_shape : tuple of int
         Shape of one row.
     n_components : int
@@ -245,6 +249,7 @@ class Job:
     positions: np.ndarray | None
     summary: Summary
     feature_names: np.ndarray | None
+    categories: Categories | None
     input_shape: tuple[int, ...]
     n_components: int
     n_channels: int
@@ -507,6 +512,9 @@ class Trained:
     array_space : tuple of str or None
         Library and device of the rows of the last call, the fields of an `ArraySpace`,
         in which fitted attributes are returned; None for NumPy.
+    categories : Categories or None
+        Categories of the features, by whose columns rows are encoded; None if the
+        features are numbers.
     """
 
     net: AutoencoderNet
@@ -531,10 +539,13 @@ class Trained:
     code_summaries: tuple[Summary, ...] | None = None
     ordered: Ordered | None = None
     array_space: tuple[str, str] | None = None
+    categories: Categories | None = None
 
     @property
     def n_features(self) -> int:
         """Number of features of the training rows."""
+        if self.categories is not None:
+            return self.categories.layout.n_features
         return len(self.summary.mean)
 
     @property
@@ -584,7 +595,7 @@ class Trained:
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean of each feature, of shape (n_features,), see `mean_`."""
+        """Mean of each column, of shape (n_columns,), see `mean_`."""
         return self.net.module_.scaler.mean.cpu().numpy().copy()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -52,10 +52,12 @@ def keep_rows(job: Job, net: AutoencoderNet) -> None:
     n_core = int(np.searchsorted(reached, CORE_SHARE)) + 1
     n_core = min(max(n_core, job.n_neighbors + 1), len(weight))
     kept = KeptRows(sample.scaled[order], weight)
-    n_around = 0
-    if job.has_relative_distances:
+    n_around, layout = 0, job.parts.loss.layout
+    if job.has_relative_distances and layout is None:
         n_around = max(1, round(AROUND_FACTOR * math.sqrt(weight.sum())))
-    neighbors = NearestRows(kept, n_core, job.n_neighbors, sample.n_seen, n_around)
+    neighbors = NearestRows(
+        kept, n_core, job.n_neighbors, sample.n_seen, n_around, layout
+    )
     module.neighbors = neighbors.to(job.device)
     neighbors.measure(sample.error[order])
 

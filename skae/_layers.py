@@ -834,6 +834,112 @@ class BinarySigmoid(nn.Module):
         return torch.where(self.is_binary, raw.sigmoid(), raw)
 
 
+class BlockSoftmax(nn.Module):
+    """Softmax on each block of columns, another activation on the other columns.
+
+    Parameters
+    ----------
+    output : torch.nn.Module
+        Activation of values with one column for each feature.
+    layout : Layout
+        Columns of the features.
+    unlikely : ndarray of shape (n_features,)
+        Probability of a category that no training row has, for each feature.
+    """
+
+    first: Tensor
+    numbers: Tensor
+    is_one_hot: Tensor
+    column_order: Tensor
+    feature_order: Tensor
+
+    def __init__(self, output: nn.Module, layout: Any, unlikely: np.ndarray):
+        super().__init__()
+        self.output = output
+        blocks = list(layout.blocks())
+        self.n_kinds = len(blocks)
+        first, is_categorical = layout.first, np.array(layout.is_categorical)
+        numbers = np.flatnonzero(~is_categorical)
+        features = np.concatenate([numbers, *(features for features, _ in blocks)])
+        columns = [columns.ravel() for _, columns in blocks]
+        positions = {
+            "first": first,
+            "numbers": numbers,
+            "feature_order": np.argsort(features),
+            "column_order": np.argsort(np.concatenate([first[numbers], *columns])),
+            "is_one_hot": layout.is_one_hot,
+            **{f"block_{i}": columns for i, (_, columns) in enumerate(blocks)},
+            **{f"unlikely_{i}": unlikely[where] for i, (where, _) in enumerate(blocks)},
+        }
+        for name, values in positions.items():
+            self.register_buffer(name, torch.from_numpy(values))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        numbers = self.output(self.of_features(raw))[..., self.numbers]
+        blocks = [self.block(raw, i).softmax(-1) for i in range(self.n_kinds)]
+        joined = torch.cat([numbers, *(block.flatten(-2) for block in blocks)], dim=-1)
+        return joined[..., self.column_order]
+
+    def of_features(self, values: Tensor) -> Tensor:
+        """Return the first column of each feature, of shape (..., n_features)."""
+        return values[..., self.first]
+
+    def block(self, values: Tensor, kind: int) -> Tensor:
+        """Return the columns of the features with one number of categories.
+
+        Parameters
+        ----------
+        values : Tensor of shape (..., n_columns)
+        kind : int
+            Position in `Layout.blocks`.
+
+        Returns
+        -------
+        Tensor of shape (..., n_blocks, n_categories)
+        """
+        return values[..., getattr(self, f"block_{kind}")]
+
+    def probability(self, X: Tensor, P: Tensor, kind: int) -> Tensor:
+        """Return the probability of the category of each row, (..., n_blocks).
+
+        Parameters
+        ----------
+        X : Tensor of shape (..., n_columns)
+            Encoded rows.
+        P : Tensor of shape (..., n_blocks, n_categories)
+            Probabilities of the categories of the features of `block`.
+        kind : int
+            Position in `Layout.blocks`.
+        """
+        x = self.block(X, kind)
+        unlikely = getattr(self, f"unlikely_{kind}").to(P)
+        return torch.where(x.sum(dim=-1) > 0, (x * P).sum(dim=-1), unlikely)
+
+    def cross_entropy(self, X: Tensor, log_P: Tensor, kind: int) -> Tensor:
+        """Return minus the logarithm of `probability`, from those of probabilities."""
+        x = self.block(X, kind)
+        entropy = -(x * log_P).sum(dim=-1)
+        unlikely = getattr(self, f"unlikely_{kind}").to(log_P)
+        return torch.where(x.sum(dim=-1) > 0, entropy, -unlikely.log())
+
+    def joined_features(self, numbers: Tensor, blocks: list[Tensor]) -> Tensor:
+        """Join values of features of numbers and of categorical ones.
+
+        Parameters
+        ----------
+        numbers : Tensor of shape (..., n_features)
+            Values, of which those of categorical features are not used.
+        blocks : list of Tensor of shape (..., n_blocks)
+            Values of the features of each block.
+
+        Returns
+        -------
+        Tensor of shape (..., n_features)
+        """
+        parts = torch.cat([numbers[..., self.numbers], *blocks], dim=-1)
+        return parts[..., self.feature_order]
+
+
 def unbounded_columns(output: nn.Module, n_features: int) -> np.ndarray:
     """Return which columns an output activation leaves unchanged.
 
@@ -848,8 +954,14 @@ def unbounded_columns(output: nn.Module, n_features: int) -> np.ndarray:
     -------
     ndarray of bool of shape (n_features,)
         All columns under ``nn.Identity``, those without a sigmoid under
-        `BinarySigmoid`, none under any other module.
+        `BinarySigmoid`, those without a softmax under `BlockSoftmax` if its other
+        activation leaves them unchanged, none under any other module.
     """
+    if isinstance(output, BlockSoftmax):
+        unbounded = ~output.is_one_hot.cpu().numpy()
+        first = output.first.cpu().numpy()
+        unbounded[first] &= unbounded_columns(output.output, len(first))
+        return unbounded
     if isinstance(output, BinarySigmoid):
         return ~output.is_binary.cpu().numpy()
     return np.full(n_features, isinstance(output, nn.Identity))

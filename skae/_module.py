@@ -464,9 +464,10 @@ class Autoencoder(nn.Module):
         weight = batch.weight
         if observed is not None:
             target = self.within_range(target)
-        target = encoder_input = self._in_memory_order(target)
+        target = self._in_memory_order(target)
+        encoder_input = self._known(target)
         if corruption is not None:
-            encoder_input = self._corrupted(corruption, target, observed)
+            encoder_input = self._corrupted(corruption, encoder_input, observed)
         H = self._run_encoder(encoder_input)
         Z, term = self.bottleneck.training_code(H, weight, done)
         if self.prefixes is not None and self.training:
@@ -579,15 +580,35 @@ class Autoencoder(nn.Module):
             return total / target.n_observed
         if self.noise is not None:
             losses = self.noise.negative_log_likelihood(losses)
-        return observed_mean(losses, propagation.observed)
+        return observed_mean(losses, self.observed_features(propagation.observed))
+
+    def observed_features(self, observed: Tensor | None) -> Tensor | None:
+        """Return which features are observed, of which losses have a column each.
+
+        Parameters
+        ----------
+        observed : Tensor of bool of shape (n_samples, n_columns) or None
+            See `Propagation`. Categorical features have several columns, which are
+            observed or missing together.
+        """
+        if observed is None or self.loss.layout is None:
+            return observed
+        return observed[..., self.output.first]  # type: ignore[index]
+
+    @property
+    def n_features(self) -> int:
+        """Number of features of a row, of which losses have a column each."""
+        layout = self.loss.layout
+        return len(self.scaler.mean) if layout is None else layout.n_features
 
     def per_feature(self, term: Tensor, propagation: Propagation) -> Tensor:
         """Divide each row's term by its number of observed entries, as in its loss."""
         if isinstance(propagation.target, SparseRows):
             return term / propagation.target.n_observed
-        if propagation.observed is None:
-            return term / propagation.target.shape[1]
-        return term / count_observed(propagation.observed).squeeze(-1)
+        observed = self.observed_features(propagation.observed)
+        if observed is None:
+            return term / self.n_features
+        return term / count_observed(observed).squeeze(-1)
 
     def block_losses(self, block: FeatureBlock) -> Tensor:
         """Return the losses of the entries of some features."""
@@ -599,10 +620,19 @@ class Autoencoder(nn.Module):
         target = self._in_memory_order(self.within_range(target))
         if not isinstance(target, Tensor):
             return target, observed, self._run_encoder(target)
+        known = self._known(target)
         if self.visible is None:
-            return target, observed, self._function("encoder")(target)
+            return target, observed, self._function("encoder")(known)
         encode = self._kept("members", lambda: visible_function(self.encoder))
-        return target, observed, encode(target, self.visible, self._hidden)
+        return target, observed, encode(known, self.visible, self._hidden)
+
+    def _known(self, target: Any) -> Any:
+        """Replace categories that no training row has by the mean, as missing ones."""
+        if self.loss.layout is None:
+            return target
+        # The columns of other categories are 0 and 1.
+        is_unknown = self.output.is_one_hot & (target < 0)
+        return torch.where(is_unknown, self.scaler.scaled_mean, target)
 
     def within_range(self, scaled: Tensor) -> Tensor:
         """Replace values beyond the range of the loss by the nearest one in it."""
@@ -700,7 +730,7 @@ class Autoencoder(nn.Module):
 
     def encoder_input(self, X: Tensor) -> Tensor:
         """Return the input of the encoder for rows in the units of the data."""
-        return self.visible_part(self.scaler(X)[0])
+        return self.visible_part(self._known(self.scaler(X)[0]))
 
     def _function(self, part: str) -> Callable[[Tensor], Tensor]:
         """Return a function that computes the output of a part, see `as_function`."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import date, time, timedelta
 from reprlib import repr as repr_
 from typing import Any
 
 import numpy as np
 from scipy import sparse
+
+# Types of dates and durations among objects.
+_DATES = np.datetime64 | np.timedelta64 | date | time | timedelta
 
 
 @contextmanager
@@ -33,13 +37,8 @@ def numeric(X: Any, name: str = "X") -> Iterator[None]:
         The error of the conversion, whose message names the first value that is not a
         number, and its column.
     """
-    if _is_masked(X):
-        raise ValueError(
-            f"{name} is a masked array, whose masked values would count as if they "
-            "were observed. Pass an array with numpy.nan in their place, such as "
-            "numpy.ma.filled(array.astype(float), numpy.nan)."
-        )
-    _refuse_dates(name, _labels(X, _is_temporal))
+    refuse_masked(X, name)
+    refuse_dates(name, _labels(X, _is_temporal))
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -47,23 +46,37 @@ def numeric(X: Any, name: str = "X") -> Iterator[None]:
         if found is None:
             raise
         label, value = found
+        if isinstance(value, _DATES):
+            refuse_dates(name, [label])
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
             f"{name} has a value that is not a number, {repr_(value)} in column "
             f"{label!r}: {error}. Encode words as numbers, for example by a "
-            "OneHotEncoder, use numpy.nan where a value is missing, or leave the "
-            "column out."
+            "OneHotEncoder, or name the column in categorical_features; use numpy.nan "
+            "where a value is missing, or leave the column out."
         ) from error
-    _refuse_dates(name, _dated_objects(X))
+    refuse_dates(name, _dated_objects(X))
 
 
-def _refuse_dates(name: str, labels: list) -> None:
+def refuse_masked(X: Any, name: str) -> None:
+    """Raise ValueError if a table is a masked array with masked values."""
+    if _is_masked(X):
+        raise ValueError(
+            f"{name} is a masked array, whose masked values would count as if they "
+            "were observed. Pass an array with numpy.nan in their place, such as "
+            "numpy.ma.filled(array.astype(float), numpy.nan)."
+        )
+
+
+def refuse_dates(name: str, labels: list) -> None:
     """Raise TypeError if there are labels of columns with dates or durations."""
     if labels:
         raise TypeError(
             f"{name} has dates or durations{_listed(labels)}, which have no natural "
             "unit. Pass numbers instead, for example the days since a date, or the "
-            "month and the weekday."
+            "month and the weekday: of a pandas column, (c - c.min()).dt.days, "
+            "c.dt.month and c.dt.dayofweek, of which the last two may be categorical "
+            "features; of a duration, c.dt.total_seconds()."
         )
 
 
@@ -74,7 +87,7 @@ def _is_masked(X: Any) -> bool:
     return any(isinstance(row, masked) and np.ma.is_masked(row) for row in rows)
 
 
-def _is_frame(X: Any) -> bool:
+def is_frame(X: Any) -> bool:
     """Whether X is a data frame of pandas or polars, or a table of Arrow."""
     return hasattr(X, "columns") and (hasattr(X, "dtypes") or _is_arrow(X))
 
@@ -83,14 +96,14 @@ def _is_arrow(X: Any) -> bool:
     return hasattr(X, "column_names")
 
 
-def _types(X: Any) -> Iterable[tuple[Any, Any]]:
+def types_of(X: Any) -> Iterable[tuple[Any, Any]]:
     """Return labels and types of the columns, of an array ``...`` and its type.
 
     Lists, and other objects without a type, have none.
     """
-    if _is_frame(X):
+    if is_frame(X):
         if _is_arrow(X):
-            return [(label, values.dtype) for label, values in _columns(X)]
+            return [(label, values.dtype) for label, values in columns_of(X)]
         return zip(X.columns, X.dtypes, strict=True)
     return [(..., X.dtype)] if hasattr(X, "dtype") else []
 
@@ -100,18 +113,21 @@ def _labels(X: Any, holds: Callable[[Any], bool]) -> list:
 
     Many columns share one type, which is looked at once.
     """
-    pairs = list(_types(X))
+    pairs = list(types_of(X))
     distinct = {id(dtype): dtype for _, dtype in pairs}
     found = {key for key, dtype in distinct.items() if holds(dtype)}
     return [label for label, dtype in pairs if id(dtype) in found]
 
 
-def _columns(X: Any) -> Iterator[tuple[Any, Any]]:
-    """Iterate over labels and values of the columns of a data frame.
+def columns_of(X: Any) -> Iterator[tuple[Any, Any]]:
+    """Iterate over labels and values of the columns of a data frame or an array.
 
-    The values have a `dtype`. Each takes microseconds, which are many for many columns.
+    The labels of an array are positions. The values have a `dtype`. Each takes
+    microseconds, which are many for many columns.
     """
-    if hasattr(X, "iloc"):  # labels may repeat
+    if not is_frame(X):
+        yield from enumerate(X.T)
+    elif hasattr(X, "iloc"):  # labels may repeat
         yield from ((label, X.iloc[:, i]) for i, label in enumerate(X.columns))
     elif _is_arrow(X):
         pairs = zip(X.column_names, X.columns, strict=True)
@@ -139,15 +155,28 @@ def _dated_objects(X: Any) -> list:
     """
     if sparse.issparse(X):
         return []
-    if not _is_frame(X):
+    if not is_frame(X):
         values = X if hasattr(X, "dtype") else np.asarray(X)
         is_dated = _is_temporal(values.dtype) or _has_dated_object(values)
         return [...] if is_dated else []
     objects = set(_labels(X, _is_object))
     if not objects:
         return []
-    pairs = ((k, values) for k, values in _columns(X) if k in objects)
+    pairs = ((k, values) for k, values in columns_of(X) if k in objects)
     return [label for label, values in pairs if _has_dated_object(values)]
+
+
+def has_dates(column: Any) -> bool:
+    """Whether a column has dates or durations, by its type or among its objects."""
+    if _is_temporal(column.dtype):
+        return True
+    categories = getattr(column.dtype, "categories", None)  # a type of pandas
+    if categories is not None and _is_temporal(getattr(categories, "dtype", None)):
+        return True
+    if not _is_object(column.dtype):
+        return False
+    # Those that stand for a missing value differ from themselves.
+    return any(isinstance(value, _DATES) and value == value for value in column)
 
 
 def _has_dated_object(values: Any) -> bool:
@@ -159,15 +188,14 @@ def _has_dated_object(values: Any) -> bool:
 
 def _first_word(X: Any) -> tuple[Any, Any] | None:
     """Return the label of a column and a value in it that is not a number, if any."""
-    if _is_frame(X):
-        columns = _columns(X)
-    else:
+    if not is_frame(X):
         try:
-            table = np.asarray(X, dtype=object)
+            X = np.asarray(X, dtype=object)
         except (TypeError, ValueError):  # it cannot be read at all
             return None
-        columns = enumerate(table.T) if table.ndim == 2 else iter(())
-    for label, column in columns:
+        if X.ndim != 2:
+            return None
+    for label, column in columns_of(X):
         is_object = column.dtype == object  # in which scikit-learn refuses pandas.NA
         for value in column:
             if not (_is_number(value) or (_is_na(value) and not is_object)):

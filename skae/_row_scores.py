@@ -92,17 +92,18 @@ def distance(module: Autoencoder, X: Any) -> Tensor:
 
 
 def contributions(module: Autoencoder, X: Tensor) -> Tensor:
-    """Compute each entry's share of its row's error, (n_samples, n_features)."""
+    """Compute each feature's share of its row's error, (n_samples, n_features)."""
     propagation = module.propagate(X)
-    target, observed = propagation.target, propagation.observed
+    target = propagation.target
+    observed = module.observed_features(propagation.observed)
     errors = _entry_errors(module, propagation)
     shares = module.mean_over_members(observed_share(errors, observed))
     if module.neighbors is not None:
         nearness = _nearness(module, propagation)
-        shares = module.neighbors.shares(shares, target, observed, nearness)
+        shares = module.neighbors.shares(shares, target, propagation.observed, nearness)
     if not module.may_have_excess(target):
         return shares
-    return shares + observed_share(EXCESS_WEIGHT * excess(module, X), observed)
+    return shares + observed_share(_weighted_excess(module, X), observed)
 
 
 def reconstruction_error(module: Autoencoder, X: Any) -> Tensor:
@@ -149,7 +150,7 @@ def residuals(module: Autoencoder, X: Tensor) -> Tensor:
     Of shape (n_samples, n_features), or (n_samples, n_members, n_features).
     """
     propagation = module.propagate(X)
-    values = _absolute_residuals(module, propagation)
+    values = (propagation.target - module.output(propagation.raw)).abs()
     if propagation.observed is not None:
         values = torch.where(propagation.observed, values, torch.nan)
     return module.rows_first(values)
@@ -263,7 +264,7 @@ def _errors(module: Autoencoder, X: Any, propagation: Propagation) -> Tensor:
     if term is not None and module.noise is not None:
         errors = module.noise.energy(errors)
         term = module.noise.scale.squeeze(-1) * term
-    error = observed_mean(errors, propagation.observed)
+    error = observed_mean(errors, module.observed_features(propagation.observed))
     if term is not None:
         error = error + module.per_feature(term, propagation)
     return error
@@ -349,7 +350,9 @@ def _entry_errors(module: Autoencoder, propagation: Propagation) -> Tensor:
         losses = module.losses(propagation)
         assert losses is not None  # the rows are dense
         return losses
-    return (_absolute_residuals(module, propagation) / module.residual_scale).log1p()
+    target, raw = propagation.target, propagation.raw
+    residuals = module.loss.residuals_from_raw(target, raw, module.output)
+    return (residuals / module.residual_scale).log1p()
 
 
 def _block_errors(module: Autoencoder, block: FeatureBlock) -> Tensor:
@@ -358,10 +361,6 @@ def _block_errors(module: Autoencoder, block: FeatureBlock) -> Tensor:
         return module.block_losses(block)
     scale = module.residual_scale[..., block.where]
     return ((block.target - block.raw).abs() / scale).log1p()
-
-
-def _absolute_residuals(module: Autoencoder, propagation: Propagation) -> Tensor:
-    return (propagation.target - module.output(propagation.raw)).abs()
 
 
 def _nearness(module: Autoencoder, propagation: Propagation) -> Nearness:
@@ -388,5 +387,12 @@ def _plus_excess(
     """
     if isinstance(X, SparseRows) or not module.may_have_excess(propagation.target):
         return errors
-    added = observed_mean(EXCESS_WEIGHT * excess(module, X), propagation.observed)
+    observed = module.observed_features(propagation.observed)
+    added = observed_mean(_weighted_excess(module, X), observed)
     return errors + added.reshape(-1, *[1] * (errors.ndim - 1))
+
+
+def _weighted_excess(module: Autoencoder, X: Tensor) -> Tensor:
+    """Return the errors that belong to `excess`, of shape (n_samples, n_features)."""
+    errors = EXCESS_WEIGHT * excess(module, X)
+    return errors if module.loss.layout is None else module.loss.layout.summed(errors)

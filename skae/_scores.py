@@ -133,6 +133,8 @@ def _residual_scale(
 ) -> torch.Tensor:
     """Return the mean absolute residual of each feature, in the scaled space.
 
+    It is 1 for a categorical feature, see `CategoricalLoss.residuals_from_raw`.
+
     Returns
     -------
     residual_scale : Tensor of shape (n_features,) or (n_members, 1, n_features)
@@ -142,6 +144,10 @@ def _residual_scale(
     scale = np.maximum(
         residuals.total / np.maximum(residuals.weight, 1e-300), MIN_RESIDUAL * deviation
     )
+    layout = module.loss.layout
+    if layout is not None:  # the errors of categories are cross-entropies
+        scale = scale[..., layout.first]
+        scale[..., np.array(layout.is_categorical)] = 1.0
     tensor = torch.from_numpy(scale)
     if tensor.ndim == 2:  # one axis more, for the rows of a batch
         tensor = tensor[:, None]

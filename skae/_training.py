@@ -394,6 +394,7 @@ def _finish(job: Job, training: TrainingRun) -> Trained:
         parts=job.parts,
         parameters=job.parameters,
         feature_names=job.feature_names,
+        categories=job.categories,
         n_rows=n_rows,
         summary=summary._replace(is_binary=None),
         curves=_curves(job, training),

@@ -43,6 +43,11 @@ class Spread(NamedTuple):
     low, high : Tensor of shape (n_features,)
         Smallest and largest value of each feature, or of all features together
         if they share one scale.
+    feature : Tensor of int64 of shape (n_columns,), default=None
+        Where categorical features are encoded by several columns, which are to be
+        corrupted together: the position of the feature of each column. All other
+        entries of this tuple then have a value for each column. None means that each
+        feature is one column.
 
     See Also
     --------
@@ -60,6 +65,7 @@ class Spread(NamedTuple):
     mean: Tensor
     low: Tensor
     high: Tensor
+    feature: Tensor | None = None
 
 
 class Corruption(StoredParametersMixin, BaseEstimator, ABC):
@@ -321,9 +327,8 @@ class Masking(_EntryCorruption):
 
     def build(self, level: float, spread: Spread) -> nn.Module:
         fill = getattr(spread, self.fill_value)
-        if self.hides_entries:
-            return _Hide(level, self.vary_level, fill=fill)
-        return _Mask(level, self.vary_level, fill=fill)
+        kind = _Hide if self.hides_entries else _Mask
+        return kind(level, self.vary_level, spread.feature, fill=fill)
 
 
 class Swap(_EntryCorruption):
@@ -375,7 +380,7 @@ class Swap(_EntryCorruption):
         self.vary_level = vary_level
 
     def build(self, level: float, spread: Spread) -> nn.Module:
-        return _SwapRows(level, self.vary_level)
+        return _SwapRows(level, self.vary_level, spread.feature)
 
 
 class SaltAndPepper(_EntryCorruption):
@@ -427,7 +432,9 @@ class SaltAndPepper(_EntryCorruption):
         self.vary_level = vary_level
 
     def build(self, level: float, spread: Spread) -> nn.Module:
-        return _SaltPepper(level, self.vary_level, low=spread.low, high=spread.high)
+        return _SaltPepper(
+            level, self.vary_level, spread.feature, low=spread.low, high=spread.high
+        )
 
 
 class _Corruptor(NoiseModule):
@@ -438,10 +445,6 @@ class _Corruptor(NoiseModule):
         self.level = level
         for name, tensor in statistics.items():
             self.register_buffer(name, tensor)
-
-    def choose(self, X: Tensor, probability: float | Tensor) -> Tensor:
-        """Return a mask of the shape of `X`, each entry True with this probability."""
-        return self.uniform(X, X.shape) < probability
 
     def uniform(self, X: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
         """Return uniform random numbers in [0, 1) on the device of `X`."""
@@ -481,12 +484,32 @@ class _Replacement(_Corruptor):
         Mean share.
     varies : bool
         Whether the share of a row is uniform within the widest interval with this mean.
+    feature : Tensor or None
+        See :class:`Spread`: the columns of one feature are replaced together.
     **statistics : Tensor
     """
 
-    def __init__(self, level: float, varies: bool, **statistics: Tensor):
+    feature: Tensor | None
+
+    def __init__(
+        self, level: float, varies: bool, feature: Tensor | None, **statistics: Tensor
+    ):
         super().__init__(level, **statistics)
         self.varies = varies
+        self.register_buffer("feature", feature)
+        self.n_features = None if feature is None else int(feature.max()) + 1
+
+    def choose(self, X: Tensor, probability: float | Tensor) -> Tensor:
+        """Return a mask of the shape of `X`, each entry True with this probability."""
+        return self.spread(self.uniform(X, self.drawn_shape(X)) < probability)
+
+    def drawn_shape(self, X: Tensor) -> tuple[int, ...]:
+        """Return the shape of what is drawn for each row and feature."""
+        return (len(X), self.n_features or X.shape[1])
+
+    def spread(self, drawn: Tensor) -> Tensor:
+        """Return for each column what was drawn for its feature."""
+        return drawn if self.feature is None else drawn[:, self.feature]
 
     def replace(self, X: Tensor, replacement: Tensor) -> Tensor:
         """Return `X` with the share of its entries replaced."""
@@ -526,8 +549,13 @@ class _SwapRows(_Replacement):
         if n_samples < 2:
             return X.clone()
         step = torch.randint(
-            1, n_samples, X.shape, generator=self.generator, device=X.device
+            1,
+            n_samples,
+            self.drawn_shape(X),
+            generator=self.generator,
+            device=X.device,
         )
+        step = self.spread(step)
         row = torch.arange(n_samples, device=X.device)[:, None]
         # Steps of 1 to n_samples - 1, modulo n_samples, reach all other rows.
         return self.replace(X, X.gather(0, (row + step) % n_samples))

@@ -84,7 +84,11 @@ def export_onnx(
     -----
     The metadata of the file hold the version of skae (``"skae"``), the class of the
     estimator (``"estimator"``) and, if the estimator has `feature_names_in_`, these
-    names as a JSON list (``"feature_names"``).
+    names as a JSON list (``"feature_names"``). With categorical features, they hold the
+    categories of each feature as a JSON list, null for features of numbers
+    (``"categories"``). In X and in reconstructions, numbers and truth values stand for
+    themselves; if a feature has other categories, the position in this list stands for
+    each of them. Any other number is a category that no training row has.
 
     Examples
     --------

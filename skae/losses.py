@@ -97,6 +97,9 @@ class Loss(StoredParametersMixin, BaseEstimator, ABC):
     depends_on_column: ClassVar[bool] = True
     is_squared_distance: ClassVar[bool] = False
     degree: ClassVar[float] = 2.0
+    # Columns of the features, if some features are encoded by several, see
+    # `skae._categorical_loss`. Losses then have a column for each feature.
+    layout: Any = None
     _parameter_constraints: ClassVar[dict] = {}
 
     @property
@@ -145,7 +148,9 @@ class Loss(StoredParametersMixin, BaseEstimator, ABC):
         return self.elementwise(X, output(raw))
 
     def bind(
-        self, is_binary: np.ndarray | None, feature_names: Sequence[str] | None
+        self,
+        is_binary: np.ndarray | None,
+        feature_names: Sequence[str] | np.ndarray | None,
     ) -> Loss:
         """Return the loss for the columns of one table.
 
@@ -213,6 +218,23 @@ class Loss(StoredParametersMixin, BaseEstimator, ABC):
         if self.output_activation != "identity":
             return None
         return mean, np.ones_like(mean)
+
+    def residuals_from_raw(self, X: Tensor, raw: Tensor, output: nn.Module) -> Tensor:
+        """Compute the residuals of which a detector takes the logarithm.
+
+        Parameters
+        ----------
+        X, raw : Tensor of shape (n_samples, n_features)
+            Rows, and the decoder's output before its activation.
+        output : torch.nn.Module
+            Activation that turns `raw` into the reconstruction.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_features)
+            Absolute residuals.
+        """
+        return (X - output(raw)).abs()
 
     # The likelihood of a row, for a variational bottleneck
 
@@ -591,7 +613,9 @@ class Mixed(Loss):
         return False
 
     def bind(
-        self, is_binary: np.ndarray | None, feature_names: Sequence[str] | None
+        self,
+        is_binary: np.ndarray | None,
+        feature_names: Sequence[str] | np.ndarray | None,
     ) -> Loss:
         """Return the loss with the positions of the binary columns.
 
@@ -664,7 +688,7 @@ class Mixed(Loss):
         return torch.where(output.is_binary, entropy, squares)
 
     def _is_binary(
-        self, n_features: int, feature_names: Sequence[str] | None = None
+        self, n_features: int, feature_names: Sequence[str] | np.ndarray | None = None
     ) -> np.ndarray:
         """Return a mask of the columns that the list `binary` selects."""
         binary = np.asarray(self.binary)

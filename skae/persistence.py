@@ -57,12 +57,15 @@ METADATA_KEY = "skae"
 # Classes of skae whose objects a file may hold without `trusted`, by the module that
 # defines them. Others are the modules of PyTorch and scikit-learn's metadata requests.
 KNOWN_CLASSES: dict[str, tuple[str, ...]] = {
+    "skae._categorical_loss": ("CategoricalLoss",),
+    "skae._categories": ("Categories", "Layout"),
     "skae._explained": ("VarianceCurve",),
     "skae._folds": ("Holdout",),
     "skae._job": ("LossCurves", "Parts", "ResidualSums", "Trained", "TrainingScores"),
     "skae._completion": ("Completion",),
     "skae._layers": (
         "BinarySigmoid",
+        "BlockSoftmax",
         "ChannelsFirst",
         "ChannelsLast",
         "CodeActivation",
@@ -576,8 +579,13 @@ def _check_consistent(estimator: BaseAutoencoder) -> None:
     shapes = {
         tuple(values.shape) for values in (scaler.mean, scaler.shift, scaler.factor)
     }
-    if shapes != {(n_features,)} or estimator._trained.n_features != n_features:
+    n_columns, categories = n_features, estimator._trained.categories
+    if categories is not None:
+        n_columns = categories.layout.n_columns
+    if shapes != {(n_columns,)} or estimator._trained.n_features != n_features:
         raise ValueError("the network does not fit n_features_in_")
+    if module.loss.layout != (None if categories is None else categories.layout):
+        raise ValueError("the network does not fit the categories")
     if module.code_factor.shape != (module.n_components,):
         raise ValueError("the network does not fit n_components")
     for name in ("encoder", "bottleneck", "decoder", "output"):

@@ -22,12 +22,20 @@ from skae._arrays import follows_input, in_space_of_fit
 from skae._available import available_unless
 from skae._base import BaseAutoencoder, MatrixLike, cast
 from skae._checks import (
+    category_table,
     check_in_memory,
     check_weight,
     check_X,
     has_observed_value,
 )
-from skae._compat import Interval, RealNotInt, StrOptions, wrap_output
+from skae._compat import (
+    Interval,
+    RealNotInt,
+    StrOptions,
+    requests_frame,
+    wrap_columns,
+    wrap_output,
+)
 from skae._explained import RowSquares, VarianceCurve
 from skae._frames import filled, missing_entries
 from skae._job import Ensemble, Parts
@@ -243,10 +251,11 @@ class AutoencoderTransformer(
         Internal scaling of the rows, undone in reconstructions. ``"global"`` divides
         all features by the square root of their mean variance, which does not change
         the directions of a PCA; ``"feature"`` divides each feature by its standard
-        deviation; None does not scale. ``"auto"`` means ``"global"``. Features with a
-        bounded output, such as that of a sigmoid, are never scaled, because the output
-        can match them only in their own units. With ``loss="mixed"`` these are the
-        binary columns.
+        deviation; None does not scale. ``"auto"`` means ``"global"``, and ``"feature"``
+        with categorical features, since columns beside them have different units.
+        Features with a bounded output, such as that of a sigmoid, are never scaled,
+        because the output can match them only in their own units. With ``loss="mixed"``
+        these are the binary columns.
     max_epochs : int or "auto", default="auto"
         Maximum number of passes over the training rows, >= 1. ``"auto"`` means the
         number of epochs that make 1600 steps of a plain dense network from a PCA, which
@@ -416,6 +425,30 @@ class AutoencoderTransformer(
         scikit-learn's callbacks are notified of the remaining epochs. `partial_fit`
         stores nothing. Writing the state after an epoch takes 3 to 5 milliseconds in a
         default fit of 1,000 rows.
+    categorical_features : "from_dtype" or array-like or None, default=None
+        Which features are categorical, as in
+        :class:`~sklearn.ensemble.HistGradientBoostingClassifier`:
+
+        - None: none, all are numbers;
+        - ``"from_dtype"``: the columns of a data frame of pandas, polars or Arrow with
+          categories, strings or truth values, and columns of objects among which are
+          strings or truth values; none in an array;
+        - names of columns, their positions, or one bool for each.
+
+        A categorical feature is one-hot encoded, and its columns are not scaled. Its
+        loss is the cross-entropy of the probabilities that a softmax predicts; `loss`
+        is that of the other features. Means are over features, not over columns. `fit`,
+        or the first `partial_fit`, determines the categories, which are strings, truth
+        values or numbers, at most 4,096 of a feature.
+
+        Entries such as None and NaN are missing values. A category that no training row
+        has is read as a missing value, but has the loss of a category of probability
+        ``1 / (1 + n)``, where n is the number of training rows: it is a sign of an
+        outlier. Rows that are returned have categories, in an array of objects unless
+        all are numbers. The entry of `mean_` is NaN.
+
+        Dates, sparse rows and tables in partitions raise a TypeError; networks that
+        depend on the order of the features or set an `output_activation`, a ValueError.
 
     Attributes
     ----------
@@ -472,6 +505,8 @@ class AutoencoderTransformer(
         without `whiten` (`code_factor` times the encoder's output).
     n_features_in_ : int
         Number of features seen during `fit`.
+    is_categorical_ : ndarray of bool of shape (n_features,) or None
+        Which features are categorical; None if there are none.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of features seen during `fit`. Defined only when `X` has feature names
         that are all strings.
@@ -668,6 +703,7 @@ class AutoencoderTransformer(
         whiten: bool = False,
         ordered: bool = False,
         checkpoint: str | os.PathLike | None = None,
+        categorical_features: str | ArrayLike | None = None,
     ):
         self.n_components = n_components
         self.network = network
@@ -703,6 +739,7 @@ class AutoencoderTransformer(
         self.whiten = whiten
         self.ordered = ordered
         self.checkpoint = checkpoint
+        self.categorical_features = categorical_features
 
     def fit_transform(
         self, X: MatrixLike, y: Any = None, **fit_params: Any
@@ -798,8 +835,9 @@ class AutoencoderTransformer(
             )
         whitening = self._whitening
         if whitening is None:
-            return self._evaluate_in_type("decode", codes)
-        return cast(self._evaluate("decode", whitening.undo(codes)), codes.dtype)
+            return self._in_features(self._evaluate_in_type("decode", codes))
+        X_hat = cast(self._evaluate("decode", whitening.undo(codes)), codes.dtype)
+        return self._in_features(X_hat)
 
     @own_settings()
     @follows_input
@@ -819,9 +857,10 @@ class AutoencoderTransformer(
         -------
         X_filled : ndarray, data frame or CSR matrix of shape (n_samples, n_features)
             A pandas or polars frame for such a frame, with its columns and index: in
-            columns with a missing entry, integers and booleans become float64, and all
-            else is unchanged. A CSR matrix for a sparse matrix. Otherwise an array in
-            the floating-point type of X, or a data frame if `set_output` requests one.
+            columns with a missing entry, integers and booleans become float64 unless
+            they are categorical, and all else is unchanged. A CSR matrix for a sparse
+            matrix. Otherwise an array in the floating-point type of X, of objects if
+            some are not numbers, or a data frame if `set_output` requests one.
             A row without an observed entry becomes the reconstruction of the mean.
 
         Examples
@@ -839,20 +878,37 @@ class AutoencoderTransformer(
         """
         check_is_fitted(self)
         checked = check_X(self, X)
-        where = missing_entries(checked)
+        given, categories = checked, self._trained.categories
+        if categories is not None:
+            given = category_table(self, X)
+            if categories.are_numbers:
+                given = given.astype(checked.dtype)
+            # The columns of a category are missing together.
+            where = missing_entries(checked[:, categories.layout.first])
+        else:
+            where = missing_entries(checked)
         # Each missing entry belongs to one of the incomplete rows.
         incomplete, row = np.unique(where[0], return_inverse=True)
-        values = np.empty(len(row), dtype=checked.dtype)
+        values = np.empty(len(row), dtype=given.dtype)
         if len(incomplete):
             module = self._trained.net.module_for("forward", checked.dtype)
             rows = Rows(checked, incomplete)
             for block, X_hat in evaluate_blocks(module, "forward", rows):
                 part = slice(*np.searchsorted(row, [block.start, block.stop]))
-                found = X_hat[row[part] - block.start, where[1][part]]
-                values[part] = cast(found, checked.dtype)
-        result = filled(X, checked, where, values)
-        is_array = isinstance(result, np.ndarray)
-        return wrap_output(self, result, X) if is_array else result
+                found = self._in_features(cast(X_hat, checked.dtype))
+                values[part] = found[row[part] - block.start, where[1][part]]
+        result = filled(X, given, where, values)
+        if not isinstance(result, np.ndarray):
+            return result
+        if categories is None:
+            return wrap_output(self, result, X)
+        if not requests_frame(self):
+            return result
+        columns = [
+            column.astype(checked.dtype) if levels is None else column
+            for column, levels in zip(result.T, categories.levels, strict=True)
+        ]
+        return wrap_columns(self, columns, categories, X)
 
     @available_unless(_lacks_order)
     @own_settings()
@@ -1069,7 +1125,9 @@ class AutoencoderTransformer(
         codes = evaluate(module, "encode", rows)
         summary = summarize(Rows(codes, weight=rows.weight))
         deviation = sample_deviation(summary)
-        return mean_squared_effects(module, codes, rows.weight, deviation)
+        effects = mean_squared_effects(module, codes, rows.weight, deviation)
+        categories = self._trained.categories
+        return effects if categories is None else categories.layout.summed(effects)
 
     @available_unless(_lacks_prior)
     @own_settings()
@@ -1110,7 +1168,8 @@ class AutoencoderTransformer(
         codes = self._bottleneck.sample_prior(
             n_samples, self.n_components_, check_random_state(random_state)
         )
-        return in_space_of_fit(self, self._evaluate_in_type("decode", codes))
+        rows = self._in_features(self._evaluate_in_type("decode", codes))
+        return in_space_of_fit(self, rows)
 
     @available_unless(_lacks_codebook)
     @own_settings()
@@ -1191,7 +1250,8 @@ class AutoencoderTransformer(
                 f"codes must be in [0, {self._n_codes}), got values between "
                 f"{checked.min()} and {checked.max()}."
             )
-        return self._evaluate("dequantize", checked.astype(np.float64))
+        rows = self._evaluate("dequantize", checked.astype(np.float64))
+        return self._in_features(rows)
 
     @property
     def _n_codes(self) -> int:
@@ -1254,7 +1314,8 @@ class AutoencoderTransformer(
 
     @property
     def _completes_rows(self) -> bool:
-        return True
+        # The columns of categories are not normally distributed.
+        return self.categorical_features is None
 
     @property
     def _has_ordered_components(self) -> bool:

@@ -416,7 +416,7 @@ def test_weights(kind, name, n_trainings):
 @pytest.mark.parametrize("library", [pd, pl])
 def test_check_of_numbers_takes_no_column_out_of_a_frame(library, monkeypatch):
     X = library.DataFrame({name: numbers()[:, 0] for name in "abc"})
-    monkeypatch.setattr(_numeric, "_columns", None)  # it takes long for many columns
+    monkeypatch.setattr(_numeric, "columns_of", None)  # it takes long for many columns
     with _numeric.numeric(X):
         pass
 

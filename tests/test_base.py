@@ -783,7 +783,9 @@ def test_a_corruption_knows_the_range_of_what_shares_a_scale(scale, X):
     ends = np.nanmin(X, axis=0), np.nanmax(X, axis=0)
     if scale != "feature":
         ends = np.full(5, ends[0].min()), np.full(5, ends[1].max())
-    for found, expected in zip(known[0], (ae.mean_, *ends), strict=True):
+    *statistics, feature = known[0]
+    assert feature is None  # each feature is one column
+    for found, expected in zip(statistics, (ae.mean_, *ends), strict=True):
         scaled = (expected - shift) / factor
         assert_allclose(found.numpy(force=True), scaled, rtol=1e-5, atol=1e-6)
 

@@ -121,3 +121,91 @@ def test_arrays_become_frames_if_requested(fitted, expected):
     fitted.set_output(transform="default")
     assert list(filled.columns) == NAMES
     np.testing.assert_allclose(filled, expected)
+
+
+# Categories
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """Columns that one category determines, complete and with missing entries."""
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 3, 300)
+    frame = pd.DataFrame(
+        {
+            "number": 2 * a + 0.1 * rng.normal(size=300),
+            "word": np.array(["u", "v", "w"])[a],
+            "category": pd.Categorical(np.array(["p", "q", "r"])[a]),
+            "bool": pd.array(a > 0, dtype="boolean"),
+            "object": pd.Series((a > 1).tolist(), dtype=object),
+        }
+    )
+    incomplete = frame.copy()
+    for column in frame.columns:
+        incomplete.loc[rng.random(300) < 0.1, column] = None
+    return frame, incomplete
+
+
+@pytest.fixture(scope="module")
+def of_categories(mixed):
+    return AutoencoderTransformer(
+        3, categorical_features="from_dtype", max_epochs=40, random_state=0
+    ).fit(mixed[1])
+
+
+def test_missing_categories_are_imputed(mixed, of_categories):
+    complete, incomplete = mixed
+    frame = of_categories.impute(incomplete)
+    assert not frame.isna().any(axis=None)
+    pd.testing.assert_series_equal(frame.dtypes, incomplete.dtypes)
+    for name in frame.columns[1:]:
+        is_observed = incomplete[name].notna()
+        assert (frame[name] == complete[name])[is_observed].all()
+        assert (frame[name] == complete[name])[~is_observed].mean() > 0.9
+
+
+def test_unknown_categories_remain_and_new_levels_are_added(mixed, of_categories):
+    incomplete = mixed[1].copy()
+    incomplete["category"] = incomplete["category"].cat.rename_categories({"p": "new"})
+    filled = of_categories.impute(incomplete)["category"]
+    is_new = incomplete["category"] == "new"
+    assert (filled[is_new] == "new").all()
+    assert set(filled.cat.categories) == {"new", "p", "q", "r"}
+
+
+def test_polars_frames_keep_types_of_categories(mixed):
+    polars = pytest.importorskip("polars")
+    incomplete = polars.from_pandas(mixed[1].drop(columns="object"))
+    ae = AutoencoderTransformer(
+        1, categorical_features="from_dtype", max_epochs=1, random_state=0
+    )
+    filled = ae.fit(incomplete).impute(incomplete)
+    assert filled.dtypes == incomplete.dtypes
+    assert filled.null_count().sum_horizontal().item() == 0
+
+
+@pytest.mark.parametrize("container", ["default", "pandas", "polars"])
+def test_arrays_with_categories_are_imputed(mixed, container):
+    pytest.importorskip("polars")
+    rows = mixed[1][["number", "word", "object"]].to_numpy(dtype=object)
+    ae = AutoencoderTransformer(
+        1, categorical_features=[1, 2], max_epochs=1, random_state=0
+    )
+    filled = ae.fit(rows).set_output(transform=container).impute(rows)
+    if container != "default":
+        assert next(map(str, filled.dtypes)).lower() == "float64"
+        filled = filled.to_numpy()
+    is_observed = ~pd.isna(rows)
+    assert (filled[is_observed] == rows[is_observed]).all()
+    assert not pd.isna(filled).any()
+
+
+def test_categories_that_are_numbers_are_imputed_as_numbers():
+    rows = np.column_stack([np.arange(30.0), np.arange(30) % 2])
+    rows[::5, 1] = np.nan
+    ae = AutoencoderTransformer(
+        1, categorical_features=[1], max_epochs=1, random_state=0
+    )
+    filled = ae.fit(rows).impute(rows)
+    assert filled.dtype == np.float64
+    assert set(filled[:, 1]) == {0.0, 1.0}

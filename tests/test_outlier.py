@@ -493,14 +493,14 @@ def test_auto_depends_on_network_width_and_scale(
     scale = not_interned(scale)
     detector = AutoencoderOutlierDetector(**settings)
     parts = check_parameters(detector)
-    ensemble = detector._ensemble(parts, n_features, scale)
+    ensemble = detector._ensemble(parts, n_features, n_features, scale)
     assert (1 if ensemble is None else ensemble.n_members) == n_members
     found = detector._auto_n_components(parts, n_features, scale)
     assert found == n_components
     found = detector._training_defaults(parts, ensemble, n_features, scale)
     assert found is defaults
     loss = "squared_error" if (n_features > WIDE and scale == "global") else "log_error"
-    assert detector._auto_loss(n_features, scale) == loss
+    assert detector._auto_loss(n_features, scale, False) == loss
 
 
 @pytest.mark.parametrize("scale", ["auto", "global", "feature"])

@@ -76,6 +76,9 @@ SETTINGS = [
     {"penalty": "kl"},
     {"penalty": "contractive"},
     {"penalty": Contractive(n_projections=1), "network": "conv"},
+    {"categorical_features": "from_dtype"},
+    {"categorical_features": [0]},
+    {"categorical_features": [0], "bottleneck": "gaussian", "corruption": "swap"},
     # A sparse convolutional variational denoiser is four arguments.
     {
         "network": "conv",
@@ -156,6 +159,8 @@ REPRESENTATIVES = [
     (AutoencoderTransformer, {"bottleneck": "gaussian", "init": "random"}),
     (AutoencoderTransformer, {"loss": "mixed", "warm_start": True}),
     (AutoencoderTransformer, {"ordered": True}),
+    (AutoencoderTransformer, {"categorical_features": [0]}),
+    (AutoencoderOutlierDetector, {"categorical_features": [0]}),
     (
         AutoencoderTransformer,
         {"network": Custom(encoder_factory, decoder_factory), "scale": None},

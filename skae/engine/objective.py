@@ -140,7 +140,8 @@ class Objective(nn.Module):
         if noise is not None and losses is not None and autoencoder.training:
             share = trimmed_share(self.trim, len(batch.weight))
             kept = trimmed_weight(total.detach(), batch.weight, share)
-            noise.update(losses.detach(), propagation.observed, kept)
+            observed = autoencoder.observed_features(propagation.observed)
+            noise.update(losses.detach(), observed, kept)
         return total
 
     def _penalty(

@@ -13,6 +13,7 @@ from skae._checks import check_input_shape
 from skae._estimators import (
     find_autoencoder,
     find_autoencoder_and_input,
+    refuse_categories,
     resolve_input_shape,
     to_dense,
 )
@@ -139,6 +140,7 @@ class ComponentTraversalDisplay:
         autoencoder: Any = find_autoencoder(estimator, AutoencoderTransformer)
         input_shape = resolve_input_shape(input_shape, autoencoder)
         _, X, feature_names = find_autoencoder_and_input(estimator, X)
+        refuse_categories(cls, autoencoder)
         Z = to_dense(autoencoder.transform(X))
         low, median, high = np.percentile(
             Z, (percentiles[0], 50, percentiles[1]), axis=0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike
 
 from skae._base import MatrixLike
 from skae._checks import check_input_shape
-from skae._compat import num_samples, safe_indexing
+from skae._compat import is_pandas_na, num_samples, safe_indexing
 from skae._estimators import (
     find_autoencoder,
     find_autoencoder_and_input,
     resolve_input_shape,
     to_dense,
+    to_values,
 )
 from skae._explanation import shares
 from skae.inspection._arguments import (
@@ -180,8 +181,8 @@ class FeatureContributionDisplay:
         x = safe_indexing(X, [int(row)])
         display = cls(
             to_dense(feature_contributions(x))[0],
-            x=to_dense(x)[0],
-            x_hat=to_dense(autoencoder.reconstruct(x))[0],
+            x=to_values(x)[0],
+            x_hat=to_values(autoencoder.reconstruct(x))[0],
             feature_names=feature_names,
             input_shape=input_shape,
         )
@@ -220,7 +221,7 @@ class FeatureContributionDisplay:
         )
         n_features = len(contributions)
         for name, row in (("x", self.x), ("x_hat", self.x_hat)):
-            if row is not None:
+            if row is not None and not _has_categories(row, n_features):
                 check_numbers(name, row, (n_features,), allow_nonfinite=True)
         check_input_shape(self.input_shape, n_features)
         check_feature_names(self.feature_names, n_features)
@@ -288,10 +289,22 @@ class FeatureContributionDisplay:
         """Return the label of feature j: its name, value and reconstruction."""
         if self.x is None or self.x_hat is None:
             return name
-        x, x_hat = (float(np.asarray(v)[j]) for v in (self.x, self.x_hat))
-        if math.isnan(x):
+        x, x_hat = (np.asarray(v)[j] for v in (self.x, self.x_hat))
+        if x is None or is_pandas_na(x) or x != x:
             return f"{name} missing"
-        return f"{name} = {x:.3g} instead of {x_hat:.3g}"
+        return f"{name} = {_as_text(x)} instead of {_as_text(x_hat)}"
+
+
+def _has_categories(row: Any, n_features: int) -> bool:
+    """Whether a row of this length has values that are not numbers."""
+    values = np.asarray(row)
+    return values.dtype.kind in "OU" and values.shape == (n_features,)
+
+
+def _as_text(value: Any) -> str:
+    """Return a number with three digits, or a category as text."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    return f"{float(value):.3g}" if is_number else str(value)
 
 
 def _finite_sum(values: np.ndarray) -> float:

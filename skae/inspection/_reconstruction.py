@@ -15,6 +15,7 @@ from skae._compat import safe_indexing
 from skae._estimators import (
     find_autoencoder,
     find_autoencoder_and_input,
+    refuse_categories,
     resolve_input_shape,
     to_dense,
 )
@@ -133,6 +134,7 @@ class ReconstructionDisplay:
         """
         input_shape = resolve_input_shape(input_shape, find_autoencoder(estimator))
         autoencoder, X, feature_names = find_autoencoder_and_input(estimator, X)
+        refuse_categories(cls, autoencoder)
         rows = safe_indexing(X, _draw_positions(X.shape[0], n_samples, random_state))
         display = cls(
             to_dense(rows),

@@ -54,6 +54,7 @@ def build_model(
         estimator._empty_row_score,
         getattr(torch, dtype),
         estimator._whitening,
+        estimator._trained.categories,
     )
     # PyTorch specializes a graph for a single row, so there must be more than one.
     rows = torch.zeros(3, estimator.n_features_in_, dtype=module.dtype)
@@ -64,7 +65,7 @@ def build_model(
         model = trace(module, (rows,), ["X"], methods)
         nodes = [node for node in model.graph.node if node.op_type == REFINEMENT]
         if nodes:
-            args = autoencoder.example_round_inputs(rows.double())
+            args = autoencoder.example_round_inputs(module.columns_of(rows))
             body = trace(RefinementRound(autoencoder), args).graph
             n_rounds = len(
                 steps_of_rounds(autoencoder.max_refinements, autoencoder.n_components)
@@ -93,6 +94,9 @@ def _metadata(estimator: BaseAutoencoder) -> dict[str, str]:
     names = getattr(estimator, "feature_names_in_", None)
     if names is not None:
         metadata["feature_names"] = json.dumps(list(names))
+    categories = estimator._trained.categories
+    if categories is not None:
+        metadata["categories"] = json.dumps(categories.levels)
     return metadata
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skae._base import BaseAutoencoder
+from skae._categories import Categories, unknown_value
 from skae._module import LIMIT, Autoencoder, Scaler
 from skae._neighbors import KeptTensors, NearestRows
 from skae._refine import (
@@ -43,6 +44,8 @@ class OutputModule(nn.Module):
         Type of codes and reconstructions.
     whitening : Whitening or None
         Map of the codes; None if they are not whitened.
+    categories : Categories or None
+        Categories of the features; None if these are numbers.
     """
 
     offset: Tensor
@@ -58,9 +61,11 @@ class OutputModule(nn.Module):
         empty_row_score: float,
         dtype: torch.dtype,
         whitening: Whitening | None,
+        categories: Categories | None = None,
     ):
         super().__init__()
         self.autoencoder = autoencoder
+        self.columns = None if categories is None else Columns(categories, dtype)
         self.methods = methods
         for name, value in (("offset", offset), ("empty_row_score", empty_row_score)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
@@ -70,7 +75,7 @@ class OutputModule(nn.Module):
         self.is_whitened = whitening is not None
 
     def forward(self, X: Tensor) -> tuple[Tensor, ...]:
-        X = X.double()
+        X = self.columns_of(X)
         outputs = {}
         if "transform" in self.methods:
             codes = self.autoencoder.encode(X)
@@ -78,7 +83,10 @@ class OutputModule(nn.Module):
                 codes = (codes - self.code_mean) / self.code_scale
             outputs["transform"] = codes.to(self.dtype)
         if "reconstruct" in self.methods:
-            outputs["reconstruct"] = self.autoencoder(X).to(self.dtype)
+            X_hat = self.autoencoder(X)
+            if self.columns is not None:
+                X_hat = self.columns.decode(X_hat)
+            outputs["reconstruct"] = X_hat.to(self.dtype)
         if set(self.methods) - outputs.keys():  # the others are based on the scores
             error = row_error(self.autoencoder, X)
             scores = -torch.where(error.isnan(), torch.inf, error)
@@ -88,6 +96,66 @@ class OutputModule(nn.Module):
             outputs["decision_function"] = scores - self.offset
             outputs["predict"] = torch.where(outputs["decision_function"] < 0, -1, 1)
         return tuple(outputs[name] for name in self.methods)
+
+    def columns_of(self, X: Tensor) -> Tensor:
+        """Return the rows that the network reads, in float64."""
+        X = X.double()
+        return X if self.columns is None else self.columns.encode(X)
+
+
+class Columns(nn.Module):
+    """Encodes numbers that stand for categories as columns, and decodes these.
+
+    Numbers and truth values stand for themselves, other categories for their position
+    among the categories of the feature.
+
+    Parameters
+    ----------
+    categories : Categories
+    dtype : torch.dtype
+        Type of the numbers.
+    """
+
+    def __init__(self, categories: Categories, dtype: torch.dtype):
+        super().__init__()
+        self.n_features = len(categories.levels)
+        self.first = categories.layout.first.tolist()
+        self.widths = categories.layout.widths
+        for j, levels in enumerate(categories.levels):
+            if levels is not None:
+                numbers = torch.tensor(category_numbers(levels), dtype=dtype)
+                self.register_buffer(f"numbers_{j}", numbers.double())
+
+    def encode(self, X: Tensor) -> Tensor:
+        blocks = []
+        for j in range(self.n_features):
+            x = X[:, j : j + 1]
+            numbers = getattr(self, f"numbers_{j}", None)
+            if numbers is None:
+                blocks.append(x)
+                continue
+            known = (x == numbers).double()
+            is_known = known.sum(dim=1, keepdim=True) > 0
+            block = torch.where(is_known, known, unknown_value(len(numbers)))
+            blocks.append(torch.where(x.isnan(), torch.nan, block))
+        return torch.cat(blocks, dim=1)
+
+    def decode(self, X_hat: Tensor) -> Tensor:
+        features = []
+        for j, (start, width) in enumerate(zip(self.first, self.widths, strict=True)):
+            block = X_hat[:, start : start + width]
+            numbers = getattr(self, f"numbers_{j}", None)
+            if numbers is not None:
+                block = numbers[block.argmax(dim=1, keepdim=True)]
+            features.append(block)
+        return torch.cat(features, dim=1)
+
+
+def category_numbers(levels: tuple) -> list[float]:
+    """Return the number that stands for each category of a feature in a graph."""
+    if any(isinstance(level, str) for level in levels):
+        return [float(i) for i in range(len(levels))]
+    return [float(level) for level in levels]
 
 
 class TraceableScaler(Scaler):
@@ -113,6 +181,7 @@ class TraceableNearestRows(NearestRows):
             neighbors.n_neighbors,
             neighbors.n_seen,
             neighbors.n_around,
+            neighbors.layout,
         )
         self.medians = neighbors.medians.cpu()
         self.spacing = neighbors.spacing.cpu()
