@@ -233,8 +233,10 @@ def set_output_container(estimator: Any, transform: str) -> None:
     estimator._sklearn_output_config = {"transform": transform}
 
 
-def wrap_output(estimator: Any, values: NDArray, X: Any) -> Any:
-    """Return values of the shape of X in the container chosen by `set_output`.
+def wrap_output(
+    estimator: Any, values: NDArray, X: Any, columns: NDArray | None = None
+) -> Any:
+    """Return values with as many rows as X in the container chosen by `set_output`.
 
     scikit-learn wraps only the methods `transform` and `fit_transform`, and names the
     columns by `get_feature_names_out`.
@@ -243,19 +245,22 @@ def wrap_output(estimator: Any, values: NDArray, X: Any) -> Any:
     ----------
     estimator : BaseEstimator
         A fitted estimator; its input features name the columns.
-    values : ndarray of shape (n_samples, n_features)
+    values : ndarray of shape (n_samples, n_columns)
     X : array-like or data frame of shape (n_samples, n_features)
         Gives a data frame its index.
+    columns : ndarray of shape (n_columns,) or None, default=None
+        Names of the columns; None means those of the input features.
 
     Returns
     -------
-    values : ndarray or data frame of shape (n_samples, n_features)
+    values : ndarray or data frame of shape (n_samples, n_columns)
     """
     container = _get_output_config("transform", estimator)["dense"]
     if container == "default":
         return values
-    adapter = ADAPTERS_MANAGER.adapters[container]
-    return adapter.create_container(values, X, check_feature_names_in(estimator))
+    if columns is None:
+        columns = check_feature_names_in(estimator)
+    return ADAPTERS_MANAGER.adapters[container].create_container(values, X, columns)
 
 
 def wrap_columns(

@@ -453,6 +453,9 @@ class Name:
     def __fspath__(self):
         return b"fits"
 
+    def __repr__(self):
+        return "Name()"
+
 
 @pytest.mark.parametrize("folder", ["", "\0", "fits\0", "\ud800", Name()], ids=repr)
 @pytest.mark.parametrize("make", [transformer, detector])

@@ -27,6 +27,7 @@ MODULES = (
     "skae.penalties",
     "skae.inspection",
     "skae.model_selection",
+    "skae.windows",
     "skae.distributed",
     "skae.export",
 )
