@@ -64,11 +64,27 @@ from mutants_equivalent import EQUIVALENT
 ROOT = Path(__file__).parents[1]
 COPIED = ("skae", "tests", "docs", "README.md", "pyproject.toml", "setup.cfg")
 
-# For each module, the files that test it.
+# For each module, the files that test it: "folder/name" is folder/test_name.py.
 OWN_TESTS = {
-    "_checks": ("checks", "bad_input", "validation_rows"),
-    "_training": ("training", "validation_rows", "folds", "ordered", "explained"),
-    "engine/trainer": ("training", "user_callbacks", "callbacks", "ordered"),
+    "_checks": ("checks", "bad_input", "validation_rows", "partitions"),
+    "_training": (
+        "training",
+        "validation_rows",
+        "folds",
+        "ordered",
+        "explained",
+        "callbacks",
+    ),
+    "engine/trainer": (
+        "engine/trainer",
+        "training",
+        "user_callbacks",
+        "callbacks",
+        "ordered",
+        "checkpoint",
+        "sparse",
+        "equal_results",
+    ),
     "losses": ("losses",),
     "penalties": ("penalties",),
     "bottlenecks": ("bottlenecks",),
@@ -249,9 +265,9 @@ def run_tests(paths: list[str], plugin: Plugin) -> int:
 
 def test_files(module: str) -> list[str]:
     """Return the files that test a module, with the module itself for its examples."""
-    return [f"tests/test_{name}.py" for name in OWN_TESTS[module]] + [
-        f"skae/{module}.py"
-    ]
+    names = map(Path, OWN_TESTS[module])
+    tests = [str("tests" / name.with_name(f"test_{name.name}.py")) for name in names]
+    return [*tests, f"skae/{module}.py"]
 
 
 def record(file: str, folder: Path) -> dict[str, Test]:

@@ -15,6 +15,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if n_parts != 1:  # not in the context, which a thread would wait for",
     ): "there is at least one part",
     (
+        "_training",
+        "is_addition = job.is_partial or job.n_kept > 0",
+        "is_addition = job.is_partial or job.n_kept != 0",
+    ): "the number is not negative",
+    (
         "engine/trainer",
         "MAX_RECORDED_ENTRIES = 2**23",
         "MAX_RECORDED_ENTRIES = 2** 22",
@@ -51,6 +56,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "@once_differentiable",
     ): "PyTorch calls the function of the class, not of an instance",
     (
+        "losses",
+        "and X_hat.numel() > 2 * _PIECE_ENTRIES",
+        "and X_hat.numel() > 3 * _PIECE_ENTRIES",
+    ): BOTH + "larger gradients are computed piece by piece",
+    (
         "penalties",
         "MAX_ENTRIES = 2**22",
         "MAX_ENTRIES = 2** 23",
@@ -61,6 +71,21 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if n_vectors * n_features <= width * (n_vectors / n_features):",
     ): BOTH + "the products have another order",
     (
+        "penalties",
+        "if n_vectors * n_features <= width * (n_vectors + n_features):",
+        "if not n_vectors * n_features <= width * (n_vectors + n_features):",
+    ): BOTH + "the products have another order",
+    (
+        "penalties",
+        "warm_up: float = 0.0",
+        "warm_up: float = -1.0",
+    ): "numbers up to 0 mean that there is no warm-up",
+    (
+        "bottlenecks",
+        "if len(positive) == 0:",
+        "if len(positive) <= 0:",
+    ): "a length is not negative",
+    (
         "bottlenecks",
         'if values.device.type == "cpu":',
         'if not values.device.type == "cpu":',
@@ -70,4 +95,14 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         'if values.device.type == "cpu":',
         'if values.device.type is not "cpu":',
     ): BOTH + "the second one is for GPUs",
+    (
+        "outlier",
+        'has_widths = self.n_components == "auto" and self.trim > 0',
+        'has_widths = self.n_components == "auto" and self.trim != 0',
+    ): "the share is not negative",
+    (
+        "_blocks",
+        "seed = int(sequence.generate_state(1)[0])",
+        "seed = int(sequence.generate_state(1)[ -1])",
+    ): "there is one number",
 }

@@ -471,7 +471,7 @@ def _pcas(job: Job, trainer: Trainer) -> list[Autoencoder]:
         return [trainer.pca] * n_parts
     pcas = []
     for rows in trainer.split.training_parts():
-        part = replace(job, rows=rows, summary=summarize(rows), earlier=None, n_kept=0)
+        part = replace(job, rows=rows, summary=summarize(rows), earlier=None)
         pca = build_start(part).pca
         assert pca is not None
         pcas.append(pca)

@@ -1041,6 +1041,11 @@ def _sum_by_index(values: Tensor, indices: Tensor, n_sums: int) -> Tensor:
         sums = values.new_zeros(len(values), n_sums, values.shape[2])
         return sums.scatter_add_(1, indices[:, :, None].expand_as(values), values)
     # On a GPU `scatter_add_` adds in an order that varies from call to call.
+    return _sum_by_product(values, indices, n_sums)
+
+
+def _sum_by_product(values: Tensor, indices: Tensor, n_sums: int) -> Tensor:
+    """Return what `_sum_by_index` returns, by a product of matrices."""
     with torch.autocast(values.device.type, enabled=False):
         is_index = indices[:, :, None] == torch.arange(n_sums, device=indices.device)
         return is_index.to(values.dtype).transpose(1, 2) @ values

@@ -9,7 +9,7 @@ import torch
 from joblib import parallel_config
 from skorch.callbacks import Callback
 
-from skae import AutoencoderOutlierDetector
+from skae import AutoencoderOutlierDetector, _blocks
 from skae._blocks import divide, n_blocks, run_blocks
 from skae._build import build_start
 from skae._callbacks import Task
@@ -56,6 +56,15 @@ def test_later_pieces_and_devices_other_than_the_cpu_are_one_block():
     assert n_blocks(job, *others, Task()) == 3
     for changes in ({"is_partial": True}, {"device": torch.device("meta")}):
         assert n_blocks(replace(job, **changes), *others, Task()) == 1
+
+
+def test_rows_that_are_streamed_and_several_processes_are_one_block(monkeypatch):
+    job, *others = prepared(n_estimators=40)
+    streamed = replace(job, rows=SimpleNamespace(is_streamed=True))
+    assert n_blocks(streamed, *others, Task()) == 1
+    processes = SimpleNamespace(are_several=True)
+    monkeypatch.setattr(_blocks, "current_processes", lambda: processes)
+    assert n_blocks(job, *others, Task()) == 1
 
 
 def test_members_that_share_weights_of_the_objective_are_one_block():
@@ -116,6 +125,17 @@ def test_ctrl_c_leaves_the_complete_blocks(stopped_in, n_complete):
     interruption = Interruption()
     runs = run_blocks(train, blocks_of(), interruption)
     assert runs == [14, 13, 13][:n_complete]
+
+
+def test_after_ctrl_c_no_further_block_is_trained():
+    trained = []
+
+    def train(block, interruption):
+        trained.append(block.start().module.n_members)
+        interruption.requested = True
+
+    run_blocks(train, blocks_of(), Interruption())
+    assert trained == [14]
 
 
 def test_ctrl_c_without_a_complete_block_is_raised():

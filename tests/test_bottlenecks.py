@@ -19,12 +19,15 @@ from torch.distributions import Normal, kl_divergence
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae.bottlenecks import (
     BOTTLENECKS,
+    DEAD_SHARE,
     Bottleneck,
     Deterministic,
     Gaussian,
     Quantized,
     Squeeze,
     TopK,
+    _sum_by_index,
+    _sum_by_product,
     divergence,
     divergences,
     noise_of_ppca,
@@ -366,6 +369,11 @@ def test_noise_of_ppca_is_the_mean_residual_variance(weight):
     assert noise == pytest.approx(np.mean(residuals))
 
 
+def test_noise_of_ppca_is_finite_where_the_weight_leaves_no_free_direction():
+    # With both components, 4 - 2 * 2 directions are free.
+    assert noise_of_ppca(np.array([9.0, 4.0]), 0.5, 4, 2.0) == pytest.approx(2.5)
+
+
 def test_noise_of_ppca_is_positive_without_any_residual():
     assert noise_of_ppca(np.array([4.0, 2.0, 0.0]), 0.0, 5) == 1
     assert noise_of_ppca(np.array([4.0, 2.0]), 0.0, 2) == 1
@@ -538,6 +546,37 @@ def test_dead_entries_are_replaced():
     module = build(Quantized(32, 2), 2)
     train(module, H[:1], 400)  # a single code uses one entry
     assert len(train(module, H, 400).quantize(H).unique()) >= 16
+
+
+def test_an_entry_is_dead_by_the_mean_count_of_its_codebook():
+    H = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    module = train(build(Quantized(4, 1), 1), H)
+    rare = DEAD_SHARE * torch.tensor([0.2, 2.0])
+    module.counts[:, :2] = module.counts.mean() * rare
+    module.sums[:, :2] = module.counts[:, :2, None] * torch.tensor([[[7.0], [9.0]]])
+    module._replace_dead_entries(H[None], torch.ones(1, 4))
+    entries = (module.sums / module.counts[:, :, None])[0, :, 0]
+    replaced, kept = entries[:2]
+    assert replaced <= 3
+    assert kept.item() == pytest.approx(9)
+
+
+def test_rows_whose_weights_underflow_change_no_entry():
+    H = normal(30, 2)
+    module = train(build(Quantized(2, 2), 2), H)
+    before = module.codebooks.clone()
+    train(module, H + 1, 1, torch.zeros(30))
+    torch.testing.assert_close(module.codebooks, before)
+
+
+def test_sums_by_index_are_those_of_the_product_on_a_gpu():
+    indices = torch.tensor([[0, 2, 2, 0, 3], [1, 1, 1, 0, 0]])
+    values = normal(2, 5, 3)
+    expected = torch.zeros(2, 4, 3)
+    for (c, i), index in np.ndenumerate(indices.numpy()):
+        expected[c, index] += values[c, i]
+    for compute in (_sum_by_index, _sum_by_product):
+        torch.testing.assert_close(compute(values, indices, 4), expected)
 
 
 def test_entries_do_not_change_outside_training():

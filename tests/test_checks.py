@@ -183,6 +183,44 @@ def test_weights_in_partitions_are_refused_and_lists_of_numbers_taken(kind):
         _checks.check_weight(kind([np.ones(2), np.ones(2)]), X)
 
 
+@pytest.mark.parametrize(
+    ("X", "weight", "n_rows"),
+    [
+        ([[1.0, 2.0], [np.nan, 1.0]], None, 2),
+        ([[1.0, 2.0], [np.nan, 1.0]], [0.0, 1.0], 1),
+        ([[np.nan, np.nan]], None, 0),
+        ([[1.0, 2.0], [np.nan, np.nan]], [0.0, 1.0], 0),
+    ],
+)
+def test_scored_rows_need_an_observed_value(X, weight, n_rows):
+    detector = AutoencoderOutlierDetector(1, **BRIEF).fit(RNG.normal(size=(30, 2)))
+    if n_rows:
+        assert len(_checks.check_scored_rows(detector, X, weight)) == n_rows
+    else:
+        with pytest.raises(ValueError, match="X has no observed value among rows"):
+            _checks.check_scored_rows(detector, X, weight)
+
+
+@pytest.mark.parametrize(("share", "n_components"), [(0.5, 1), (0.99999999, 3)])
+def test_a_share_becomes_the_number_of_components_that_pca_needs(share, n_components):
+    X = RNG.normal(size=(60, 1)) * [1, 2, 3] + 0.01 * RNG.normal(size=(60, 3))
+    transformer = AutoencoderTransformer(share, ordered=True, **BRIEF)
+    job = _checks.check_fit(transformer, X, None, earlier=None)
+    assert job.n_components == job.n_channels == n_components
+
+
+@pytest.mark.parametrize("name", ["corruption", "penalty"])
+def test_parts_that_compare_rows_need_more_than_one_in_a_batch(name):
+    part = {"corruption": "swap", "penalty": "kl"}[name]
+    X = RNG.normal(size=(30, 3))
+    for settings in ({name: part, "batch_size": 2}, {"batch_size": 1}):
+        transformer = AutoencoderTransformer(1, **settings, **BRIEF)
+        assert len(_checks.check_fit(transformer, X, None, earlier=None).rows) == 30
+    transformer.set_params(**{name: part})
+    with pytest.raises(ValueError, match=f"{name}='{part}' compares the rows"):
+        _checks.check_fit(transformer, X, None, earlier=None)
+
+
 def test_additional_members_start_like_those_before_which_are_kept():
     X = RNG.normal(size=(30, 3))
     settings = {"n_estimators": 2, "warm_start": True, **BRIEF}

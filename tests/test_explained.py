@@ -51,6 +51,18 @@ def test_where_pca_remains_the_attributes_are_those_of_pca(n_components):
         np.testing.assert_allclose(getattr(model, name), getattr(pca, name), rtol=1e-6)
 
 
+@pytest.mark.parametrize("early_stopping", [True, "auto"])
+def test_the_start_is_measured_on_rows_that_its_pca_has_not_seen(early_stopping):
+    # Components of noise explain more of the rows from which they are computed.
+    X = np.random.default_rng(0).normal(size=(60, 30))
+    settings = {"early_stopping": early_stopping, "random_state": 0, "ordered": True}
+    model = AutoencoderTransformer(5, learning_rate=1e-30, max_epochs=2, **settings)
+    quiet_fit(model, X)
+    assert model.net_.best_epoch_ == 0
+    seen = PCA(5).fit(X).explained_variance_ratio_.sum()
+    assert model.explained_variance_ratio_.sum() < seen / 2
+
+
 @pytest.mark.parametrize(("X", "n_folds"), [(WINE, 5), (CANCER, 1)])
 def test_a_pca_that_remains_is_measured_on_rows_that_it_has_not_seen(X, n_folds):
     model = AutoencoderTransformer(3, ordered=True, **LINEAR)

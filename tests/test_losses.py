@@ -387,6 +387,21 @@ def test_mean_of_observed_entries_is_the_sum_of_their_shares(loss, data):
     torch.testing.assert_close(mean, observed_share(loss, observed).sum(dim=1))
 
 
+@pytest.mark.parametrize(("name", "expected"), [("identity", True), ("relu", False)])
+def test_a_network_that_ends_in_a_linear_layer_can_start_as_pca(name, expected):
+    class OwnError(SquaredError):
+        output_activation = "".join(list(name))  # equal, and another object
+
+    assert OwnError().allows_pca is expected
+
+
+def test_the_mean_of_members_is_that_of_their_features():
+    loss = torch.arange(24.0).reshape(2, 3, 4)
+    expected = torch.tensor([[1.5, 5.5, 9.5], [13.5, 17.5, 21.5]])
+    torch.testing.assert_close(observed_mean(loss, None), expected)
+    torch.testing.assert_close(observed_mean(loss, torch.ones(3, 4) > 0), expected)
+
+
 @pytest.mark.parametrize("reduce", [observed_share, observed_mean])
 def test_missing_entry_has_zero_gradient_even_if_its_loss_is_nan(reduce):
     loss = torch.tensor([[1.0, torch.nan, 1.0]], requires_grad=True)

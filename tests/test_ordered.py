@@ -228,6 +228,23 @@ def test_where_nothing_is_learnt_the_components_are_those_of_pca(settings):
         )
 
 
+@pytest.mark.parametrize(
+    ("init", "is_resumed", "is_bounded"),
+    [("pca", False, True), ("random", False, False), ("pca", True, False)],
+)
+def test_the_pca_bounds_the_loss_of_held_out_rows(init, is_resumed, is_bounded):
+    # Other weights, which are not kept, do not.
+    losses = []
+    for learning_rate in (1e-30, 1.0):  # the start, and worse weights
+        model = AutoencoderTransformer(init=init, warm_start=True, **SMALL)
+        if is_resumed:
+            model.fit(X)
+        model.set_params(learning_rate=learning_rate, max_epochs=1)
+        losses.append(model.fit(X).validation_loss_curve_[-1])
+    start, later = losses
+    assert (later <= start * (1 + 1e-5)) == is_bounded
+
+
 def test_pca_is_kept_for_the_widths_at_which_it_is_better():
     # A curve with noise: two components explain what is not noise. All five of the PCA
     # explain everything, which no network improves.
@@ -428,7 +445,7 @@ def test_decoders_of_ones_own_take_the_first_components(decoder):
 
 
 def test_ratios_of_scores_are_those_of_the_medians():
-    X = np.random.default_rng(0).normal(size=(99, 4)) * [8, 4, 2, 1]
+    X = np.random.default_rng(0).normal(size=(100, 4)) * [8, 4, 2, 1]
     ae = AutoencoderTransformer(3, ordered=True, max_epochs=1, random_state=0).fit(X)
     medians = [np.median(ae.truncate(k).score_samples(X)) for k in (1, 2, 3)]
     ratios = ae._trained.ordered.score_ratios

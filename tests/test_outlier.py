@@ -503,7 +503,7 @@ def test_auto_depends_on_network_width_and_scale(
     assert detector._auto_loss(n_features, scale, False) == loss
 
 
-@pytest.mark.parametrize("scale", ["auto", "global", "feature"])
+@pytest.mark.parametrize("scale", ["auto", "global", "feature", None])
 def test_names_are_compared_by_their_values(scale):
     X = np.random.default_rng(0).normal(size=(40, 40))
     detector = AutoencoderOutlierDetector(scale=scale, max_epochs=1, random_state=0)
@@ -524,6 +524,23 @@ def test_columns_share_a_scale_where_they_have_a_shape(table):
         for model in (detector, conv, shaped)
     ]
     assert [len(np.unique(factor)) for factor in factors] == [3, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("n_neighbors", "scale", "n_features", "expected"),
+    [
+        ("auto", "global", 40, True),
+        ("auto", "global", 39, False),
+        ("auto", "feature", 40, False),
+        ("auto", None, 40, False),
+        (1, "global", 40, False),
+    ],
+)
+def test_distances_of_columns_in_one_unit_are_relative_by_default(
+    n_neighbors, scale, n_features, expected
+):
+    detector = AutoencoderOutlierDetector(n_neighbors=n_neighbors)
+    assert detector._has_relative_distances(n_features, scale) is expected
 
 
 def test_many_features_give_fewer_members():
@@ -715,6 +732,13 @@ def test_only_rows_of_weight_zero_are_evaluated_for_training_scores(table, monke
     assert n_evaluated == [len(table)]
     brief().fit(X, sample_weight=weight)
     assert n_evaluated == [len(table)] * 3
+
+
+def test_labels_of_rows_in_partitions_are_those_of_the_rows(table):
+    detector = AutoencoderOutlierDetector(1, max_epochs=1, random_state=0)
+    labels = detector.fit_predict(np.array_split(table, 3))
+    assert set(labels) == {-1, 1}
+    assert_array_equal(labels, clone(detector).fit_predict(table))
 
 
 def test_training_scores_of_equal_rows_are_equal(table):

@@ -283,6 +283,15 @@ def test_training_continues_without_gradients_outside(context, X):
     )
 
 
+def test_rows_held_out_from_members_do_not_depend_on_the_first_piece(X):
+    pieces, found = (X[:3], X[:100]), []
+    for piece in pieces:
+        detector = AutoencoderOutlierDetector(1, n_estimators=3, random_state=0)
+        found.append(detector.partial_fit(piece)._trained.holdout)
+    assert_allclose(found[0].bounds, found[1].bounds, rtol=0)
+    assert found[0].group.tolist() == found[1].group.tolist()
+
+
 def test_partial_fit_leaves_the_model_that_it_continues_from(X):
     ae = AutoencoderTransformer(2, random_state=0).partial_fit(X)
     module, Z = ae.module_, ae.transform(X)

@@ -343,7 +343,7 @@ class Trainer:
                 if watches_gradients or self.division.is_real
                 else None
             ),
-            on_first_gradients=partial(self._finish_gradients, are_first=True),
+            on_first_gradients=self._finish_gradients,
             generator=self.generator,
         )
 
@@ -805,14 +805,14 @@ class Trainer:
         has_members = self.split.members is not None
         return self.division.is_real and (self.plan.trim > 0 or has_members)
 
-    def _finish_gradients(self, are_first: bool = False) -> None:
+    def _finish_gradients(self) -> None:
         """Combine the gradients of all processes, and notify callbacks."""
         if self.division.is_real:
             groups = self.net.optimizer_.param_groups
             gradients = [p.grad for group in groups for p in group["params"]]
             self.division.combine([g for g in gradients if g is not None])
             self.division.combine(self._learnt_buffers())
-        if are_first and self.n_steps == 1:  # not in a training that goes on
+        if self.n_steps == 1:  # not in a training that goes on
             self._replace_rounding_errors()
         if self._notified_of["on_grad_computed"]:
             self._notify_of_gradients()

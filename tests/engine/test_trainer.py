@@ -30,8 +30,11 @@ from skae._layers import Dropout
 from skae._row_scores import row_error
 from skae._rows import Rows
 from skae.engine import trainer as trainer_module
+from skae.engine.division import Division
+from skae.engine.judge import DivergenceError
 from skae.engine.networks import Split
 from skae.engine.objective import Objective
+from skae.engine.processes import Processes
 
 
 def test_training_lowers_the_loss():
@@ -79,6 +82,60 @@ def test_losses_are_weighted_means_of_rows():
     for name, where in (("train_loss", TRAIN), ("valid_loss", HELD_OUT)):
         expected = np.average(losses[where], weights=weight[where])
         assert row[name] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("trim", "n_left"), [(0.0, 24), (0.25, 18), (0.5, 12)])
+def test_the_loss_is_the_mean_over_rows_that_are_not_trimmed(trim, n_left):
+    net = make_net(learning_rate=0.0, max_epochs=1, batch_size=24, trim=trim)
+    (row,) = history_of(net)
+    with torch.no_grad():
+        losses = row_error(net.module_, torch.from_numpy(X)).sort().values
+    assert row["train_loss"] == pytest.approx(losses[:n_left].mean().item(), rel=1e-6)
+
+
+class TwoProcesses(Processes):
+    """Two processes, of which the other one sends nothing."""
+
+    size = 2
+
+
+@pytest.mark.parametrize(
+    ("size", "trim", "compile", "are_gathered"),
+    [
+        (1, 0.25, "auto", False),
+        (2, 0.0, "auto", False),
+        (2, 0.25, "auto", True),
+        (2, 0.25, True, True),
+    ],
+)
+def test_losses_of_all_processes_are_gathered_by_steps_that_are_not_recorded(
+    monkeypatch, size, trim, compile, are_gathered
+):
+    steps, n_gathered = [], []
+    gather = Division._gathered
+
+    def spy(division, values):
+        n_gathered.append(len(values))
+        return gather(division, values)
+
+    class Recorder(trainer_module.Step):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            steps.append((self, kwargs["compile"]))
+
+        def close(self):
+            self.n_recorded = len(self._records)
+            super().close()
+
+    monkeypatch.setattr(Division, "_gathered", spy)
+    monkeypatch.setattr(trainer_module, "Step", Recorder)
+    processes = TwoProcesses() if size == 2 else Processes()
+    monkeypatch.setattr(trainer_module, "current_processes", lambda: processes)
+    train(make_net(trim=trim, compile=compile))
+    ((step, used),) = steps
+    assert bool(n_gathered) == are_gathered
+    assert (step.n_recorded == 0) == are_gathered
+    assert (used is False) == are_gathered
 
 
 def test_a_weight_counts_as_repetition():
@@ -409,3 +466,14 @@ def test_training_is_possible_after_a_callback_has_stopped_it():
     net = make_net(callbacks=[stop_at(3)])
     train(net)
     assert len(history_of(net)) == 5
+
+
+def test_the_error_for_an_invalid_weight_counts_the_epochs_of_this_training():
+    def spoil(net):
+        if len(net.history) > 5:
+            net.module_.decoder[0].weight.data.fill_(math.nan)
+
+    net = make_net(callbacks=[callback_at("on_train_end", spoil)])
+    train(net)
+    with pytest.raises(DivergenceError, match="epoch 5"):
+        train(net)
