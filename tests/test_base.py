@@ -169,9 +169,12 @@ def test_missing_entries_do_not_count_in_the_score(estimator, X):
     model = estimator(2, loss="squared_error", **plain, **BRIEF).fit(holes)
     factor = model.module_.scaler.factor.numpy(force=True)
     scaled = (holes - model.reconstruct(holes)) / factor
-    assert_allclose(
-        model.score_samples(holes), -np.nanmean(scaled**2, axis=1), rtol=1e-5
-    )
+    scores, expected = model.score_samples(holes), -np.nanmean(scaled**2, axis=1)
+    if not is_detector(estimator):
+        # The scores of incomplete rows are expected ones, of several completions.
+        assert (scores[::4] < expected[::4]).all()
+        scores[::4] = expected[::4]
+    assert_allclose(scores, expected, rtol=1e-5)
 
 
 def test_missing_entries_are_filled_in_from_the_others():
@@ -919,10 +922,14 @@ def test_copies_behave_alike(estimator, fitted, way, X, tmp_path):
 def test_pickle_of_a_fitted_model_holds_the_module_once_and_no_optimizer(estimator):
     rows = np.random.default_rng(0).normal(size=(50, 200))
     model = estimator(2, hidden_layer_sizes=(100,), max_epochs=1, random_state=0)
-    n_weights = sum(p.numel() for p in model.fit(rows).module_.parameters())
-    assert len(pickle.dumps(model)) < 4 * n_weights * 1.2
+    module = model.fit(rows).module_
+    tensors = list(module.parameters())
+    if module.scaler.completion is not None:
+        tensors.extend(module.scaler.completion.buffers())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    assert len(pickle.dumps(model)) < 1.2 * size
     model.partial_fit(rows)
-    assert len(pickle.dumps(model)) < 4 * n_weights * 1.2
+    assert len(pickle.dumps(model)) < 1.2 * size
 
 
 def test_callbacks_that_cannot_be_pickled_stay_behind(X):

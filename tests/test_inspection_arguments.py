@@ -131,8 +131,8 @@ CONSTRUCTORS = {
     },
     FeatureContributionDisplay: {
         "contributions": [np.ones((1, 6)), [], -np.ones(6), ["a"] * 6, None, 1.0],
-        "x": [np.ones(5), np.ones((1, 6)), ["a"] * 6],
-        "x_hat": [np.ones(5), np.ones((1, 6)), ["a"] * 6],
+        "x": [np.ones(5), np.ones((1, 6)), ["a"] * 5],
+        "x_hat": [np.ones(5), np.ones((1, 6)), ["a"] * 5],
         "feature_names": NAMES,
         "input_shape": SHAPES,
     },
