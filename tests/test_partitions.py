@@ -639,7 +639,15 @@ def test_errors_of_loading_are_raised_and_no_thread_is_left(armed, monkeypatch):
     assert not [t for t in threading.enumerate() if t.name.startswith("skae")]
 
 
-def test_interrupt_leaves_a_fitted_model_and_no_thread():
+@pytest.fixture
+def default_sigint():
+    """Python's handler, which a process in the background of a shell does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_leaves_a_fitted_model_and_no_thread(default_sigint):
     class Interrupts(Callback):
         def on_epoch_end(self, net, **kwargs):
             signal.raise_signal(signal.SIGINT)
