@@ -235,13 +235,22 @@ class Categories:
 
     def decoded_array(self, rows: np.ndarray) -> np.ndarray:
         """Return what `decode` returns as one array, of numbers where all are."""
-        features = self.decode(rows)
-        if self.are_numbers:
-            return np.column_stack([f.astype(rows.dtype) for f in features])
-        table = np.empty((len(rows), len(features)), dtype=object)
-        for j, values in enumerate(features):
+        return self.as_numbers(self.decoded_table(rows), rows.dtype)
+
+    def decoded_table(self, rows: np.ndarray) -> np.ndarray:
+        """Return what `decode` returns as one array of objects."""
+        table = np.empty((len(rows), len(self.levels)), dtype=object)
+        for j, values in enumerate(self.decode(rows)):
             table[:, j] = values
         return table
+
+    def as_numbers(self, table: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Return a table of objects as numbers, unchanged if some would be others."""
+        if not self.are_numbers:
+            return table
+        found = set(table[:, self.is_categorical].ravel().tolist())
+        is_exact = all(_is_exact(value, dtype) for value in found)
+        return table.astype(dtype) if is_exact else table
 
     def of_features(self, values: np.ndarray) -> np.ndarray:
         """Return entries of columns by features, NaN for categorical ones."""
@@ -315,14 +324,14 @@ def _of_names(chosen: np.ndarray, names: list | None) -> np.ndarray:
     return np.isin(np.array(names, dtype=object), chosen.ravel().astype(object))
 
 
-def _of_positions(chosen: np.ndarray, n_features: int) -> np.ndarray:
+def _of_positions(chosen: np.ndarray, n_features: int) -> np.ndarray | None:
     if chosen.dtype.kind == "b":
         if chosen.shape != (n_features,):
             raise ValueError(
                 "categorical_features set as a boolean mask must have shape "
                 f"(n_features,), got: {chosen.shape}"
             )
-        return chosen
+        return chosen if chosen.any() else None
     if chosen.max() >= n_features or chosen.min() < 0:
         raise ValueError(
             "categorical_features set as integer indices must be in [0, n_features - 1]"
@@ -361,6 +370,7 @@ def column_values(column: Any) -> list:
     """Return the values of a column as objects of Python, None where one is missing."""
     values = column.to_list() if hasattr(column, "to_list") else column.tolist()
     values = [v.item() if isinstance(v, np.generic) else v for v in values]
+    values = [float(v) if isinstance(v, np.longdouble) else v for v in values]
     return [None if _is_missing(v) else v for v in values]
 
 
@@ -381,7 +391,7 @@ def _values(column: Any, label: Any, name: str) -> list:
     for value in values:
         if value is None or isinstance(value, str | bool):
             continue
-        if not isinstance(value, Real):
+        if not isinstance(value, int | float):
             raise TypeError(
                 f"{name} has {repr_(value)} of type {type(value).__name__} in the "
                 f"categorical column {label!r}. Categories must be strings, numbers or "
@@ -394,13 +404,26 @@ def _values(column: Any, label: Any, name: str) -> list:
     return values
 
 
+def _is_exact(value: Any, dtype: np.dtype) -> bool:
+    """Whether a category is a number that a floating-point type has."""
+    if isinstance(value, int):
+        return abs(value) <= 2 ** (np.finfo(dtype).nmant + 1)
+    return isinstance(value, float) and float(dtype.type(value)) == value
+
+
 def _is_missing(value: Any) -> bool:
-    return value is None or is_pandas_na(value) or value != value
+    if value is None or is_pandas_na(value):
+        return True
+    is_different = value != value  # True of NaN; of an array, an array
+    return isinstance(is_different, bool | np.bool_) and bool(is_different)
 
 
 def _levels(values: list, column: Any) -> tuple:
     """Return the categories that occur, in the order of their type or of value."""
-    found = set(values) - {None}
+    # Of equal values, such as 1 and True, the one whose type has the first name, so
+    # that the order of the rows has no influence.
+    typed = {(type(value).__name__, value) for value in values if value is not None}
+    found = dict.fromkeys(v for _, v in sorted(typed, key=lambda pair: pair[0]))
     if getattr(column.dtype, "ordered", False):
         order = {value: i for i, value in enumerate(column.dtype.categories)}
         return tuple(sorted(found, key=lambda value: order[value]))

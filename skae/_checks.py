@@ -204,7 +204,8 @@ def check_fit(
         ensemble=ensemble,
         n_kept=n_kept,
         max_refinements=estimator._max_refinements(parts, n_components),
-        completes_rows=estimator._completes_rows,
+        # The columns of categories are not normally distributed.
+        completes_rows=estimator._completes_rows and categories is None,
         is_ordered=estimator._has_ordered_components,
         share=estimator._requested_share,
         defaults=estimator._training_defaults(parts, ensemble, n_columns, scale),

@@ -290,12 +290,15 @@ def wrap_columns(
         typed: Any = values if levels is None else values.tolist()
         is_category = kind in ("category", "ordered")
         if container == "polars":
-            typed = library.Series(name, typed)
-            typed = typed.cast(library.Categorical) if is_category else typed
-            frame = frame.with_columns(typed)
+            are_words = [isinstance(value, str) for value in typed]
+            dtype = library.Categorical if is_category and all(are_words) else None
+            if any(are_words) and not all(are_words):
+                dtype = library.Object
+            frame = frame.with_columns(library.Series(name, typed, dtype=dtype))
             continue
-        if is_category:
-            typed = library.Categorical(typed, list(levels), kind == "ordered")
+        if is_category:  # imputed tables may have others than those of the fit
+            entries = list(dict.fromkeys((*levels, *typed)))
+            typed = library.Categorical(typed, entries, kind == "ordered")
         frame[name] = typed
     return frame
 

@@ -31,6 +31,10 @@ MAX_STEPS, MIN_CHANGE = 20, 1e-2
 # a feature that others determine exactly would need a division by zero.
 MIN_NOISE = 1e-3
 
+# Smallest variance of this noise, as a share of the largest one. Features in units so
+# different have no common scale, and the variances of the smallest could become zero.
+MIN_NOISE_RATIO = 1e-24
+
 # Number of directions in which completed rows are varied, see `Completion.varied`.
 N_DIRECTIONS = 8
 
@@ -219,10 +223,11 @@ def fit_completion(
         loadings = axes.T * np.sqrt((1 - share) * variances)
         noise = 1 - np.square(loadings).sum(axis=1)
     unit = summary.deviation / factor  # of Y, in the scaled space
+    noise = unit**2 * noise.clip(min=MIN_NOISE)
     return Completion(
         (summary.mean - shift) / factor + unit * mean,
         unit[:, None] * loadings,
-        unit**2 * noise.clip(min=MIN_NOISE),
+        noise.clip(min=max(MIN_NOISE_RATIO * noise.max(), np.finfo(np.float32).tiny)),
     )
 
 

@@ -59,9 +59,10 @@ def explanation_frame(
     parts = TopFeatures(*map(np.concatenate, zip(*blocks, strict=True)))
     n_rows, n_top = parts.feature.shape
     rows = X.index if is_frame else pd.RangeIndex(n_rows)
+    repeated, rank = rows.repeat(n_top), np.tile(np.arange(1, n_top + 1), n_rows)
     index = pd.MultiIndex.from_arrays(
-        [rows.repeat(n_top), np.tile(np.arange(1, n_top + 1), n_rows)],
-        names=["row" if rows.name is None else rows.name, "rank"],
+        [*(repeated.get_level_values(i) for i in range(rows.nlevels)), rank],
+        names=[*(["row"] if rows.names == [None] else rows.names), "rank"],
     )
     names = np.asarray(feature_names, dtype=object)
     columns = parts._replace(feature=names[parts.feature])._asdict()

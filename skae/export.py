@@ -72,8 +72,9 @@ def export_onnx(
     NotFittedError
         If it is not fitted.
     ValueError
-        If it does not have this output, or contains a custom module that cannot be
-        expressed in ONNX.
+        If it does not have this output, contains a custom module that cannot be
+        expressed in ONNX, or has categories that are numbers which `dtype` cannot
+        distinguish.
 
     See Also
     --------

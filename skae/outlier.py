@@ -499,7 +499,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         has is read as a missing value, but has the loss of a category of probability
         ``1 / (1 + n)``, where n is the number of training rows: it is a sign of an
         outlier. Rows that are returned have categories, in an array of objects unless
-        all are numbers. The entry of `mean_` is NaN.
+        all are numbers that the type of the rows has. The entry of `mean_` is NaN.
 
         Dates, sparse rows and tables in partitions raise a TypeError; networks that
         depend on the order of the features or set an `output_activation`, a ValueError.
@@ -1011,8 +1011,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         -------
         explanation : pandas.DataFrame of shape (n_samples * top, 5)
             One line for each row and each of its features, those that contribute most
-            first. The first level of the index is that of X if it is a data frame of
-            pandas, otherwise the position of the row; the second one, ``"rank"``,
+            first. The first levels of the index are those of X if it is a data frame of
+            pandas, otherwise the position of the row; the last one, ``"rank"``,
             counts from 1. The columns are:
 
             - ``"feature"``: name of the feature; x0, x1, ... if X had no names;

@@ -445,7 +445,7 @@ class AutoencoderTransformer(
         has is read as a missing value, but has the loss of a category of probability
         ``1 / (1 + n)``, where n is the number of training rows: it is a sign of an
         outlier. Rows that are returned have categories, in an array of objects unless
-        all are numbers. The entry of `mean_` is NaN.
+        all are numbers that the type of the rows has. The entry of `mean_` is NaN.
 
         Dates, sparse rows and tables in partitions raise a TypeError; networks that
         depend on the order of the features or set an `output_activation`, a ValueError.
@@ -860,7 +860,8 @@ class AutoencoderTransformer(
             columns with a missing entry, integers and booleans become float64 unless
             they are categorical, and all else is unchanged. A CSR matrix for a sparse
             matrix. Otherwise an array in the floating-point type of X, of objects if
-            some are not numbers, or a data frame if `set_output` requests one.
+            some are not numbers that this type has, or a data frame if `set_output`
+            requests one.
             A row without an observed entry becomes the reconstruction of the mean.
 
         Examples
@@ -881,8 +882,6 @@ class AutoencoderTransformer(
         given, categories = checked, self._trained.categories
         if categories is not None:
             given = category_table(self, X)
-            if categories.are_numbers:
-                given = given.astype(checked.dtype)
             # The columns of a category are missing together.
             where = missing_entries(checked[:, categories.layout.first])
         else:
@@ -895,15 +894,21 @@ class AutoencoderTransformer(
             rows = Rows(checked, incomplete)
             for block, X_hat in evaluate_blocks(module, "forward", rows):
                 part = slice(*np.searchsorted(row, [block.start, block.stop]))
-                found = self._in_features(cast(X_hat, checked.dtype))
+                found = cast(X_hat, checked.dtype)
+                if categories is not None:
+                    found = categories.decoded_table(found)
                 values[part] = found[row[part] - block.start, where[1][part]]
-        result = filled(X, given, where, values)
+        if categories is None:
+            is_categorical = np.zeros(self.n_features_in_, dtype=bool)
+        else:
+            is_categorical = categories.is_categorical
+        result = filled(X, given, where, values, is_categorical)
         if not isinstance(result, np.ndarray):
             return result
         if categories is None:
             return wrap_output(self, result, X)
         if not requests_frame(self):
-            return result
+            return categories.as_numbers(result, checked.dtype)
         columns = [
             column.astype(checked.dtype) if levels is None else column
             for column, levels in zip(result.T, categories.levels, strict=True)
@@ -1314,8 +1319,7 @@ class AutoencoderTransformer(
 
     @property
     def _completes_rows(self) -> bool:
-        # The columns of categories are not normally distributed.
-        return self.categorical_features is None
+        return True
 
     @property
     def _has_ordered_components(self) -> bool:

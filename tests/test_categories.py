@@ -2,6 +2,8 @@
 
 import json
 import pickle
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -116,12 +118,14 @@ def test_columns_of_numbers_are_not_categorical(values, dtype):
     assert find_categorical(frame, "from_dtype") is None
 
 
-def test_arrays_have_no_categorical_features_by_type():
+def test_fits_without_categorical_features_are_those_of_numbers():
     X = np.random.default_rng(0).integers(0, 3, (30, 2)).astype(float)
-    model = AutoencoderTransformer(1, **NATIVE).fit(X)
-    assert model.is_categorical_ is None
-    plain = AutoencoderTransformer(1, **SMALL).fit(X)
-    assert_array_equal(model.transform(X), plain.transform(X))
+    X[::4, 1] = np.nan
+    for given in ("from_dtype", [], [False, False]):
+        model = AutoencoderTransformer(1, **SMALL, categorical_features=given).fit(X)
+        assert model.is_categorical_ is None
+        plain = AutoencoderTransformer(1, **SMALL).fit(X)
+        assert_array_equal(model.transform(X), plain.transform(X))
 
 
 @pytest.mark.parametrize(
@@ -376,6 +380,9 @@ def test_networks_without_a_softmax_per_feature_are_refused(settings, frame):
     ("value", "error", "message"),
     [
         ((1, 2), TypeError, "type tuple in the categorical column 'city'"),
+        (np.ones(2), TypeError, "type ndarray in the categorical column 'city'"),
+        (Fraction(1, 2), TypeError, "type Fraction in the categorical column 'city'"),
+        (Decimal("0.5"), TypeError, "type Decimal in the categorical column 'city'"),
         (np.inf, ValueError, "infinity in the categorical column 'city'"),
         (1 + 2j, TypeError, "type complex in the categorical column 'city'"),
     ],
@@ -415,6 +422,16 @@ def test_words_among_the_numbers_are_refused(fitted, frame):
     X.at[0, "size"] = "large"
     with pytest.raises(ValueError, match="'large' in column 'size'"):
         fitted.score_samples(X)
+
+
+@pytest.mark.parametrize("values", [[1, True, 1.0, 2], ["a", 0, False, 3.5]], ids=str)
+def test_categories_do_not_depend_on_the_order_of_the_rows(values):
+    found = []
+    for entries in (values, values[::-1]):
+        X = np.array(entries, dtype=object)[:, None]
+        (levels,) = Categories.of(X, np.array([True]), None).levels
+        found.append([(type(level), level) for level in levels])
+    assert found[0] == found[1]
 
 
 # Training
@@ -700,3 +717,23 @@ def test_a_graph_takes_numbers_and_positions_of_words(fitted, frame, tmp_path):
     assert [levels[1][int(i)] for i in rows[:, 1]] == X_hat[:, 1].tolist()
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["categories"])[1] == list(levels[1])
+
+
+@pytest.mark.parametrize(
+    ("levels", "dtype"),
+    [
+        ((2**24 + 1, 2**24 + 2), "float32"),
+        ((2**60 + 1, 2**60 + 2), "float64"),
+        ((10**400, 1), "float64"),
+        ((0.1, 0.1 + 1e-12), "float32"),
+    ],
+    ids=str,
+)
+def test_graphs_refuse_categories_that_their_type_cannot_distinguish(
+    levels, dtype, tmp_path
+):
+    pytest.importorskip("onnxscript")
+    X = np.array([[float(i), levels[i % 2]] for i in range(20)], dtype=object)
+    model = AutoencoderTransformer(1, **SMALL, categorical_features=[1]).fit(X)
+    with pytest.raises(ValueError, match=f"dtype='{dtype}' cannot distinguish"):
+        skae.export_onnx(model, tmp_path / "x.onnx", dtype=dtype)

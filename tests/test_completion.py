@@ -206,3 +206,17 @@ def test_detectors_read_missing_entries_as_the_mean():
 
     detector = AutoencoderOutlierDetector(max_epochs=1, random_state=0)
     assert detector.fit(with_missing(WINE)).module_.scaler.completion is None
+
+
+@pytest.mark.parametrize("scale", ["global", None, "feature"])
+@pytest.mark.parametrize("corruption", [None, "masking"])
+@pytest.mark.parametrize("units", [(1e-150, 1e-2, 1e6), (1e-30, 1e-12, 1e-8)], ids=str)
+def test_features_in_very_different_units_are_completed(units, corruption, scale):
+    X = np.random.default_rng(0).normal(size=(60, 3)) * units
+    X[::3, 0] = X[1::3, 2] = np.nan
+    ae = AutoencoderTransformer(
+        2, scale=scale, corruption=corruption, max_epochs=2, random_state=0
+    )
+    assert np.isfinite(ae.fit(X).transform(X)).all()
+    assert np.isfinite(ae.impute(X)).all()
+    assert np.isfinite(ae.score_samples(X)).all()

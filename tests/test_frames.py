@@ -209,3 +209,118 @@ def test_categories_that_are_numbers_are_imputed_as_numbers():
     filled = ae.fit(rows).impute(rows)
     assert filled.dtype == np.float64
     assert set(filled[:, 1]) == {0.0, 1.0}
+
+
+def fitted_to(frame, categorical_features=("x",)):
+    ae = AutoencoderTransformer(
+        1, categorical_features=list(categorical_features), max_epochs=2, random_state=0
+    )
+    return ae.fit(frame)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([1, 2], "category"),
+        ([0.5, 2.0], "category"),
+        ([True, False], "category"),
+        ([1, 2], "Int64"),
+        ([1, 2], "int64[pyarrow]"),
+        ([True, False], "boolean"),
+        (["a", "b"], "string[pyarrow]"),
+        ([1, "a"], object),
+        (["a", 1], object),
+    ],
+    ids=str,
+)
+def test_pandas_columns_of_categories_keep_their_type(values, dtype):
+    column = pd.Series([*values, None] * 10, dtype=object).astype(dtype)
+    frame = pd.DataFrame({"y": np.arange(30.0), "x": column})
+    filled = fitted_to(frame).impute(frame)
+    assert filled["x"].dtype == frame["x"].dtype
+    assert set(filled["x"]) <= set(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([1, 2], pl.Int8),
+        ([0.5, 2.0], pl.Float32),
+        ([True, False], pl.Boolean),
+        (["a", "b"], pl.Categorical),
+        (["a", "b"], pl.Enum(["b", "a"])),
+    ],
+    ids=str,
+)
+def test_polars_columns_of_categories_keep_their_type(values, dtype):
+    column = pl.Series([*values, None] * 10, dtype=dtype)
+    frame = pl.DataFrame({"y": np.arange(30.0), "x": column})
+    filled = fitted_to(frame).impute(frame)
+    assert filled["x"].dtype == dtype
+    assert set(filled["x"]) <= set(values)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series([np.nan] * 3),
+        pd.Series([None] * 3, dtype="category"),
+        pd.Series(["a", None, None], dtype="category"),
+        pl.Series([None] * 3),
+        pl.Series([None] * 3, dtype=pl.Float64),
+        pl.Series(["a", None, None], dtype=pl.Enum(["a"])),
+    ],
+    ids=lambda column: f"{type(column).__module__[:6]}-{column.dtype}",
+)
+def test_a_column_without_the_categories_of_the_fit_receives_them(column):
+    library = pd if isinstance(column, pd.Series) else pl
+    ae = fitted_to(library.DataFrame({"y": np.arange(30.0), "x": ["b", "c"] * 15}))
+    filled = ae.impute(library.DataFrame({"y": [1.0, 2.0, 3.0], "x": column}))
+    assert set(list(filled["x"])[1:]) <= {"b", "c"}
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_observed_categories_that_are_unknown_remain():
+    frame = pd.DataFrame({"y": np.arange(30.0), "x": ["b", "c"] * 15})
+    ae = fitted_to(frame.astype({"x": "category"})).set_output(transform="pandas")
+    filled = ae.impute(np.array([[1.0, "a"], [2.0, None]], dtype=object))
+    assert filled["x"][0] == "a"
+    assert filled["x"][1] in ("b", "c")
+
+
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+def test_frames_of_words_and_numbers(container):
+    X = np.array([[float(i), [3, "b"][i % 2]] for i in range(30)], dtype=object)
+    ae = fitted_to(X, [1]).set_output(transform=container)
+    assert list(ae.impute(X)["x1"]) == X[:, 1].tolist()
+    assert set(ae.reconstruct(X)["x1"]) <= {3, "b"}
+
+
+@pytest.mark.parametrize("number_type", [np.float32, np.float64])
+@pytest.mark.parametrize("first", [2**24, 2**60])
+def test_integers_that_identify_categories_are_exact(first, number_type):
+    ids = [first + 1, first + 2, first + 3]
+    frame = pd.DataFrame(
+        {
+            "y": np.arange(30, dtype=number_type),
+            "x": pd.array([*ids, None, *ids, *ids] * 3, dtype="Int64"),
+        }
+    )
+    ae = fitted_to(frame)
+    assert set(ae.reconstruct(frame)[:, 1]) <= set(ids)
+    array = frame.to_numpy(dtype=object, na_value=None)
+    for X in (frame, array):
+        filled = ae.impute(X) if X is frame else fitted_to(X, [1]).impute(X)
+        assert set(np.asarray(filled, dtype=object)[:, 1]) <= set(ids)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_pandas_frames_of_sparse_columns_remain_frames(dtype):
+    rows = incomplete().astype(dtype)
+    frame = pd.DataFrame.sparse.from_spmatrix(sparse.csr_matrix(rows), columns=NAMES)
+    ae = AutoencoderTransformer(2, max_epochs=2, random_state=0).fit(frame)
+    filled = ae.impute(frame)
+    pd.testing.assert_series_equal(filled.dtypes, frame.dtypes)
+    is_observed = ~np.isnan(rows)
+    np.testing.assert_array_equal(filled.to_numpy()[is_observed], rows[is_observed])
+    assert not filled.isna().any(axis=None)

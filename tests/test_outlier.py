@@ -144,6 +144,14 @@ def test_explanations_have_names_and_index_of_a_frame(table):
     assert explanation.loc["7th", "share"].sum() == pytest.approx(1)
 
 
+def test_explanations_have_all_levels_of_an_index(table):
+    detector, X = AutoencoderOutlierDetector(max_epochs=1, random_state=0), table[:20]
+    index = pd.MultiIndex.from_product([["a", "b"], range(10)], names=["site", "day"])
+    explanation = detector.fit(X).explain(pd.DataFrame(np.asarray(X), index=index))
+    assert explanation.index.names == ["site", "day", "rank"]
+    assert explanation.index[-1][:2] == ("b", 9)
+
+
 def test_explanations_of_sparse_rows_are_those_of_dense_ones(
     detector, table, monkeypatch
 ):

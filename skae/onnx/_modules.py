@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -123,7 +124,7 @@ class Columns(nn.Module):
         self.widths = categories.layout.widths
         for j, levels in enumerate(categories.levels):
             if levels is not None:
-                numbers = torch.tensor(category_numbers(levels), dtype=dtype)
+                numbers = torch.tensor(category_numbers(levels, dtype), dtype=dtype)
                 self.register_buffer(f"numbers_{j}", numbers.double())
 
     def encode(self, X: Tensor) -> Tensor:
@@ -151,10 +152,29 @@ class Columns(nn.Module):
         return torch.cat(features, dim=1)
 
 
-def category_numbers(levels: tuple) -> list[float]:
-    """Return the number that stands for each category of a feature in a graph."""
+def category_numbers(levels: tuple, dtype: torch.dtype) -> list[float]:
+    """Return the number that stands for each category of a feature in a graph.
+
+    Raises
+    ------
+    ValueError
+        If the type cannot distinguish them.
+    """
     if any(isinstance(level, str) for level in levels):
         return [float(i) for i in range(len(levels))]
+    largest = 2 / torch.finfo(dtype).eps  # up to it, the type has all integers
+    inexact = [v for v in levels if isinstance(v, int) and abs(v) > largest]
+    if not inexact:
+        rounded = torch.tensor([float(v) for v in levels], dtype=dtype).tolist()
+        counts = Counter(rounded)
+        inexact = [v for v, r in zip(levels, rounded, strict=True) if counts[r] > 1]
+    if inexact:
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"dtype={name!r} cannot distinguish {inexact[0]}, a category of a feature, "
+            "from other numbers. Use dtype='float64', or train with strings as "
+            "categories, which graphs represent by their positions."
+        )
     return [float(level) for level in levels]
 
 
