@@ -130,7 +130,7 @@ MIXED_LOSS = {"loss": Mixed(binary=[0, 4]), "init": "random"}
     ("settings", "dtype"),
     [
         ({}, "float64"),
-        (MIXED_LOSS, "float32"),
+        pytest.param(MIXED_LOSS, "float32", marks=pytest.mark.slow),
         pytest.param({}, "float32", marks=pytest.mark.slow),
         pytest.param(MIXED_LOSS, "float64", marks=pytest.mark.slow),
     ],
@@ -265,11 +265,12 @@ def test_refined_codes_agree(settings, X):
     "settings",
     [
         {},
-        pytest.param({"bottleneck": "gaussian"}, marks=pytest.mark.slow),
-        pytest.param({"network": "conv"}, marks=pytest.mark.slow),
+        {"bottleneck": "gaussian"},
+        {"network": "conv"},
     ],
     ids=repr,
 )
+@pytest.mark.slow
 def test_parts_of_ordered_codes_agree(settings, X):
     ae = small(n_components=2, ordered=True, **settings).fit(X)
     assert_agrees(ae.truncate(1), X, ["transform", "score_samples"])
@@ -583,7 +584,7 @@ def convert_pipeline(pipeline, X, **kwargs):
     return skl2onnx.to_onnx(pipeline, X[:1], **kwargs).SerializeToString()
 
 
-@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("whiten", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_pipeline_with_a_transformer_is_converted(whiten, X):
     ae = small(n_components=1, network=MLP((4,)), whiten=whiten)
     pipeline = make_pipeline(StandardScaler(), ae, MinMaxScaler()).fit(X)

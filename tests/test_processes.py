@@ -148,10 +148,12 @@ def test_one_process_prints(run):
     assert "log of 1" not in output
 
 
+@pytest.mark.slow
 def test_one_process_warns():
     assert launch("warn").stderr.count("ConvergenceWarning:") == 1
 
 
+@pytest.mark.slow
 def test_end_of_one_process_ends_the_run():
     start = time.perf_counter()
     finished = launch("die", is_valid=False)

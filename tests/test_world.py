@@ -391,6 +391,7 @@ def test_variables_that_pytorch_sets_are_restored(before, tmp_path, monkeypatch)
     assert os.environ.get(name) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that can fork")
 def test_a_forked_child_does_not_hang():
     done = subprocess.run(
