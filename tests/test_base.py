@@ -294,7 +294,7 @@ def test_wide_sparse_table_is_never_made_dense():
     """
     shape, peak = run_python(script).split("\n")[:2]
     assert shape == "(20000, 2)"
-    assert float(peak) < 1.1  # GiB; dense, the table alone takes 3
+    assert float(peak) < 1.5  # GiB; dense, the table alone takes 3
 
 
 @pytest.mark.parametrize("container", [sparse.csr_array, sparse.csr_matrix])
