@@ -173,11 +173,17 @@ def foreign(n_bytes):
 def peak_memory(folder):
     """Return the bytes that a process needs, after the first file, to load a folder."""
     code = """
-        import resource, sys, warnings
+        import re, resource, sys, warnings
         from pathlib import Path
         import skae
 
-        def peak():  # in KiB, except on macOS
+        def peak():
+            # On Linux, ru_maxrss includes the peak of the parent process.
+            status = Path("/proc/self/status")
+            if status.exists():
+                found = re.search("VmHWM:[^0-9]*([0-9]+)", status.read_text())
+                return 1024 * int(found[1])
+            # in KiB, except on macOS
             unit = 1 if sys.platform == "darwin" else 1024
             return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
