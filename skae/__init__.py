@@ -1,5 +1,6 @@
 """Autoencoders as scikit-learn estimators."""
 
+from skae._show_versions import show_versions
 from skae._version import __version__
 from skae.export import export_onnx
 from skae.outlier import AutoencoderOutlierDetector
@@ -13,4 +14,5 @@ __all__ = [
     "export_onnx",
     "load",
     "save",
+    "show_versions",
 ]

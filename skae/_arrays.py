@@ -32,7 +32,7 @@ LIBRARIES = ("torch", "cupy", "dpnp", "array_api_strict")
 # Floating-point types that NumPy has too.
 _NUMPY_FLOATS = (torch.float64, torch.float32, torch.float16)
 
-Method = TypeVar("Method", bound=Callable)
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class ArraySpace(NamedTuple):
@@ -121,7 +121,7 @@ def space_of_output(array: Any) -> ArraySpace | None:
     return ArraySpace.of(array) if is_dispatched() else None
 
 
-def without_dispatch() -> AbstractContextManager:
+def without_dispatch() -> AbstractContextManager[Any]:
     """Context for computations on arguments that have been converted."""
     return config_context(array_api_dispatch=False)
 
@@ -225,8 +225,8 @@ def in_space_of_fit(estimator: Any, values: np.ndarray) -> Any:
 
 
 def _converted(
-    names: list[str], args: tuple, kwargs: dict[str, Any]
-) -> tuple[tuple, dict[str, Any]]:
+    names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of a call with NumPy arrays in place of tensors."""
     # Superfluous arguments remain, for the usual TypeError.
     named = [*zip(names, args, strict=False), *kwargs.items()]

@@ -10,7 +10,7 @@ from typing import Any
 
 def available_unless(
     reason: Callable[[Any], str | None],
-) -> Callable[[Callable], Any]:
+) -> Callable[[Callable[..., Any]], Any]:
     """Return a decorator of methods that are absent in some states of their object.
 
     As scikit-learn's ``available_if``, but the message of the AttributeError says why.
@@ -27,12 +27,12 @@ def available_unless(
 class _ConditionalMethod:
     """Descriptor of a method, see `available_unless`."""
 
-    def __init__(self, method: Callable, reason: Callable[[Any], str | None]):
+    def __init__(self, method: Callable[..., Any], reason: Callable[[Any], str | None]):
         self.method = method
         self.reason = reason
         update_wrapper(self, method)  # type: ignore[arg-type]
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Callable:
+    def __get__(self, instance: Any, owner: type | None = None) -> Callable[..., Any]:
         if instance is not None:
             self._check(instance)
             return MethodType(self.method, instance)

@@ -102,7 +102,7 @@ class BaseAutoencoder(
         "categorical_features",
     )
 
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [
             Interval(Integral, 1, MAX_SIZE, closed="both"),
             StrOptions({"auto"}),
@@ -363,7 +363,7 @@ class BaseAutoencoder(
 
     # Fitting
 
-    @with_callbacks
+    @with_callbacks  # type: ignore[untyped-decorator]
     def _fit(
         self,
         X: MatrixLike,

@@ -222,6 +222,6 @@ def join_nets(nets: Sequence[AutoencoderNet], n_earlier: int) -> AutoencoderNet:
     return net
 
 
-def _mean(records: Sequence[dict], weight: Sequence[int]) -> dict[str, float]:
+def _mean(records: Sequence[dict[str, Any]], weight: Sequence[int]) -> dict[str, float]:
     losses = [record["train_loss"] for record in records]
     return {"train_loss": float(np.average(losses, weights=weight))}

@@ -114,7 +114,7 @@ class Categories:
         categories. Features of arrays and lists are ``"number"`` or ``"string"``.
     """
 
-    levels: tuple[tuple | None, ...]
+    levels: tuple[tuple[Any, ...] | None, ...]
     kinds: tuple[str, ...]
 
     @classmethod
@@ -143,7 +143,7 @@ class Categories:
             If a feature has infinite values, too many categories or, among rows with a
             positive weight, none.
         """
-        levels: list[tuple | None] = []
+        levels: list[tuple[Any, ...] | None] = []
         kinds = []
         for (label, column), is_chosen in zip(
             columns_of(X), is_categorical, strict=True
@@ -309,7 +309,7 @@ def find_categorical(X: Any, categorical_features: Any) -> np.ndarray | None:
     return _of_positions(chosen, len(labels))
 
 
-def _of_names(chosen: np.ndarray, names: list | None) -> np.ndarray:
+def _of_names(chosen: np.ndarray, names: list[Any] | None) -> np.ndarray:
     if names is None:
         raise ValueError(
             "categorical_features should be passed as an array of integers or as a "
@@ -366,7 +366,7 @@ def _is_categorical(dtype: Any, column: Any) -> bool:
     return any(isinstance(value, str | bool | np.bool_) for value in column)
 
 
-def column_values(column: Any) -> list:
+def column_values(column: Any) -> list[Any]:
     """Return the values of a column as objects of Python, None where one is missing."""
     values = column.to_list() if hasattr(column, "to_list") else column.tolist()
     values = [v.item() if isinstance(v, np.generic) else v for v in values]
@@ -374,7 +374,7 @@ def column_values(column: Any) -> list:
     return [None if _is_missing(v) else v for v in values]
 
 
-def _values(column: Any, label: Any, name: str) -> list:
+def _values(column: Any, label: Any, name: str) -> list[Any]:
     """Return the values of a categorical column, see `column_values`.
 
     Parameters
@@ -418,7 +418,7 @@ def _is_missing(value: Any) -> bool:
     return isinstance(is_different, bool | np.bool_) and bool(is_different)
 
 
-def _levels(values: list, column: Any) -> tuple:
+def _levels(values: list[Any], column: Any) -> tuple[Any, ...]:
     """Return the categories that occur, in the order of their type or of value."""
     # Of equal values, such as 1 and True, the one whose type has the first name, so
     # that the order of the rows has no influence.
@@ -430,7 +430,7 @@ def _levels(values: list, column: Any) -> tuple:
     return tuple(sorted(found, key=lambda value: (isinstance(value, str), value)))
 
 
-def _check_number(levels: tuple, label: Any, name: str) -> None:
+def _check_number(levels: tuple[Any, ...], label: Any, name: str) -> None:
     if not levels:
         raise ValueError(
             f"{name} has no observed value, among rows with a positive weight, in 1 "
@@ -445,7 +445,7 @@ def _check_number(levels: tuple, label: Any, name: str) -> None:
         )
 
 
-def _kind(column: Any, levels: tuple) -> str:
+def _kind(column: Any, levels: tuple[Any, ...]) -> str:
     """Return the entry of `Categories.kinds` of a categorical column."""
     name = str(column.dtype).lower()
     if name.startswith(("categor", "dictionary", "enum")):
@@ -457,7 +457,9 @@ def _kind(column: Any, levels: tuple) -> str:
     return "number" if is_number else "string"
 
 
-def _fill_one_hot(block: np.ndarray, values: Sequence, levels: tuple) -> None:
+def _fill_one_hot(
+    block: np.ndarray, values: Sequence[Any], levels: tuple[Any, ...]
+) -> None:
     """Set the columns of one categorical feature, which are zero."""
     position = {level: i for i, level in enumerate(levels)}
     position[None] = len(levels)  # a missing category

@@ -58,7 +58,7 @@ except ImportError:  # scikit-learn < 1.9
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Replacement for scikit-learn < 1.9, which has no callbacks."""
 
-    def with_callbacks(method: Callable) -> Callable:
+    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
         """Return the method unchanged: scikit-learn < 1.9 has no callbacks."""
         return method
 
@@ -234,7 +234,7 @@ def set_output_container(estimator: Any, transform: str) -> None:
 
 
 def wrap_output(
-    estimator: Any, values: NDArray, X: Any, columns: NDArray | None = None
+    estimator: Any, values: NDArray[Any], X: Any, columns: NDArray[Any] | None = None
 ) -> Any:
     """Return values with as many rows as X in the container chosen by `set_output`.
 
@@ -264,7 +264,7 @@ def wrap_output(
 
 
 def wrap_columns(
-    estimator: Any, columns: list[NDArray], categories: Any, X: Any
+    estimator: Any, columns: list[NDArray[Any]], categories: Any, X: Any
 ) -> Any:
     """Return columns of different types in the data frame chosen by `set_output`.
 
@@ -337,12 +337,12 @@ def library_device(array: Any) -> Any:
     return array_api_compat.device(array)
 
 
-def library_to_numpy(array: Any) -> NDArray:
+def library_to_numpy(array: Any) -> NDArray[Any]:
     """Return a NumPy array with the values of an array of any library."""
     return _convert_to_numpy(array, array_api_compat.array_namespace(array))
 
 
-def numpy_to_library(values: NDArray, library: str, device: str) -> Any:
+def numpy_to_library(values: NDArray[Any], library: str, device: str) -> Any:
     """Return an array of a library.
 
     Parameters
@@ -462,13 +462,13 @@ FUSED_ADAM: set[OpOverload] = {
 
 # Functions by the name of their operator, which they run with less overhead. The public
 # `torch.nn.functional.gelu` and `mse_loss` do not accept `out`.
-FUNCTIONS: dict[str, Callable] = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "gelu": torch._C._nn.gelu,
     "mse_loss": torch._C._nn.mse_loss,
 }
 
 # In-place functions that the optimizers of PyTorch call; they have no public name.
-IN_PLACE_FUNCTIONS: dict[str, Callable] = {
+IN_PLACE_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "_foreach_add_": torch._foreach_add_,
     "_fused_adam_": torch._fused_adam_,
     "_fused_adamw_": torch._fused_adamw_,
@@ -478,7 +478,7 @@ IN_PLACE_FUNCTIONS: dict[str, Callable] = {
 # A linear layer as oneDNN computes it, with the arguments (X, weight, bias, activation,
 # its numbers, its algorithm). The public functions leave it to PyTorch whether oneDNN
 # or MKL multiplies. None if PyTorch was built without oneDNN.
-LINEAR_POINTWISE: Callable | None = (
+LINEAR_POINTWISE: Callable[..., Any] | None = (
     torch.ops.mkldnn._linear_pointwise.default._op
     if hasattr(torch.ops.mkldnn, "_linear_pointwise")
     else None
@@ -517,7 +517,7 @@ def schema(operator: OpOverload) -> Any:
     return operator._schema
 
 
-def raw_function(operator: OpOverload) -> Callable:
+def raw_function(operator: OpOverload) -> Callable[..., Any]:
     """Return the C++ function of an operator, without the checks of its Python wrapper.
 
     The wrapper's share of the time of an operation on a small tensor is considerable.
@@ -632,7 +632,7 @@ def own_tensors(module: nn.Module) -> dict[str, dict[str, Any]]:
     return {"parameters": module._parameters, "buffers": module._buffers}
 
 
-def contents(module: nn.Module) -> tuple[dict, ...]:
+def contents(module: nn.Module) -> tuple[dict[Any, Any], ...]:
     """Return the dictionaries of a module's parameters, buffers, submodules and hooks.
 
     The public iterators also visit submodules, and take too long to be called at each

@@ -97,7 +97,7 @@ def _filled_pandas(
     return result
 
 
-def _pandas_column_for(column: Any, categories: list) -> Any:
+def _pandas_column_for(column: Any, categories: list[Any]) -> Any:
     """Return a column of a type that can have these categories."""
     if hasattr(column, "cat"):
         known = set(column.cat.categories)
@@ -130,7 +130,7 @@ def _filled_polars(
     return frame.with_columns(replaced)
 
 
-def _polars_column_with(column: Any, rows: list, categories: list) -> Any:
+def _polars_column_with(column: Any, rows: list[Any], categories: list[Any]) -> Any:
     """Return a column with these categories in some rows."""
     dtype = column.dtype
     if column.null_count() == len(column):

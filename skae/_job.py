@@ -148,7 +148,7 @@ class Settings:
     tol: float
     trim: float
     verbose: int
-    callbacks: list | tuple | None
+    callbacks: list[Any] | tuple[Any, ...] | None
     compile: str | bool
     n_threads: int | str
     precision: str

@@ -122,7 +122,7 @@ class KeptRows:
     def __copy__(self) -> KeptRows:
         return self
 
-    def __deepcopy__(self, memo: dict) -> KeptRows:
+    def __deepcopy__(self, memo: dict[str, Any]) -> KeptRows:
         return self
 
     def on(self, device: torch.device) -> KeptTensors:

@@ -68,7 +68,7 @@ def refuse_masked(X: Any, name: str) -> None:
         )
 
 
-def refuse_dates(name: str, labels: list) -> None:
+def refuse_dates(name: str, labels: list[Any]) -> None:
     """Raise TypeError if there are labels of columns with dates or durations."""
     if labels:
         raise TypeError(
@@ -108,7 +108,7 @@ def types_of(X: Any) -> Iterable[tuple[Any, Any]]:
     return [(..., X.dtype)] if hasattr(X, "dtype") else []
 
 
-def _labels(X: Any, holds: Callable[[Any], bool]) -> list:
+def _labels(X: Any, holds: Callable[[Any], bool]) -> list[Any]:
     """Return the labels of the columns for whose type a condition holds.
 
     Many columns share one type, which is looked at once.
@@ -148,7 +148,7 @@ def _is_object(dtype: Any) -> bool:
     return isinstance(dtype, np.dtype) and dtype.kind == "O"
 
 
-def _dated_objects(X: Any) -> list:
+def _dated_objects(X: Any) -> list[Any]:
     """Return labels of columns of objects among which are dates or durations of NumPy.
 
     NumPy converts them to numbers, too. Lists are converted to an array.
@@ -219,7 +219,7 @@ def _is_na(value: Any) -> bool:
     return type(value).__name__ == "NAType"
 
 
-def _listed(labels: list) -> str:
+def _listed(labels: list[Any]) -> str:
     """Return the first labels, nothing for those of an array."""
     if labels == [...]:
         return ""

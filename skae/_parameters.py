@@ -100,7 +100,7 @@ def _equal(one: Any, other: Any, compared: set[tuple[int, int]]) -> bool:
             equal(getattr(one, name), getattr(other, name))
             for name in ("func", "args", "keywords")
         )
-    if type(one).__eq__ is not object.__eq__:
+    if type(one).__eq__ is not object.__eq__:  # type: ignore[comparison-overlap]
         return bool(one == other)
     if (id(one), id(other)) in compared:
         return True

@@ -41,7 +41,7 @@ class Format(NamedTuple):
 
     n_features: int
     dtype: np.dtype
-    columns: tuple | None
+    columns: tuple[Any, ...] | None
 
     @classmethod
     def of(cls, example: Any) -> Format:
@@ -107,12 +107,12 @@ def _as_array(partition: Any, name: str, copy: bool = False) -> np.ndarray:
         raise kind(f"{name}: {error}") from error
 
 
-def _columns(partition: Any) -> tuple | None:
+def _columns(partition: Any) -> tuple[Any, ...] | None:
     columns = getattr(partition, "columns", None)
     return None if columns is None else tuple(columns)
 
 
-def _described(columns: tuple | None) -> str:
+def _described(columns: tuple[Any, ...] | None) -> str:
     return "no names of columns" if columns is None else f"the columns {list(columns)}"
 
 
@@ -245,7 +245,7 @@ def _check_same_rows(n_stored: np.ndarray | None, number: int, n_rows: int) -> N
 def _read(
     format: Format,
     n_stored: np.ndarray | None,
-    read: Callable,
+    read: Callable[..., Any],
     number: int,
     partition: Any,
 ) -> Any:
@@ -264,7 +264,7 @@ def _count(number: int, values: np.ndarray) -> list[tuple[int, int]]:
     return [(number, len(values))]
 
 
-def _joined(*counts: list) -> list:
+def _joined(*counts: list[Any]) -> list[Any]:
     return [entry for part in counts for entry in part]
 
 

@@ -30,7 +30,7 @@ from skae._compat import (
 # 784-128-64-12 take less time.
 SMALL_WORK = 2e7
 
-Function = TypeVar("Function", bound=Callable)
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # A subnormal number, which equals zero where these are flushed.
 _SUBNORMAL = 5e-324

@@ -65,7 +65,7 @@ class StreamedRows(Rows):
         self._pool = pool
         self._pool_positions = pool_positions
         self._known = scan
-        self._results: dict[tuple, Any] = {}
+        self._results: dict[tuple[Any, ...], Any] = {}
 
     @property
     def pool(self) -> Rows:

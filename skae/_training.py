@@ -339,7 +339,7 @@ def _callbacks(
     task: Task,
     interruption: Interruption,
     current_model: Any,
-) -> list:
+) -> list[Any]:
     """Return the callbacks of the training, in the order in which they are called.
 
     The first notifies scikit-learn's callbacks, the last shows the progress. Of several

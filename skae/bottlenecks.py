@@ -242,7 +242,7 @@ class Bottleneck(StoredParametersMixin, BaseEstimator, ABC):
     has_term: ClassVar[bool] = True
     noise_variance: float | str | None = None
     warm_up: float = 0.0
-    _parameter_constraints: ClassVar[dict] = {}
+    _parameter_constraints: ClassVar[dict[str, Any]] = {}
 
     def encoder_width(self, n_components: int) -> int:
         """Return the number of outputs that the encoder must have.
@@ -474,7 +474,7 @@ class Gaussian(Bottleneck):
     allows_order: ClassVar[bool] = True
     # The prior is symmetric; a rectified mean would not be.
     suits_code_activation: ClassVar[bool] = False
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "warm_up": [Interval(Real, 0, 1, closed="both")],
         "score": [StrOptions({"reconstruction", "elbo"})],
         "noise_variance": [
@@ -624,7 +624,7 @@ class Quantized(Bottleneck):
 
     has_finite_codes: ClassVar[bool] = True
 
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_codes": [Interval(Integral, 2, 2**24, closed="both")],
         "code_dim": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "shared": ["boolean"],
@@ -730,7 +730,7 @@ class TopK(Bottleneck):
     suits_hidden_layers: ClassVar[bool] = False
     remedy: ClassVar[str] = "increase n_active of TopK"
 
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_active": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from numbers import Real
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from sklearn.base import BaseEstimator
@@ -136,7 +136,7 @@ class Corruption(StoredParametersMixin, BaseEstimator, ABC):
     needs_range: bool = False
     needs_batch: ClassVar[bool] = False
     hides_entries: bool = False
-    _parameter_constraints: ClassVar[dict] = {}
+    _parameter_constraints: ClassVar[dict[str, Any]] = {}
 
     def check_level(self, level: float) -> None:
         """Raise an error if the level is out of range.
@@ -225,7 +225,7 @@ class GaussianNoise(Corruption):
     """
 
     is_probability: ClassVar[bool] = False
-    _parameter_constraints: ClassVar[dict] = {"clip": ["boolean"]}
+    _parameter_constraints: ClassVar[dict[str, Any]] = {"clip": ["boolean"]}
 
     def __init__(self, *, clip: bool = False):
         self.clip = clip
@@ -244,7 +244,7 @@ class _EntryCorruption(Corruption):
     """Base class of the corruptions that replace a share of the entries of a row."""
 
     vary_level: bool = True
-    _parameter_constraints: ClassVar[dict] = {"vary_level": ["boolean"]}
+    _parameter_constraints: ClassVar[dict[str, Any]] = {"vary_level": ["boolean"]}
 
 
 class Masking(_EntryCorruption):
@@ -308,7 +308,7 @@ class Masking(_EntryCorruption):
             [1., 7.]])
     """
 
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         **_EntryCorruption._parameter_constraints,
         "fill_value": [StrOptions({"mean", "low", "high"})],
     }

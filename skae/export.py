@@ -34,7 +34,7 @@ METHODS = {
 
 def export_onnx(
     estimator: BaseAutoencoder,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     output: str = "codes",
     *,
     dtype: str = "float32",

@@ -100,7 +100,7 @@ class Loss(StoredParametersMixin, BaseEstimator, ABC):
     # Columns of the features, if some features are encoded by several, see
     # `skae._categorical_loss`. Losses then have a column for each feature.
     layout: Any = None
-    _parameter_constraints: ClassVar[dict] = {}
+    _parameter_constraints: ClassVar[dict[str, Any]] = {}
 
     @property
     def output_activations(self) -> tuple[str, ...]:
@@ -383,7 +383,7 @@ class Huber(Loss):
     """
 
     depends_on_column: ClassVar[bool] = False
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "delta": [Interval(Real, 0, None, closed="neither")]
     }
 
@@ -430,7 +430,7 @@ class LogError(Loss):
     """
 
     depends_on_column: ClassVar[bool] = False
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "scale": [Interval(Real, 0, None, closed="neither")]
     }
 
@@ -597,7 +597,7 @@ class Mixed(Loss):
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
     needs_binary_columns: ClassVar[bool] = True
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "binary": [StrOptions({"auto"}), "array-like"]
     }
 

@@ -340,7 +340,7 @@ class MLP(Network, BaseEstimator):
     """
 
     members_stack: ClassVar[bool] = True
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": [StrOptions({"auto"}), tuple, list],
         "activation": _ACTIVATION,
         "code_activation": _ACTIVATION_OR_AUTO,
@@ -516,7 +516,7 @@ class Conv(Network, BaseEstimator):
     )
     """
 
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "channels": [StrOptions({"auto"}), tuple, list],
         "kernel_size": [Interval(Integral, 1, None, closed="left")],
         "stride": [Interval(Integral, 1, None, closed="left")],

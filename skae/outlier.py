@@ -695,7 +695,7 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
     array([ 1, -1])
     """
 
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseAutoencoder._parameter_constraints,
         "n_estimators": [
             Interval(Integral, 1, None, closed="left"),
@@ -770,12 +770,12 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
         device: str | torch.device = "auto",
-        callbacks: list | None = None,
+        callbacks: list[Any] | None = None,
         compile: str | bool = "auto",
         n_threads: int | str = "auto",
         precision: str = "float32",
         n_jobs: int | None = None,
-        checkpoint: str | os.PathLike | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
         categorical_features: str | ArrayLike | None = None,
     ):
         self.n_components = n_components

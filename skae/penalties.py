@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from itertools import repeat
 from numbers import Integral, Real
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from sklearn.base import BaseEstimator
@@ -91,7 +91,7 @@ class Penalty(StoredParametersMixin, BaseEstimator, ABC):
     needs_rows: ClassVar[bool] = True
     weighs_units: ClassVar[bool] = False
     warm_up: float = 0.0
-    _parameter_constraints: ClassVar[dict] = {}
+    _parameter_constraints: ClassVar[dict[str, Any]] = {}
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -167,7 +167,7 @@ class L1(Penalty):
     suits_hidden_layers: ClassVar[bool] = False
     needs_rows: ClassVar[bool] = False
     weighs_units: ClassVar[bool] = True
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "warm_up": [Interval(Real, 0, 1, closed="both")]
     }
 
@@ -226,7 +226,7 @@ class KLSparsity(Penalty):
     allows_order: ClassVar[bool] = False
     needs_batch: ClassVar[bool] = True
     needs_rows: ClassVar[bool] = False
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "target": [Interval(Real, 0, 1, closed="neither")]
     }
 
@@ -297,7 +297,7 @@ class Contractive(Penalty):
     [12.0, 12.0]
     """
 
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_projections": [
             Interval(Integral, 1, None, closed="left"),
             StrOptions({"auto"}),
@@ -559,7 +559,7 @@ def _widest_layer(encoder: nn.Module, X: Tensor) -> int:
     X = X[:2]  # batch normalisation in training mode rejects a single row
     sizes = [X.numel()]
 
-    def record(layer: nn.Module, inputs: tuple, output: object) -> None:
+    def record(layer: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
         if isinstance(output, Tensor):
             sizes.append(output.numel())
 

@@ -113,7 +113,7 @@ KNOWN_CLASSES: dict[str, tuple[str, ...]] = {
 NOT_SAVED = ("callbacks", CALLBACKS_ATTRIBUTE)
 
 
-def save(estimator: BaseAutoencoder, path: str | os.PathLike) -> None:
+def save(estimator: BaseAutoencoder, path: str | os.PathLike[str]) -> None:
     """Save a fitted estimator to a file.
 
     The file is written atomically: if saving fails or is interrupted, an existing file
@@ -194,7 +194,7 @@ def _content_of_file(estimator: BaseAutoencoder) -> bytes:
 
 
 def load(
-    path: str | os.PathLike, *, trusted: Iterable[type | Callable] = ()
+    path: str | os.PathLike[str], *, trusted: Iterable[type | Callable[..., Any]] = ()
 ) -> BaseAutoencoder:
     """Load an estimator from a file written by `save`.
 
@@ -537,7 +537,7 @@ class _Reader:
             raise ValueError(f"The file contains an unknown dtype, {name!r}.")
         return dtype
 
-    def _make_partial(self, described: list[Any]) -> partial:
+    def _make_partial(self, described: list[Any]) -> partial[Any]:
         function, args, keywords = self._make_items(described)
         return partial(function, *args, **keywords)
 

@@ -648,7 +648,7 @@ class AutoencoderTransformer(
     True
     """
 
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseAutoencoder._parameter_constraints,
         "transform_max_iter": [
             Interval(Integral, 0, None, closed="left"),
@@ -695,14 +695,14 @@ class AutoencoderTransformer(
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
         device: str | torch.device = "auto",
-        callbacks: list | None = None,
+        callbacks: list[Any] | None = None,
         compile: str | bool = "auto",
         n_threads: int | str = "auto",
         precision: str = "float32",
         transform_max_iter: int | str = "auto",
         whiten: bool = False,
         ordered: bool = False,
-        checkpoint: str | os.PathLike | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
         categorical_features: str | ArrayLike | None = None,
     ):
         self.n_components = n_components

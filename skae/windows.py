@@ -220,7 +220,7 @@ class SlidingWindows(TransformerMixin, BaseEstimator):
     True
     """
 
-    _parameter_constraints: ClassVar[dict] = _SIZES
+    _parameter_constraints: ClassVar[dict[str, Any]] = _SIZES
 
     def __init__(self, width: int, step: int = 1):
         self.width = width

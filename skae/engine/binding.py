@@ -363,7 +363,7 @@ def _as_tensor(value: Any, X: Any) -> Any:
     return value
 
 
-def _in_place_function(operator: Any, name: str) -> Callable:
+def _in_place_function(operator: Any, name: str) -> Callable[..., Any]:
     """Return the function of an in-place operator that has the least overhead."""
     if name in IN_PLACE_FUNCTIONS:
         return IN_PLACE_FUNCTIONS[name]

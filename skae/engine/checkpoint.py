@@ -214,7 +214,7 @@ def _restored(described: Any, tensors: dict[str, Tensor]) -> Any:
     return tensor.numpy() if kind == "array" else tensor
 
 
-def make_folder(folder: str | os.PathLike) -> str:
+def make_folder(folder: str | os.PathLike[str]) -> str:
     """Create a folder for the files of fits, if it does not exist.
 
     Returns

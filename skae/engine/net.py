@@ -95,7 +95,7 @@ class AutoencoderNet(SkorchNet):
         *,
         objective: Objective,
         plan: Plan,
-        callbacks: list,
+        callbacks: list[Any],
         device: str,
         history: Sequence[dict[str, Any]] = (),
         best_epoch: int = 0,
@@ -174,7 +174,7 @@ class AutoencoderNet(SkorchNet):
 
     # Methods of skorch's NeuralNet that are overridden
 
-    def get_default_callbacks(self) -> list:
+    def get_default_callbacks(self) -> list[Any]:
         """No default callbacks: the trainer records the losses."""
         return []
 

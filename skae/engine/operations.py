@@ -58,9 +58,9 @@ class Operation:
     """
 
     operator: Any
-    args: tuple
-    kwargs: dict
-    outputs: tuple
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[Any, ...]
 
     @cached_property
     def read(self) -> set[int]:
@@ -117,7 +117,7 @@ def storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def place(tensor: Tensor) -> tuple:
+def place(tensor: Tensor) -> tuple[Any, ...]:
     """Return memory address, layout and type, which identify a tensor."""
     return (
         storage(tensor),

@@ -97,7 +97,7 @@ class Step:
         self._on_gradients = on_gradients
         self._on_first_gradients = on_first_gradients
         self._generator = generator
-        self._signature: tuple = ()
+        self._signature: tuple[Any, ...] = ()
         # The recorded step whose gradients the parameters have now, unless callbacks
         # may have replaced them.
         self._latest: _Record | None = None
@@ -270,7 +270,7 @@ class Step:
             ),
         ]
 
-    def _current_signature(self) -> tuple:
+    def _current_signature(self) -> tuple[Any, ...]:
         settings = [
             {k: v for k, v in group.items() if k not in _VARIABLE_SETTINGS}
             for group in self._optimizer.param_groups

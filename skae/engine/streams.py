@@ -75,7 +75,7 @@ class StreamedBatches:
         self.rng = rng
         self.is_learnt = is_learnt
         self.part = part
-        self._read: Prefetched | None = None
+        self._read: Prefetched[Any] | None = None
         self.bounds = batch_bounds(len(rows), batch_size)
         self.parts = parts_of_batches(self.bounds, *part)
         # Where the rows of this part begin and end in the order of an epoch.

@@ -131,10 +131,14 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.operations: list[Operation] = []
         self.is_replayable = True
-        self._aliases: dict[tuple, Tensor] = {}
+        self._aliases: dict[tuple[Any, ...], Tensor] = {}
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         # Before the call, since an in-place operator may change a tensor's shape.

@@ -975,7 +975,7 @@ class Trainer:
 
     # Callbacks
 
-    def _record_batches(self, prefix: str, losses: list, sizes: list[int]) -> None:
+    def _record_batches(self, prefix: str, losses: list[Any], sizes: list[int]) -> None:
         """Record the losses of batches in the history, in at most `MAX_BATCH_RECORDS`.
 
         If there are more batches, a record is the mean over several of them.
@@ -1056,7 +1056,7 @@ class Trainer:
         """Notify callbacks of each network's gradients, which they may change."""
         self.networks.share_weights()
         shared = self.networks.share_gradients()
-        named: list[Iterable] = [self.net.get_all_learnable_params()]
+        named: list[Iterable[Any]] = [self.net.get_all_learnable_params()]
         named += [
             nn.ModuleList(fold).named_parameters() for fold in self.networks.folds
         ]

@@ -152,7 +152,7 @@ class Columns(nn.Module):
         return torch.cat(features, dim=1)
 
 
-def category_numbers(levels: tuple, dtype: torch.dtype) -> list[float]:
+def category_numbers(levels: tuple[Any, ...], dtype: torch.dtype) -> list[float]:
     """Return the number that stands for each category of a feature in a graph.
 
     Raises
