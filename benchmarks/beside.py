@@ -117,14 +117,16 @@ def by_pyod(X, n_components, seed):
     widths = [64, n_components]
     model = AutoEncoder(hidden_neuron_list=widths, random_state=seed, verbose=0).fit(X)
     network = model.model.eval()
+    # A constant column would be divided by 1e-8 and dominate the error of new rows.
+    scale = np.where(model.X_std > 0, model.X_std + 1e-8, 1.0)
 
     def encode(X):
-        Z = torch.as_tensor((X - model.X_mean) / model.X_std, dtype=torch.float32)
+        Z = torch.as_tensor((X - model.X_mean) / scale, dtype=torch.float32)
         return network.encoder(Z).detach().numpy()
 
     def decode(Z):
         X_hat = network.decoder(torch.as_tensor(Z)).detach().numpy()
-        return X_hat * model.X_std + model.X_mean
+        return X_hat * scale + model.X_mean
 
     return encode, decode
 
@@ -145,7 +147,10 @@ class Method(NamedTuple):
         """Number of lines that a user writes, without imports and blank lines."""
         lines = inspect.getsource(self.function).splitlines()[1:]
         body = textwrap.dedent("\n".join(lines)).splitlines()
-        return sum(bool(line) and "import" not in line for line in body)
+        return sum(
+            bool(line) and "import" not in line and not line.startswith("#")
+            for line in body
+        )
 
 
 REDUCERS = {
