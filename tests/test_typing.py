@@ -26,9 +26,8 @@ USES = {
     ),
 }
 # Methods that return an array unless another output is set.
-USES |= {
-    use: "numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]]"
-    for use in (
+USES |= dict.fromkeys(
+    (
         "ae.transform(X)",
         "ae.fit_transform(X)",
         "ae.inverse_transform(X)",
@@ -36,8 +35,9 @@ USES |= {
         "detector.decision_function(X)",
         "detector.score_samples(X)",
         "sliding_windows(X, 3)",
-    )
-}
+    ),
+    "numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]]",
+)
 MISTAKES = {
     "AutoencoderTransformer(n_component=2)": 'did you mean "n_components"?',
     "AutoencoderTransformer(2, 'conv')": "Too many positional arguments",
@@ -63,9 +63,9 @@ def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
     lines = [*HEAD.splitlines(), *(f"reveal_type({use})" for use in USES), *MISTAKES]
     (folder / "script.py").write_text("\n".join(lines) + "\n")
+    options = ["--strict", "--follow-imports=silent", "--cache-dir", "cache"]
     run = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent"]
-        + ["--cache-dir", str(folder / "cache"), "script.py"],
+        [sys.executable, "-m", "mypy", *options, "script.py"],
         cwd=folder,
         env={"MYPYPATH": str(CHECKOUT), "PATH": ""},
         capture_output=True,
