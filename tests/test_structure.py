@@ -70,3 +70,13 @@ def test_only_its_own_module_asks_for_the_class_of_a_spec(name):
             continue
         classes = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
         assert all(SPECS.get(c, name) == name for c in classes), ast.unparse(node)
+
+
+def test_the_page_on_the_architecture_names_every_module():
+    page = (ROOT.parent / "docs" / "architecture.rst").read_text()
+    packages = ("engine", "inspection", "onnx", "distributed")
+    for path in FILES.values():
+        name = path.relative_to(ROOT).as_posix()
+        package = name.partition("/")[0]
+        expected = f"``{package}/``" if package in packages else f"``{name}``"
+        assert name == "__init__.py" or expected in page, name
