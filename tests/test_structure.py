@@ -76,7 +76,7 @@ def test_only_its_own_module_asks_for_the_class_of_a_spec(name):
 
 @cache
 def layers():
-    """Numbers of the layers of the modules, by the page on the architecture; 0 is top."""
+    """Layers of the modules by the page on the architecture, numbered from the top."""
     page = (ROOT.parent / "docs" / "architecture.rst").read_text()
     table = page[page.index("   * - layer") : page.index("Rules that hold everywhere")]
     found = {}
