@@ -1,7 +1,8 @@
-"""Progress output of a training: a bar in a terminal, lines elsewhere."""
+"""Progress of a training: a bar in a terminal, lines elsewhere, records of a logger."""
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -11,6 +12,8 @@ from skorch.callbacks import Callback
 from tqdm import tqdm
 
 from skae.engine.interrupt import Interruption
+
+logger = logging.getLogger("skae")
 
 # About the number of lines that are printed without a terminal, unless verbose > 1.
 MAX_LINES = 20
@@ -40,9 +43,7 @@ class Progress(Callback):
             self.bar_ = tqdm(total=net.max_epochs, unit="epoch", desc="Training")
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        losses = {"loss": net.history[-1, "train_loss"]}
-        if "valid_loss" in net.history[-1]:
-            losses["validation"] = net.history[-1, "valid_loss"]
+        losses = _losses(net)
         done = len(net.history) - self.first_epoch_
         if self.bar_ is not None:
             self.bar_.set_postfix(losses, refresh=False)
@@ -68,6 +69,55 @@ class Progress(Callback):
     def _print_line(self, done: int, total: int, losses: dict[str, float]) -> None:
         elapsed = time.perf_counter() - self.start_
         remaining = elapsed / done * (total - done)
-        values = "  ".join(f"{name} {value:.5g}" for name, value in losses.items())
         left = f"remaining {remaining:.1f} s"
-        print(f"epoch {done}/{total}  {values}  {left}", flush=True)
+        print(f"epoch {done}/{total}  {_text(losses)}  {left}", flush=True)
+
+
+class EpochLog(Callback):
+    """Writes records to the logger ``"skae"``.
+
+    One for each epoch at the level DEBUG, with the attributes `epoch`, `train_loss` and
+    `valid_loss` (None without held-out rows), and one at the end of a training at the
+    level INFO, with `n_epochs` and `seconds`.
+    """
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        self.start_ = time.perf_counter()
+        self.first_epoch_ = len(net.history)
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        losses = _losses(net)
+        done = len(net.history) - self.first_epoch_
+        logger.debug(
+            "epoch %d/%d  %s",
+            done,
+            net.max_epochs,
+            _text(losses),
+            extra={
+                "epoch": done,
+                "train_loss": losses["loss"],
+                "valid_loss": losses.get("validation"),
+            },
+        )
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        n_epochs = len(net.history) - self.first_epoch_
+        seconds = time.perf_counter() - self.start_
+        logger.info(
+            "trained %d epochs in %.3f s",
+            n_epochs,
+            seconds,
+            extra={"n_epochs": n_epochs, "seconds": seconds},
+        )
+
+
+def _losses(net: Any) -> dict[str, float]:
+    """Return the losses of the last epoch by the names under which they are shown."""
+    losses = {"loss": net.history[-1, "train_loss"]}
+    if "valid_loss" in net.history[-1]:
+        losses["validation"] = net.history[-1, "valid_loss"]
+    return losses
+
+
+def _text(losses: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.5g}" for name, value in losses.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,7 +34,7 @@ from skae._processor import (
     own_settings,
     threads_for,
 )
-from skae._progress import Progress
+from skae._progress import EpochLog, Progress, logger
 from skae._rows import MAX_CANONICAL_ROWS, Rows
 from skae._scores import median_score, score_training_rows
 from skae._span import reduced
@@ -342,8 +343,9 @@ def _callbacks(
 ) -> list[Any]:
     """Return the callbacks of the training, in the order in which they are called.
 
-    The first notifies scikit-learn's callbacks, the last shows the progress. Of several
-    processes, the first one alone shows it and has callbacks that write.
+    The first notifies scikit-learn's callbacks, the last ones show and log the
+    progress. Of several processes, the first one alone does so and has callbacks that
+    write.
     """
     if current_processes().rank:
         return without_writers(copies(job.settings.callbacks))
@@ -355,6 +357,8 @@ def _callbacks(
     if job.settings.verbose:
         progress = Progress(int(job.settings.verbose), interruption)
         callbacks.append((INTERNAL + "progress", progress))
+    if logger.isEnabledFor(logging.INFO):
+        callbacks.append((INTERNAL + "log", EpochLog()))
     return callbacks
 
 

@@ -324,7 +324,9 @@ class AutoencoderTransformer(
         function calls.
     verbose : int, default=0
         Verbosity level. 0 is silent; 1 shows a progress bar in a terminal and about
-        twenty lines elsewhere; larger values print a line for each epoch.
+        twenty lines elsewhere; larger values print a line for each epoch. Independent
+        of it, the logger ``"skae"`` has a record of each training at the level INFO,
+        and of each epoch at the level DEBUG.
     device : str or torch.device, default="auto"
         Device for training. ``"auto"`` means CUDA if it is available, else the CPU.
         ``"mps"`` has no float64 and is used for training only; predictions then run

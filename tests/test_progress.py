@@ -1,12 +1,15 @@
 """Progress of the training, as lines or as a bar."""
 
+import logging
 import re
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from skorch.history import History
 
+from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 from skae._progress import Progress
 from skae.engine.interrupt import Interruption
 
@@ -144,3 +147,46 @@ def test_end_before_the_first_epoch_is_reported(capsys):
     show(make_net(5), 0)
     out = capsys.readouterr().out
     assert out == "stopped after epoch 0, weights of epoch 0 restored\n"
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(0).normal(size=(60, 4))
+
+
+@pytest.mark.parametrize(
+    "Estimator", [AutoencoderTransformer, AutoencoderOutlierDetector]
+)
+def test_a_fit_is_logged_where_the_level_allows_it(Estimator, X, caplog, capsys):
+    estimator = Estimator(max_epochs=3, early_stopping=False, random_state=0)
+    estimator.fit(X)
+    assert not caplog.records
+    with caplog.at_level(logging.INFO, logger="skae"):
+        estimator.fit(X)
+    (end,) = caplog.records
+    assert (end.levelname, end.n_epochs) == ("INFO", 3)
+    assert end.seconds > 0
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG, logger="skae"):
+        estimator.fit(X)
+    *epochs, end = caplog.records
+    assert [record.epoch for record in epochs] == [1, 2, 3]
+    assert [record.train_loss for record in epochs] == estimator.loss_curve_
+    assert {record.valid_loss for record in epochs} == {None}
+    assert capsys.readouterr() == ("", "")
+
+
+def test_records_have_the_loss_of_held_out_rows(X, caplog):
+    ae = AutoencoderTransformer(max_epochs=2, early_stopping=True, random_state=0)
+    with caplog.at_level(logging.DEBUG, logger="skae"):
+        ae.fit(X)
+    losses = [record.valid_loss for record in caplog.records[:-1]]
+    assert losses == ae.validation_loss_curve_
+    assert "validation" in caplog.records[0].getMessage()
+
+
+def test_logging_does_not_change_the_model(X, caplog):
+    ae = AutoencoderTransformer(max_epochs=3, random_state=0)
+    codes = ae.fit_transform(X)
+    with caplog.at_level(logging.DEBUG, logger="skae"):
+        np.testing.assert_array_equal(ae.fit_transform(X), codes)
