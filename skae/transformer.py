@@ -21,13 +21,6 @@ from skae import _defaults
 from skae._arrays import follows_input, in_space_of_fit
 from skae._available import available_unless
 from skae._base import BaseAutoencoder, MatrixLike, cast
-from skae._checks import (
-    category_table,
-    check_in_memory,
-    check_weight,
-    check_X,
-    has_observed_value,
-)
 from skae._compat import (
     Interval,
     RealNotInt,
@@ -44,6 +37,13 @@ from skae._prediction import evaluate, evaluate_blocks, mean_squared_effects
 from skae._processor import own_settings
 from skae._rows import Rows, canonical_rows
 from skae._summary import summarize
+from skae._tables import (
+    category_table,
+    check_in_memory,
+    check_weight,
+    check_X,
+    has_observed_value,
+)
 from skae._whitening import sample_deviation
 from skae.bottlenecks import Bottleneck
 from skae.corruptions import Corruption

@@ -15,13 +15,16 @@ from skae import (
     AutoencoderOutlierDetector,
     AutoencoderTransformer,
     _checks,
+    _tables,
     bottlenecks,
     corruptions,
     losses,
     networks,
     penalties,
 )
-from skae._checks import check_parameters
+from skae._checks import (
+    check_parameters,
+)
 
 # One epoch is too short for a good model.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -137,7 +140,7 @@ def test_a_code_of_positions_has_no_order():
 )
 def test_partitions_are_told_from_images(X, network, input_shape, expected):
     ae = AutoencoderTransformer(network=network, input_shape=input_shape)
-    assert _checks.is_collection(ae, X) == expected
+    assert _tables.is_collection(ae, X) == expected
 
 
 def test_a_resumed_fit_to_partitions_keeps_the_names():
@@ -171,16 +174,16 @@ def test_collections_with_other_numbers_of_axes_are_refused(shape):
 )
 def test_only_rows_with_a_weight_have_observed_values(X, weight, expected):
     weight = None if weight is None else np.array(weight)
-    assert _checks.has_observed_value(np.array(X), weight) is expected
+    assert _tables.has_observed_value(np.array(X), weight) is expected
 
 
 @pytest.mark.parametrize("kind", [list, tuple])
 def test_weights_in_partitions_are_refused_and_lists_of_numbers_taken(kind):
     X = np.zeros((4, 2))
-    weight = _checks.check_weight(kind([1, 2.0, 0, 3]), X)
+    weight = _tables.check_weight(kind([1, 2.0, 0, 3]), X)
     np.testing.assert_array_equal(weight, [1.0, 2.0, 0.0, 3.0])
     with pytest.raises(ValueError, match=rf"a {kind.__name__} of arrays.*concatenate"):
-        _checks.check_weight(kind([np.ones(2), np.ones(2)]), X)
+        _tables.check_weight(kind([np.ones(2), np.ones(2)]), X)
 
 
 @pytest.mark.parametrize(
@@ -195,10 +198,10 @@ def test_weights_in_partitions_are_refused_and_lists_of_numbers_taken(kind):
 def test_scored_rows_need_an_observed_value(X, weight, n_rows):
     detector = AutoencoderOutlierDetector(1, **BRIEF).fit(RNG.normal(size=(30, 2)))
     if n_rows:
-        assert len(_checks.check_scored_rows(detector, X, weight)) == n_rows
+        assert len(_tables.check_scored_rows(detector, X, weight)) == n_rows
     else:
         with pytest.raises(ValueError, match="X has no observed value among rows"):
-            _checks.check_scored_rows(detector, X, weight)
+            _tables.check_scored_rows(detector, X, weight)
 
 
 @pytest.mark.parametrize(("share", "n_components"), [(0.5, 1), (0.99999999, 3)])
@@ -342,11 +345,11 @@ PLAIN = np.random.default_rng(0).standard_normal((30, 3))
 def test_plain_arrays_are_those_that_validation_returns_unchanged(X, is_plain):
     ae = AutoencoderTransformer(1, max_epochs=1).fit(PLAIN)
     with np.errstate(all="ignore"):
-        assert _checks._is_plain_array(ae, X) == is_plain
+        assert _tables._is_plain_array(ae, X) == is_plain
         if is_plain:
-            settings = _checks._X_SETTINGS
+            settings = _tables._X_SETTINGS
             assert validate_data(ae, X, reset=False, **settings) is X
-            assert _checks.check_X(ae, X) is X
+            assert _tables.check_X(ae, X) is X
 
 
 def test_arrays_are_not_plain_where_columns_have_names():

@@ -631,7 +631,7 @@ def test_errors_of_loading_are_raised_and_no_thread_is_left(armed, monkeypatch):
             fails_at.armed = True
             return result
 
-        monkeypatch.setattr("skae._checks.stream_rows", arm)
+        monkeypatch.setattr("skae._tables.stream_rows", arm)
     model = AutoencoderTransformer(2, **BRIEF)
     with pytest.raises(OSError, match="disk"):
         model.fit(fails_at(4, OSError("no disk")))

@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skae._base import MatrixLike
-from skae._checks import check_input_shape, check_weight
 from skae._estimators import (
     find_autoencoder,
     find_autoencoder_and_input,
     resolve_input_shape,
+)
+from skae._tables import (
+    check_input_shape,
+    check_weight,
 )
 from skae.inspection._arguments import (
     check_arguments,

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skae._base import MatrixLike
-from skae._checks import check_input_shape
 from skae._compat import is_pandas_na, num_samples, safe_indexing
 from skae._estimators import (
     find_autoencoder,
@@ -20,6 +19,9 @@ from skae._estimators import (
     to_values,
 )
 from skae._explanation import shares
+from skae._tables import (
+    check_input_shape,
+)
 from skae.inspection._arguments import (
     check_arguments,
     check_feature_names,

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
 from skae._base import MatrixLike
-from skae._checks import check_input_shape
 from skae._compat import safe_indexing
 from skae._estimators import (
     find_autoencoder,
@@ -18,6 +17,9 @@ from skae._estimators import (
     refuse_categories,
     resolve_input_shape,
     to_dense,
+)
+from skae._tables import (
+    check_input_shape,
 )
 from skae.inspection._arguments import (
     check_arguments,
