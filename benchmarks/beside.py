@@ -4,7 +4,7 @@
   of the plane (10 neighbours), accuracy of the five nearest neighbours in it, all of
   held-out rows, and processor seconds of `fit`, of `transform` and of
   `inverse_transform` for these rows. The methods are PCA, KernelPCA with a Gaussian
-  kernel, umap-learn, encdr, PyOD's AutoEncoder and skae; with `--data`, 5,000 digits
+  kernel, umap-learn, encdr, PyOD's AutoEncoder and skae; with `--data`, 2,000 digits
   of MNIST, too.
 - table: twelve components of tables with 16 or more columns, without UMAP, whose
   inverse is for few dimensions; needs `--data`.
@@ -73,7 +73,7 @@ from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 
 MISSING = "-"
 N_NEIGHBORS = 10
-N_MNIST = 5_000
+N_MNIST = 2_000
 MAX_ROWS = 5_000
 WIDE = 12
 MIN_FEATURES = 16
