@@ -1,5 +1,12 @@
-"""Settings of Sphinx: ``python -m sphinx -W --keep-going docs docs/_build/html``."""
+"""Settings of Sphinx: ``python -m sphinx -W --keep-going docs docs/_build/html``.
 
+The build runs the examples, which takes minutes. ``-D plot_gallery=0`` leaves out their
+output and figures, and ``-D sphinx_gallery_conf.filename_pattern=digits`` runs only
+those whose names match.
+"""
+
+import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -16,9 +23,13 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "myst_parser",
     "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "auto_examples/README.rst", "auto_examples/*.ipynb"]
 templates_path = ["_templates"]
 default_role = "literal"  # `name` is a parameter or a method, as in scikit-learn
 smartquotes = False  # "auto" is a string
@@ -31,16 +42,47 @@ autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False  # listed by the template
 
+# Prompts and output are not copied.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": str(ROOT / "examples"),
+    "gallery_dirs": "auto_examples",
+    "backreferences_dir": "auto_examples/backreferences",
+    "doc_module": ("skae",),
+    "within_subsection_order": "FileNameSortKey",
+    "capture_repr": ("_repr_html_",),
+    "abort_on_example_error": True,
+    "image_srcset": ["2x"],
+    "log_level": {"backreference_missing": "info"},  # classes without an example
+    "remove_config_comments": True,
+    "show_signature": False,
+    "write_computation_times": False,
+    "parallel": True,  # as many processes as ``-j``; plot_service.py runs alone
+}
+
+# Pages need no network: MathJax is a file of a package, not of a server.
+mathjax_package = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent
+mathjax_path = "tex-svg.js"
+
 html_theme = "pydata_sphinx_theme"
 html_title = "skae"
-html_static_path = ["_static"]
+html_logo = "_static/logo.svg"
+html_favicon = "_static/logo.svg"
+html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", "")
+html_context = {"html_baseurl": html_baseurl}
+html_static_path = [
+    "_static",
+    str(mathjax_package / "static" / "mathjax" / mathjax_path),
+]
 html_css_files = ["skae.css"]
 html_show_sourcelink = False
-# Only the reference has pages below it, which a sidebar can list.
-html_sidebars = {
-    page.stem: [] for page in (ROOT / "docs").glob("*.rst") if page.stem != "api"
-}
+html_sidebars = {"index": []}
 html_theme_options = {
+    "logo": {"text": "skae", "alt_text": "skae, to the landing page"},
+    "header_links_before_dropdown": 7,
+    "navbar_align": "left",
     "navigation_with_keys": False,
     "show_prev_next": False,
     "footer_start": ["copyright"],

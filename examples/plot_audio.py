@@ -6,17 +6,19 @@ How far must the overtones of a note be out of tune before a detector that was t
 on harmonic notes flags it? Each row is a short piece of sound, and the meaning of a
 pattern does not depend on its position in the row, which suits one-dimensional
 convolutions.
-
-``python plot_audio.py --out DIR`` saves the figure in DIR, by default in ``figures``
-below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Audio", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,15 +28,6 @@ from sklearn.metrics import roc_auc_score
 
 from skae import AutoencoderOutlierDetector
 from skae.networks import Conv
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Audio", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # A row is 32 milliseconds of a note of one of three instruments, which differ in their
@@ -163,8 +156,9 @@ axes["auc"].set(
 axes["auc"].legend(frameon=False, loc="center right")
 for ax in axes.values():
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_start_ignore
 figure.savefig(out / "audio.png", dpi=120)
-print(f"\nThe figure is in {out}")
+# sphinx_gallery_end_ignore
 
 # %%
 # The convolutional autoencoder reproduces the harmonic note in detail. The inharmonic

@@ -5,17 +5,19 @@ Monitoring a fit: scikit-learn's callbacks
 Since version 1.9, scikit-learn has callbacks that monitor estimators during `fit`:
 `ProgressBar` shows the progress of an estimator, pipeline or search, `ScoringMonitor`
 scores the model after each epoch, and a custom callback can stop the training.
-
-``python plot_callbacks.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Callbacks", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 from sklearn.callback import ProgressBar, ScoringMonitor
@@ -28,15 +30,6 @@ from sklearn.preprocessing import StandardScaler
 
 from skae import AutoencoderTransformer
 from skae.inspection import LossCurveDisplay
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Callbacks", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # A progress bar
@@ -51,7 +44,12 @@ X_train, X_test, y_train, y_test = train_test_split(
 )
 pipeline = Pipeline(
     [
-        ("ae", AutoencoderTransformer(8, max_epochs=30, random_state=0)),
+        (
+            "ae",
+            AutoencoderTransformer(
+                8, max_epochs=30, early_stopping=False, random_state=0
+            ),
+        ),
         ("scale", StandardScaler()),
         ("clf", LogisticRegression()),
     ]
@@ -105,7 +103,9 @@ right.set(
 )
 right.legend(frameon=False)
 right.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_start_ignore
 figure.savefig(out / "callbacks.png", dpi=120)
+# sphinx_gallery_end_ignore
 
 # %%
 # A custom stopping rule
@@ -133,4 +133,3 @@ class StopAtHalfOfVariance:
 
 ae.set_callbacks(StopAtHalfOfVariance()).fit(X_train)
 print(f"explained variance: {ae.score(X_train):.1%} after {ae.n_iter_} epochs")
-print(f"The figure is in {out}")

@@ -5,32 +5,25 @@ Denoising: a one-dimensional signal
 How much noise can be removed from signals of a known kind? A Savitzky-Golay filter
 assumes that they are smooth. An autoencoder learns from examples that each signal is a
 burst of a wave with a jump at some time.
-
-``python plot_denoising_signal.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Denoised signal", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.signal import savgol_filter
 
 from skae import AutoencoderTransformer
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Denoised signal", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # Each waveform has 128 samples of a burst with random position, width, frequency and
@@ -84,6 +77,7 @@ ae = AutoencoderTransformer(
     corruption="gaussian",
     corruption_level=noise_level / np.sqrt(X_train.var(axis=0).mean()),
     max_epochs=60,
+    early_stopping=False,
     random_state=0,
 ).fit(X_train)
 
@@ -119,11 +113,12 @@ for column, color, (name, X_hat) in zip(
 handles = axes[0, 0].lines + axes[0, 1].lines[-1:]
 figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
 
+# sphinx_gallery_start_ignore
 figure.savefig(out / "denoising_signal.png", dpi=120)
-print(f"\nThe figure is in {out}")
+# sphinx_gallery_end_ignore
 
 # %%
-# The filter gains 5.8 decibels and the autoencoder 10.3: its remaining error has about
+# The filter gains 5.8 decibels and the autoencoder 10.4: its remaining error has about
 # a third of the energy of the filter's. The filter uses one window for slow and fast
 # waves and therefore leaves ripples where the signal is constant. The output of the
 # autoencoder is almost constant there and follows the bursts. Both smooth the jumps,

@@ -5,17 +5,19 @@ Dimensionality reduction: handwritten digits
 How much more of the variance of images do two or twelve components explain if they are
 nonlinear? PCA and an autoencoder are fitted to the same handwritten digits and compared
 on held-out digits.
-
-``python plot_digits.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Digits and PCA", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,15 +26,6 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
 
 from skae import AutoencoderTransformer
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Digits and PCA", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # The digits are 1,797 images of 8 x 8 pixels; 30% of them are held out.
@@ -109,8 +102,9 @@ for row, (name, rows) in zip(lower.subplots(5, 10), images.items(), strict=True)
         ax.spines[:].set_color("0.8")
     row[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
 
+# sphinx_gallery_start_ignore
 figure.savefig(out / "digits.png", dpi=120)
-print(f"\nThe figure is in {out}")
+# sphinx_gallery_end_ignore
 
 # %%
 # Two nonlinear components explain more than twice as much as two linear ones, 70%

@@ -6,17 +6,21 @@ Seven displays of `skae.inspection` show a fitted autoencoder: losses by epoch,
 reconstructions of rows, codes of rows, the distribution of scores, the contributions of
 the features to the error of a row, and traversals and contributions of the components.
 They accept a pipeline as well as the autoencoder itself.
-
-``python plot_displays.py --out DIR`` saves the figures in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
+# sphinx_gallery_thumbnail_number = 2
 
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figures in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Seven displays", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,15 +40,6 @@ from skae.inspection import (
     ReconstructionDisplay,
 )
 
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Seven displays", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
-
 # %%
 # Images
 # ------
@@ -56,32 +51,30 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
 ae = AutoencoderTransformer(4, input_shape=(8, 8), random_state=0).fit(X_train)
 
 # %%
-# Training and validation loss by epoch. The weights are those of the marked epoch,
-# which has the lowest loss on the held-out rows.
+# Left, training and validation loss by epoch. The weights are those of the marked
+# epoch, which has the lowest loss on the held-out rows. Right, the codes, of four
+# components, on their first two principal axes.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
 LossCurveDisplay.from_estimator(ae, ax=left)
-
-# %%
-# Codes of four components are plotted on their first two principal axes.
-
 LatentSpaceDisplay.from_estimator(ae, X_test, y_test, ax=right)
+# sphinx_gallery_start_ignore
 figure.savefig(out / "displays_training.png", dpi=120)
+# sphinx_gallery_end_ignore
 
 # %%
-# Test digits and their reconstructions from four components.
+# Above, test digits and their reconstructions from four components. Below, in each row
+# one component varies from its 5th to its 95th percentile, while the others are at
+# their medians.
 
 figure, (top, bottom) = plt.subplots(
     2, 1, figsize=(8, 7), height_ratios=(2, 4), layout="constrained"
 )
 ReconstructionDisplay.from_estimator(ae, X_test, ax=top)
-
-# %%
-# In each row one component varies from its 5th to its 95th percentile, while the others
-# are at their medians.
-
 ComponentTraversalDisplay.from_estimator(ae, X_test, ax=bottom)
+# sphinx_gallery_start_ignore
 figure.savefig(out / "displays_images.png", dpi=120)
+# sphinx_gallery_end_ignore
 
 # %%
 # Which pixels does each component change? The maps show the mean squared change of a
@@ -89,7 +82,9 @@ figure.savefig(out / "displays_images.png", dpi=120)
 
 figure, ax = plt.subplots(figsize=(7, 2.2), layout="constrained")
 ComponentContributionDisplay.from_estimator(ae, X_test, ax=ax)
+# sphinx_gallery_start_ignore
 figure.savefig(out / "displays_components_images.png", dpi=120)
+# sphinx_gallery_end_ignore
 
 # %%
 # A table
@@ -105,12 +100,16 @@ reducer = make_pipeline(
 
 figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
 ComponentContributionDisplay.from_estimator(reducer, wine.data, ax=ax)
+# sphinx_gallery_start_ignore
 figure.savefig(out / "displays_components.png", dpi=120)
+# sphinx_gallery_end_ignore
 
 # %%
 # A pipeline of a scaler and a detector is fitted to the wines of the first two growers;
-# those of the third are the outliers. The display shows the scores of all wines and the
-# threshold.
+# those of the third are the outliers. Left, the scores of all wines and the threshold.
+# Right, the features that contribute to the error of the wine with the lowest score:
+# each bar is the share of a feature, with its value and the value expected from the
+# other features, in units of the scaler.
 
 is_outlier = wine.target == 2
 detector = make_pipeline(
@@ -120,15 +119,11 @@ detector = make_pipeline(
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
 labels = np.where(is_outlier, -1, 1)
 OutlierScoreDisplay.from_estimator(detector, wine.data, labels, ax=left)
-
-# %%
-# Which features contribute to the error of the wine with the lowest score? Each bar is
-# the share of a feature, with its value and the value expected from the other features,
-# in units of the scaler.
-
 most_anomalous = detector.score_samples(wine.data).argmin()
 FeatureContributionDisplay.from_estimator(detector, wine.data, most_anomalous, ax=right)
+# sphinx_gallery_start_ignore
 figure.savefig(out / "displays_outliers.png", dpi=120)
+# sphinx_gallery_end_ignore
 
 # %%
 # An image
@@ -143,5 +138,6 @@ pair.reshape(2, 8, 8)[1, 4:6, :2] = 16
 figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
 for row, ax in enumerate(axes):
     FeatureContributionDisplay.from_estimator(detector, pair, row, ax=ax)
+# sphinx_gallery_start_ignore
 figure.savefig(out / "displays_contributions.png", dpi=120)
-print(f"The figures are in {out}")
+# sphinx_gallery_end_ignore

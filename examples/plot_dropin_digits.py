@@ -7,17 +7,19 @@ are the digits separated in the plane, and which image does each point represent
 
 To use scikit-learn's ``PCA``, import it and replace the name of the class below.
 Nothing else changes.
-
-``python plot_dropin_digits.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Digits", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,15 +28,6 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
 from skae import AutoencoderTransformer
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Digits", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # The estimator is fitted to 70% of the images. On the others two figures are computed:
@@ -90,5 +83,6 @@ image = images.transpose(0, 2, 1, 3).reshape(120, 120)
 right.imshow(image, cmap="gray_r", vmin=0, vmax=16)
 right.set(xticks=[], yticks=[], title="Reconstructions of a grid of points")
 
+# sphinx_gallery_start_ignore
 figure.savefig(out / "dropin_digits.png", dpi=100)
-print(f"The figure is in {out}")
+# sphinx_gallery_end_ignore

@@ -8,17 +8,19 @@ training images and scored on the other.
 
 To use scikit-learn's ``PCA``, import it and replace the name of the class below.
 Nothing else changes.
-
-``python plot_dropin_grid_search.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Grid search", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
@@ -32,15 +34,6 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skae import AutoencoderTransformer
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Grid search", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # The search uses 1100 of the images and holds out a third of them. ``cv=5`` would be
@@ -85,5 +78,6 @@ ax.yaxis.set_major_formatter("{x:.0%}")
 ax.spines[["top", "right"]].set_visible(False)
 ax.legend(frameon=False, loc="lower right")
 
+# sphinx_gallery_start_ignore
 figure.savefig(out / "dropin_grid_search.png", dpi=100)
-print(f"The figure is in {out}")
+# sphinx_gallery_end_ignore

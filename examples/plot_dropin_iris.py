@@ -7,31 +7,24 @@ components without using the species. How accurately can the lengths be reconstr
 
 To use scikit-learn's ``PCA``, import it and replace the name of the class below.
 Nothing else changes.
-
-``python plot_dropin_iris.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Iris", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_iris
 
 from skae import AutoencoderTransformer
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Iris", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # The input is a data frame, and so are the codes. The error of the reconstruction is
@@ -71,5 +64,6 @@ ax.xaxis.set_major_formatter("{x:.0%}")
 ax.invert_yaxis()
 ax.spines[["top", "right"]].set_visible(False)
 
+# sphinx_gallery_start_ignore
 figure.savefig(out / "dropin_iris.png", dpi=100)
-print(f"The figure is in {out}")
+# sphinx_gallery_end_ignore

@@ -8,17 +8,19 @@ to test points.
 
 To use scikit-learn's ``IsolationForest``, import it from ``sklearn.ensemble`` and
 replace the name of the class below. Nothing else changes.
-
-``python plot_dropin_isolation.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Two blobs", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,15 +31,6 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
 from skae import AutoencoderOutlierDetector
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Two blobs", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # One point in six is an outlier. Half of all points are used for training.
@@ -97,5 +90,6 @@ figure.colorbar(
     display.surface_, ax=axes[1], label="decision function (negative: outlier)"
 )
 
+# sphinx_gallery_start_ignore
 figure.savefig(out / "dropin_isolation.png", dpi=100)
-print(f"The figure is in {out}")
+# sphinx_gallery_end_ignore

@@ -11,17 +11,19 @@ the false discovery rate.
 
 Here the rows are tumours of the breast cancer data. The detector learns from benign
 ones only.
-
-``python plot_false_alarms.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="False alarms", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,15 +32,6 @@ from sklearn.datasets import load_breast_cancer
 
 from skae import AutoencoderOutlierDetector
 from skae.inspection import PValueDisplay
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="False alarms", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # 200 benign tumours for training; the other 157, and 40 malignant ones, are new.
@@ -89,5 +82,6 @@ right.plot(levels, levels, color="0.5", linestyle=":", label="chosen share")
 right.set(xlabel="false discovery rate that was chosen", ylim=(0, 1))
 right.legend()
 
+# sphinx_gallery_start_ignore
 figure.savefig(out / "false_alarms.png", dpi=100)
-print(f"The figure is in {out}")
+# sphinx_gallery_end_ignore

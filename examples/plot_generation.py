@@ -5,17 +5,19 @@ Generation: sampling and interpolating digits
 Can a decoder generate new digits, and what does it generate between two given ones? A
 variational autoencoder keeps its codes close to the standard normal distribution, so
 that codes drawn from this distribution are decoded to rows like the data.
-
-``python plot_generation.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Generation", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,15 +27,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from skae import AutoencoderTransformer
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Generation", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # A variational autoencoder with four components is fitted to 70% of the digits. Its
@@ -136,8 +129,9 @@ for ax, (a, b) in zip(lower.subplots(3, 1), ((0, 6), (1, 7), (3, 5)), strict=Tru
     ax.tick_params(length=0)
     ax.set_title(f"from {a} to {b}")
 
+# sphinx_gallery_start_ignore
 figure.savefig(out / "generation.png", dpi=120)
-print(f"\nThe figure is in {out}")
+# sphinx_gallery_end_ignore
 
 # %%
 # One generated digit in three is clear, although the code has only four components. Of

@@ -6,17 +6,19 @@ A search over the number of components trains a network for each number and each
 With ``ordered=True`` a single fit is enough: its first k components are a code of k
 components, for every k, and the rows that the fit holds out show how much of the
 variance each of these codes explains.
-
-``python plot_how_many_components.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="How many components?", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,15 +29,6 @@ from sklearn.model_selection import train_test_split
 from skae import AutoencoderTransformer
 from skae.inspection import ComponentSelectionDisplay
 from skae.model_selection import elbow
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="How many components?", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # One fit of 16 components to images of digits, with 64 pixels each.
@@ -98,4 +91,6 @@ right.imshow(
 right.set_xticks(np.arange(len(widths) + 1) * 10 + 4.5, ["image", *map(str, widths)])
 right.set_yticks([])
 right.set(title="reconstructions", xlabel="n_components")
+# sphinx_gallery_start_ignore
 figure.savefig(out / "how_many_components.png", dpi=150)
+# sphinx_gallery_end_ignore

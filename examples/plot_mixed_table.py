@@ -7,17 +7,19 @@ payment, two truth values, numbers and missing values. With
 ``categorical_features="from_dtype"`` each categorical column is modelled by a softmax.
 The detector finds unusual combinations of usual values and tells which columns
 contribute to the error; the transformer fills in missing categories.
-
-``python plot_mixed_table.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Mixed tables", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,15 +32,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Mixed tables", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # The data
@@ -202,5 +195,6 @@ ax.invert_yaxis()
 ax.margins(x=0.25)
 ax.set(xlabel="contribution to the error", title="Rows with the largest errors")
 ax.legend(fontsize="small")
+# sphinx_gallery_start_ignore
 figure.savefig(out / "mixed_table.png", dpi=150)
-print(f"Saved {out / 'mixed_table.png'}")
+# sphinx_gallery_end_ignore

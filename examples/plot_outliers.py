@@ -5,17 +5,19 @@ Anomaly detection: breast cancer
 Which samples are anomalous, and in which features? An autoencoder that was fitted to
 normal rows reconstructs anomalous rows poorly, and its reconstruction error is a sum
 over the features. It is compared with scikit-learn's isolation forest.
-
-``python plot_outliers.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Outliers", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,15 +27,6 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
 from skae import AutoencoderOutlierDetector
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Outliers", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # The breast cancer data have 357 benign and 212 malignant samples with 30 measurements
@@ -151,8 +144,9 @@ for i, (ax, letter, row) in enumerate(zip(axes, "AB", most_anomalous, strict=Tru
         print(f"{share:5.0%}  {label.replace(chr(10), ': ')}")
 axes[1].set_xlabel("share of the row's reconstruction error")
 
+# sphinx_gallery_start_ignore
 figure.savefig(out / "outliers.png", dpi=120)
-print(f"\nThe figure is in {out}")
+# sphinx_gallery_end_ignore
 
 # %%
 # The two detectors agree on most rows. The forest is a little better, with an area

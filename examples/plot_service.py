@@ -10,16 +10,23 @@ between them, and a process that is killed does not end the service.
 
 A client then sends single rows and batches of 100 rows from four threads at once, and
 draws how long it waits for the answers.
-
-``python plot_service.py --out DIR`` saves the figure in DIR, by default in ``figures``
-below the current directory.
 """
 
+# sphinx_gallery_parallel = False
+
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
+
+parser = argparse.ArgumentParser(description="Web service", allow_abbrev=False)
+parser.add_argument("--out", default="figures", help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out
+# sphinx_gallery_end_ignore
+
 import json
 import multiprocessing
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -137,23 +144,20 @@ def measure(port, tables):
     return waited
 
 
+# %%
+# The measurement. The processes of the service import this file. Therefore `main` runs
+# in the first process only, and starts the service from the imported file too.
+
+
 def main():
-    if not hasattr(sys, "ps1"):
-        plt.switch_backend("Agg")
-    parser = argparse.ArgumentParser(description="Web service", allow_abbrev=False)
-    parser.add_argument(
-        "--out", type=Path, default=Path("figures"), help="output folder"
-    )
-    # Ignore the arguments of a gallery or a notebook.
-    out = parser.parse_known_args()[0].out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    import plot_service
 
     X = load_breast_cancer().data
     detector = skae.AutoencoderOutlierDetector(random_state=0).fit(X)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "detector.safetensors"
         skae.save(detector, path)
-        with running_service(path) as (port, _):
+        with plot_service.running_service(path) as (port, _):
             with closing(HTTPConnection("127.0.0.1", port)) as connection:
                 _, content = ask(connection, X[:3].tolist())
                 print("scores:", np.round(content["scores"], 3))
@@ -180,10 +184,12 @@ def main():
     axes.set(xscale="log", xlabel="milliseconds until the answer")
     axes.set(ylabel="share of the requests", title="Four clients at once")
     axes.legend(loc="upper left")
-    figure.savefig(out / "service.png", dpi=100)
-    print(f"The figure is in {out}")
+    # sphinx_gallery_start_ignore
+    folder = Path(out).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "service.png", dpi=100)
+    # sphinx_gallery_end_ignore
 
 
-# The processes of the service import this file.
 if __name__ == "__main__":
     main()

@@ -6,17 +6,19 @@ How many components should a code have? And how are the settings of an outlier d
 chosen when few rows or none are labelled? :mod:`skae.model_selection` has scorers and
 rules for scikit-learn's ``GridSearchCV``, and :mod:`skae.inspection` a display for the
 first question.
-
-``python plot_tuning.py --out DIR`` saves the figures in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figures in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Tuning", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,15 +40,6 @@ from skae.model_selection import (
     outlier_scorer,
 )
 
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Tuning", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
-
 # %%
 # The number of components
 # ------------------------
@@ -55,6 +48,11 @@ out.mkdir(parents=True, exist_ok=True)
 # one tried. The elbow of the curve is the number that explains most of the variance.
 # The autoencoder is compared with PCA, whose own score is a likelihood;
 # `explained_variance` is passed as its scorer.
+#
+# If the codes are used for another task, its score is the criterion. The accuracy of a
+# classifier is the same for many numbers of components up to random variation, and the
+# one-standard-error rule chooses the smallest of them: `one_standard_error` is passed
+# as ``refit``.
 
 cancer = load_breast_cancer()
 X = StandardScaler().fit_transform(cancer.data)
@@ -76,12 +74,6 @@ ComponentSelectionDisplay.from_estimator(
 )
 print(f"explained variance: best {display.best}, elbow {display.elbow}")
 
-# %%
-# If the codes are used for another task, its score is the criterion. The accuracy of a
-# classifier is the same for many numbers of components up to random variation, and the
-# one-standard-error rule chooses the smallest of them: `one_standard_error` is passed
-# as ``refit``.
-
 classifier = make_pipeline(StandardScaler(), ae, LogisticRegression())
 search = GridSearchCV(
     classifier,
@@ -93,7 +85,9 @@ display = ComponentSelectionDisplay.from_search(
     search, score_name="accuracy", name="classifier of codes", ax=right
 )
 print(f"accuracy: best {display.best}, one standard error {display.one_standard_error}")
+# sphinx_gallery_start_ignore
 figure.savefig(out / "tuning_components.png", dpi=120)
+# sphinx_gallery_end_ignore
 
 # %%
 # A detector with a few labels
@@ -170,8 +164,9 @@ for ax, (title, name) in zip(axes, scorers.items(), strict=True):
     print(f"{name}: n_neighbors={neighbors[best]}, ROC AUC {test_auc[best]:.3f}")
 default = test_auc[neighbors.index(20)]
 print(f"default: n_neighbors=20, ROC AUC {default:.3f}; best: {max(test_auc):.3f}")
+# sphinx_gallery_start_ignore
 figure.savefig(out / "tuning_detector.png", dpi=120)
-print(f"The figures are in {out}")
+# sphinx_gallery_end_ignore
 
 # %%
 # Here both choices are good, and better than the default. The default of the local

@@ -6,17 +6,19 @@ A time series becomes rows by cutting it into overlapping windows. A detector sc
 windows, and the score of a point is the mean over the windows that contain it. The
 network's reconstruction of the windows, put together again, is the curve that it
 expects: also where values are missing.
-
-``python plot_windows.py --out DIR`` saves the figure in DIR, by default in
-``figures`` below the current directory.
 """
 
-# %%
-# Figures are shown on the screen only in an interactive session.
-
+# sphinx_gallery_start_ignore
+# Run as a script, this file saves the figure in the folder ``--out``.
 import argparse
-import sys
 from pathlib import Path
+
+parser = argparse.ArgumentParser(description="Load curve", allow_abbrev=False)
+parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
+# The arguments of a notebook are ignored.
+out = parser.parse_known_args()[0].out.resolve()
+out.mkdir(parents=True, exist_ok=True)
+# sphinx_gallery_end_ignore
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,15 +29,6 @@ from sklearn.pipeline import make_pipeline
 
 from skae import AutoencoderOutlierDetector
 from skae.windows import SlidingWindows, point_scores
-
-if not hasattr(sys, "ps1"):
-    plt.switch_backend("Agg")
-
-parser = argparse.ArgumentParser(description="Load curve", allow_abbrev=False)
-parser.add_argument("--out", type=Path, default=Path("figures"), help="output folder")
-# Ignore the arguments of a gallery or a notebook.
-out = parser.parse_known_args()[0].out.resolve()
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # The load of a building, every half hour: twelve weeks without faults, and two weeks
@@ -117,5 +110,6 @@ for name, when in faults.items():
 for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)
 
+# sphinx_gallery_start_ignore
 figure.savefig(out / "windows.png", dpi=100)
-print(f"The figure is in {out}")
+# sphinx_gallery_end_ignore
