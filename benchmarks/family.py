@@ -1243,10 +1243,11 @@ def sample_quality(
     accuracy = float(np.mean(real.argmax(axis=1) == data.y_test))
     yield Measurement("test accuracy", "convolutional classifier", accuracy)
     n_samples = run.size.n_samples
+    options = {"random_state": run.seed, "prior": "standard", "noise": False}
     quantity = f"share of samples with a digit of p > {MIN_PROBABILITY}"
     for model, X in (
-        ("skae, same settings", same.sample(n_samples, random_state=run.seed)),
-        ("skae, defaults", default.sample(n_samples, random_state=run.seed)),
+        ("skae, same settings", same.sample(n_samples, **options)),
+        ("skae, defaults", default.sample(n_samples, **options)),
         (
             "Gaussian fitted to PCA codes",
             pca_samples(data.X_train, n_samples, run.seed),

@@ -545,6 +545,10 @@ class BaseAutoencoder(
         """Whether the next fit whitens codes."""
         return False
 
+    def _draws_rows(self, parts: Parts) -> bool:
+        """Return whether `sample` exists, for which `fit` estimates densities."""
+        return False
+
     def _check_combination(self, parts: Parts) -> None:
         """Raise ValueError if valid parameters cannot be combined."""
         return

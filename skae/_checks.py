@@ -199,6 +199,7 @@ def check_fit(
         earlier=earlier,
         validation_rows=validation_rows,
         whiten=estimator._whitens_codes,
+        draws_rows=estimator._draws_rows(parts),
         array_space=array_space,
     )
     together(partial(_check_validation_range, estimator, job, names))

@@ -16,8 +16,10 @@ from skae._defaults import TrainingDefaults
 from skae._folds import Holdout
 from skae._layers import make_activation
 from skae._members import has_code_widths
+from skae._mixture import CodeDensity
 from skae._module import Autoencoder
 from skae._ordered import Ordered
+from skae._row_noise import RowNoise
 from skae._rows import Rows
 from skae._summary import Summary
 from skae.bottlenecks import Bottleneck
@@ -236,6 +238,8 @@ class Job:
         no part of `rows`. None holds out some of `rows`, as `settings` say.
     whiten : bool
         Whether the codes of the training rows are summarized, to be whitened.
+    draws_rows : bool
+        Whether densities are estimated from which rows can be drawn.
     array_space : tuple of str or None
         The fields of the `ArraySpace` of the rows that were passed; None for NumPy.
     checkpoint : Checkpoint or None
@@ -272,6 +276,7 @@ class Job:
     holdout: Holdout | None = None
     validation_rows: Rows | None = None
     whiten: bool = False
+    draws_rows: bool = False
     array_space: tuple[str, str] | None = None
     checkpoint: Checkpoint | None = None
 
@@ -426,6 +431,13 @@ class ResidualSums(NamedTuple):
     weight: np.ndarray
 
 
+class Generation(NamedTuple):
+    """What rows are drawn from: the density of the codes, and the noise of the rows."""
+
+    codes: CodeDensity
+    noise: RowNoise
+
+
 class LossCurves(NamedTuple):
     """Losses of all epochs by which a model was trained, over resumed fits.
 
@@ -515,6 +527,10 @@ class Trained:
     categories : Categories or None
         Categories of the features, by whose columns rows are encoded; None if the
         features are numbers.
+    generation : tuple of Generation or None
+        What rows are drawn from; with ordered components, for each number of them. None
+        if there is no method `sample`, or if the model was stored by a version that did
+        not record it.
     """
 
     net: AutoencoderNet
@@ -540,6 +556,7 @@ class Trained:
     ordered: Ordered | None = None
     array_space: tuple[str, str] | None = None
     categories: Categories | None = None
+    generation: tuple[Generation, ...] | None = None
 
     @property
     def n_features(self) -> int:
@@ -572,6 +589,7 @@ class Trained:
             optimizer=None,
             median_score=ratio * self.median_score,
             code_summaries=self.code_summaries and self.code_summaries[:width],
+            generation=self.generation and self.generation[:width],
             ordered=ordered,
         )
 

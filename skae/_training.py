@@ -22,6 +22,7 @@ from skae._callbacks import Task
 from skae._convergence import find_warnings
 from skae._explained import RowSquares, VarianceCurve
 from skae._folds import Holdout, choose_holdout, row_keys
+from skae._generation import fit_generation
 from skae._generator import isolated_generator
 from skae._job import Job, LossCurves, Trained
 from skae._memory import is_out_of_memory
@@ -416,6 +417,7 @@ def _finish(job: Job, training: TrainingRun) -> Trained:
         code_summaries=summarize_codes(job, net, ordered),
         ordered=ordered,
         array_space=job.array_space,
+        generation=fit_generation(job, net, ordered),
     )
 
 

@@ -441,8 +441,9 @@ class Gaussian(Bottleneck):
     less than its divergence costs: directions with less variance than
     `bottleneck_weight` times the noise, and those of more components than the data have
     directions. To keep more components, reduce `bottleneck_weight`, or set
-    `noise_variance` to a value below the learnt one, ``module_.noise.level``. Samples
-    from the prior then resemble the rows less.
+    `noise_variance` to a value below the learnt one, ``module_.noise.level``. The
+    distribution of the codes then differs more from the standard normal one. The method
+    `sample` of a transformer draws from a mixture fitted to the codes.
 
     References
     ----------

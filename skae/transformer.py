@@ -26,6 +26,7 @@ from skae._compat import (
     RealNotInt,
     StrOptions,
     requests_frame,
+    validate_arguments,
     wrap_columns,
     wrap_output,
 )
@@ -59,6 +60,11 @@ MAX_REFINED = 16
 # The same for ordered components. On the digits, 20 ordered components explain .943 of
 # the variance with refined codes and .903 with others.
 MAX_REFINED_ORDERED = 64
+
+_SAMPLE_CONSTRAINTS: dict[str, list[Any]] = {
+    "prior": [StrOptions({"mixture", "standard"})],
+    "noise": ["boolean"],
+}
 
 
 def _lacks_prior(autoencoder: BaseAutoencoder) -> str | None:
@@ -1142,25 +1148,65 @@ class AutoencoderTransformer(
         self,
         n_samples: int = 1,
         random_state: int | np.random.RandomState | None = None,
-    ) -> np.ndarray:
-        """Generate rows by decoding codes drawn from the prior.
+        *,
+        prior: str = "mixture",
+        noise: bool = True,
+    ) -> Any:
+        r"""Generate rows like the training rows.
 
-        This method exists only with a variational bottleneck, such as
-        ``bottleneck="gaussian"``.
+        Codes are drawn at random and decoded. This method exists only with a
+        variational bottleneck, such as ``bottleneck="gaussian"``. With a small
+        `bottleneck_weight`, that is nearly a deterministic autoencoder.
 
         Parameters
         ----------
         n_samples : int, default=1
             Number of rows, >= 1.
         random_state : int, RandomState instance or None, default=None
-            Controls the drawing of the codes. Pass an int for reproducible results
+            Controls all that is drawn at random. Pass an int for reproducible results
             across multiple function calls.
+        prior : {"mixture", "standard"}, default="mixture"
+            Distribution of the codes:
+
+            - ``"mixture"``: a mixture of up to 32 normal distributions, which `fit` has
+              fitted to the codes of up to 2,048 training rows [1]_ [2]_;
+            - ``"standard"``: the standard normal distribution, from which the codes of
+              the training rows differ.
+        noise : bool, default=True
+            Whether rows scatter as the training rows do:
+
+            - True: to a decoded number a normal random number with the variance of the
+              column's residuals is added. An increasing function then gives the column
+              the distribution F that it has over the training rows,
+
+              .. math:: x_j = F_j^{-1}(G_j(\hat x_j(z) + s_j \epsilon_j)), \quad
+                        \epsilon_j \sim N(0, 1),
+
+              where :math:`G_j` is the distribution of generated values before this
+              step. A column with many equal values, such as integers, so has only
+              values of training rows. A category is drawn with the decoded
+              probabilities, as is a column of zeros and ones under a cross-entropy;
+            - False: rows are the means that the decoder returns, and categories the
+              most probable ones. For images, which noise would spoil.
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features), float64
-            Rows in the units of the training data. They are means: the decoder adds
-            no noise.
+        X : ndarray or data frame of shape (n_samples, n_features)
+            Rows in the units of the training data, in float64; an array of objects if
+            some categories are not numbers. A data frame if `set_output` requests one,
+            with the names of the features and with categories as in the training frame.
+
+        Raises
+        ------
+        ValueError
+            If the model was saved by a version of skae that fitted no mixture, which
+            ``prior="mixture"`` and ``noise=True`` need.
+
+        References
+        ----------
+        .. [1] Tomczak, J., & Welling, M. (2018). VAE with a VampPrior. AISTATS.
+        .. [2] Ghosh, P., Sajjadi, M. S. M., Vergari, A., Black, M., & Scholkopf, B.
+           (2020). From variational to deterministic autoencoders. ICLR.
 
         Examples
         --------
@@ -1172,11 +1218,28 @@ class AutoencoderTransformer(
         """
         check_is_fitted(self)
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
-        codes = self._bottleneck.sample_prior(
-            n_samples, self.n_components_, check_random_state(random_state)
-        )
-        rows = self._in_features(self._evaluate_in_type("decode", codes))
-        return in_space_of_fit(self, rows)
+        arguments = {"prior": prior, "noise": noise}
+        validate_arguments(_SAMPLE_CONSTRAINTS, arguments, "sample")
+        rng = check_random_state(random_state)
+        generation = self._trained.generation
+        if generation is None and (prior == "mixture" or noise):
+            raise ValueError(
+                "This model was fitted by a version of skae without the mixture and "
+                "the noise of sample. Fit it again, or pass prior='standard' and "
+                "noise=False."
+            )
+        if generation is not None and prior == "mixture":
+            codes = generation[-1].codes.draw(n_samples, rng)
+        else:
+            codes = self._bottleneck.sample_prior(n_samples, self.n_components_, rng)
+        rows = self._evaluate_in_type("decode", codes)
+        if generation is not None and noise:
+            categories = self._trained.categories
+            layout = None if categories is None else categories.layout
+            rows = generation[-1].noise.added(rows, layout, rng)
+        if requests_frame(self):
+            return self._in_features(rows, rows)
+        return in_space_of_fit(self, self._in_features(rows))
 
     @available_unless(_lacks_codebook)
     @own_settings()
@@ -1363,6 +1426,9 @@ class AutoencoderTransformer(
                 f"bottleneck={self.bottleneck!r} does not allow. Use "
                 "transform_max_iter='auto' or bottleneck='deterministic'."
             )
+
+    def _draws_rows(self, parts: Parts) -> bool:
+        return hasattr(parts.bottleneck, "sample_prior")
 
     @property
     def _whitens_codes(self) -> bool:

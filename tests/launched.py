@@ -127,6 +127,8 @@ def outcome(model):
         "scores": model.score_samples(rows).tolist(),
         "n_iter": model.n_iter_,
     }
+    if hasattr(model, "sample"):
+        result["samples"] = model.sample(20, random_state=0, noise=False).tolist()
     if model.validation_loss_curve_ is not None:
         result["validation_loss_curve"] = list(model.validation_loss_curve_)
     return result

@@ -261,24 +261,6 @@ def test_large_weight_of_the_term_makes_all_units_inactive(X):
     assert not ae.set_params(bottleneck_weight=1e4).fit(X).active_units_.any()
 
 
-def test_samples_are_rows_decoded_from_the_prior(X):
-    ae = AutoencoderTransformer(3, bottleneck="gaussian", **FEW_EPOCHS).fit(X)
-    samples = ae.sample(7, random_state=1)
-    codes = np.random.RandomState(1).standard_normal((7, 3))
-    np.testing.assert_array_equal(samples, ae.inverse_transform(codes))
-    assert ae.sample().shape == (1, 6)
-    for n_samples, error in ((0, ValueError), (2.5, TypeError)):
-        with pytest.raises(error, match="n_samples"):
-            ae.sample(n_samples)
-
-
-def test_only_a_variational_bottleneck_samples():
-    assert hasattr(AutoencoderTransformer(bottleneck="gaussian"), "sample")
-    assert hasattr(AutoencoderTransformer(bottleneck=Gaussian()), "sample")
-    for bottleneck in ("deterministic", "quantized", Quantized(), "unknown", 3):
-        assert not hasattr(AutoencoderTransformer(bottleneck=bottleneck), "sample")
-
-
 def test_elbo_scores_are_lower_and_have_no_contributions(X):
     plain = AutoencoderOutlierDetector(
         2, bottleneck="gaussian", n_neighbors=0, **FEW_EPOCHS

@@ -485,6 +485,9 @@ def test_variants_learn_from_partitions(variant):
     if model.bottleneck in ("gaussian", "quantized"):
         name = {"gaussian": "active_units_", "quantized": "perplexity_"}
         assert len(getattr(model, name[model.bottleneck])) >= 1
+    if model.bottleneck == "gaussian":
+        rows = model.sample(1000, random_state=0)
+        np.testing.assert_allclose(rows.mean(axis=0), np.nanmean(X, axis=0), atol=0.5)
 
 
 def test_convolutions_learn_images_from_partitions(digits):
