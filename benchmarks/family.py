@@ -20,7 +20,7 @@
 - outliers: ROC AUC of every variant of the detector, compared with IsolationForest;
 - features: accuracy of a classifier of 100 and of 1,000 labelled rows, on codes learnt
   from unlabelled rows, compared with the pixels and with PCA;
-- defaults: every row of the README's table at its defaults on four tables: explained
+- defaults: every setting of the user guide at its defaults on four tables: explained
   variance of held-out rows and that of PCA, constant components, zeros, seconds.
 
 Every result is a median over the seeds; its reference is measured in the same run.
@@ -60,6 +60,7 @@ import sklearn
 import skorch
 import torch
 from scipy.signal import savgol_filter
+from settings import SETTINGS
 from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
 from sklearn.datasets import (
@@ -813,7 +814,7 @@ def outcome(
         seconds = measure_seconds(lambda: model.fit(X))
     Z = model.transform(X)
     n_dead = int(np.sum(Z.max(axis=0) == Z.min(axis=0)))
-    pca = pca_score(X, X_test, min(model.n_components, *X.shape))
+    pca = pca_score(X, X_test, min(model.n_components_, *X.shape))
     line = (
         f"{model.score(X_test):.3f} (PCA {pca:.3f}), {n_dead} of {Z.shape[1]} "
         f"constant, {np.mean(Z == 0):.2f} zeros, {seconds:.1f} s"
@@ -1522,8 +1523,8 @@ def features(run: Run) -> Iterator[Measurement]:
             "skae, 32 codes, denoising": AutoencoderTransformer(
                 32, corruption="masking", random_state=run.seed
             ),
-            "skae, README's row": AutoencoderTransformer(
-                **README["features"], random_state=run.seed
+            "skae, the guide": AutoencoderTransformer(
+                **SETTINGS["features"], random_state=run.seed
             ),
         }
         for model, encoder in encoders.items():
@@ -1574,43 +1575,13 @@ def accuracy_with_labels(
 
 # 10. Defaults
 
-# The rows of the README's table that are models, by their settings. A row with an
-# alternative is there twice.
-README: dict[str, dict] = {
-    "no settings": {},
-    "hidden_layer_sizes": {"hidden_layer_sizes": (128, 64)},
-    "relu, dropout": {"network": MLP(activation="relu", dropout=0.1)},
-    "binary_cross_entropy": {"loss": "binary_cross_entropy"},
-    "mixed": {"loss": "mixed"},
-    "huber": {"loss": "huber"},
-    "log_error": {"loss": "log_error"},
-    "trim": {"trim": 0.1},
-    "conv": {"network": "conv"},
-    "gaussian corruption": {"corruption": "gaussian", "corruption_level": 0.3},
-    "masking": {"corruption": "masking"},
-    "swap": {"corruption": "swap"},
-    "salt_and_pepper": {"corruption": "salt_and_pepper"},
-    "features": {
-        "n_components": 512,
-        "network": MLP((256,), activation="relu", code_activation="relu"),
-        "corruption": Masking(vary_level=False),
-        "corruption_level": 0.5,
-    },
-    "l1": {"n_components": 64, "penalty": "l1", "penalty_weight": 1e-2},
-    "topk": {"n_components": 64, "bottleneck": "topk"},
-    "kl": {"n_components": 64, "penalty": "kl"},
-    "contractive": {"penalty": "contractive"},
-    "gaussian": {"bottleneck": "gaussian"},
-    "quantized": {"n_components": 8, "bottleneck": "quantized"},
-}
-
 
 def defaults(run: Run) -> Iterator[Measurement]:
-    """Measure every row of the README's table that is a model."""
+    """Measure every setting of the user guide that is a model."""
     for name, shape, X in default_tables(run):
         X_train, X_test = train_test_split(X, test_size=0.3, random_state=run.seed)
         yield row_counts(X_train, X_test, name)
-        for row, settings in README.items():
+        for row, settings in SETTINGS.items():
             model = AutoencoderTransformer(**settings)
             if row == "conv":
                 model.set_params(input_shape=shape)

@@ -12,7 +12,7 @@ printed, divided by that of a held-out row: copies would have 0.
 The generators:
 
 - skae: ``AutoencoderTransformer(bottleneck="gaussian", ...)`` with the setting that the
-  README names, and its method `sample`;
+  user guide names, and its method `sample`;
 - standard prior: the same model, ``sample(prior="standard", noise=False)``;
 - mixture: scikit-learn's GaussianMixture of the standardized rows;
 - PCA mixture: the same after a PCA of 95 % of the variance;

@@ -532,7 +532,9 @@ class BaseAutoencoder(
         """
         return None
 
-    def _resolve_n_neighbors(self, parts: Parts) -> int:
+    def _resolve_n_neighbors(
+        self, parts: Parts, n_features: int, scale: str | None
+    ) -> int:
         """Return the number of the nearest row whose distance is a part of scores."""
         return 0
 

@@ -191,7 +191,7 @@ def check_fit(
         defaults=estimator._training_defaults(parts, ensemble, n_columns, scale),
         device=device,
         error=estimator._resolve_error(parts, scale),
-        n_neighbors=estimator._resolve_n_neighbors(parts),
+        n_neighbors=estimator._resolve_n_neighbors(parts, n_features, scale),
         has_relative_distances=estimator._has_relative_distances(n_features, scale),
         seed=seed,
         split_seed=seed,

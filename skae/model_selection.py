@@ -551,7 +551,8 @@ def one_standard_error(
 
     >>> from skae import AutoencoderTransformer
     >>> pipe = make_pipeline(
-    ...     StandardScaler(), AutoencoderTransformer(5, ordered=True, random_state=0)
+    ...     StandardScaler(),
+    ...     AutoencoderTransformer(5, ordered=True, max_epochs=20, random_state=0),
     ... ).fit(X)
     >>> k = one_standard_error(pipe)
     >>> pipe[-1].truncate(k).n_components_ == k

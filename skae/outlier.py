@@ -72,8 +72,9 @@ def _lacks_plain_score(detector: BaseAutoencoder) -> str | None:
     if getattr(detector._bottleneck, "has_plain_score", False):
         return None
     return (
-        "it exists only if the score is a sum over the features, unlike the score of "
-        "bottleneck=Gaussian(score='elbo')."
+        "it exists only if the score is a sum over the features, such as that of "
+        "bottleneck='deterministic' or Gaussian(score='reconstruction'), not of "
+        "Gaussian(score='elbo')."
     )
 
 
@@ -208,7 +209,8 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         - ``"gaussian"``: drawn from a normal distribution in training, as in a
           variational autoencoder; the loss is then a negative log-likelihood with
           learnt noise, see :class:`~skae.bottlenecks.Gaussian`;
-        - ``"quantized"``: replaced by the nearest entry of a codebook;
+        - ``"quantized"``: replaced by the nearest entries of codebooks, one for every
+          four components, see :class:`~skae.bottlenecks.Quantized`;
         - ``"topk"``: the largest components of each row, one in eight, are kept and
           rectified; all others are zero.
 
@@ -365,11 +367,12 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         with the second formula of the score if at least 40 features have one scale (see
         `scale`); any number means the first formula. ``"auto"`` means 0 for networks
         other than fully connected ones, since distances do not see the structure that
-        convolutions use, and if the score has no sum over features, as with
-        ``Gaussian(score="elbo")``. If training rows have negative errors, as with some
-        losses of one's own, the score is minus the reconstruction error, too. If there
-        are fewer other rows, the farthest one counts. See Notes on the training rows
-        that are kept.
+        convolutions use, except for images: where `input_shape` has a height and a
+        width above 1 and the second formula applies, it means 1. It means 0 if the
+        score has no sum over features, as with ``Gaussian(score="elbo")``. If training
+        rows have negative errors, as with some losses of one's own, the score is minus
+        the reconstruction error, too. If there are fewer other rows, the farthest one
+        counts. See Notes on the training rows that are kept.
     contamination : float or "auto", default="auto"
         Fraction of outliers among the training rows, in (0, 0.5], which determines the
         threshold `offset_`. The fraction that is flagged is the nearest one that equal
@@ -1384,11 +1387,21 @@ class AutoencoderOutlierDetector(OutlierMixin, BaseAutoencoder):
         has_log_error = parts.bottleneck.has_plain_score and scale != "global"
         return "log" if has_log_error else "loss"
 
-    def _resolve_n_neighbors(self, parts: Parts) -> int:
+    def _resolve_n_neighbors(
+        self, parts: Parts, n_features: int, scale: str | None
+    ) -> int:
         if self.n_neighbors != "auto":
             return int(self.n_neighbors)
-        suits = parts.network.members_stack and parts.bottleneck.has_plain_score
-        return 1 if suits else 0
+        if not parts.bottleneck.has_plain_score:
+            return 0
+        if parts.network.members_stack:
+            return 1
+        # With distances to training images, the mean ROC AUC of convolutions on one
+        # digit of MNIST is .954 instead of .869, and with a tenth of other digits among
+        # the training rows .918 instead of .826 (two digits, 14 x 14 pixels). On
+        # windows of series, distances detect less: .924 instead of .939.
+        is_image = min((1, 1, *(self.input_shape or ()))[-2:]) > 1
+        return int(is_image and self._has_relative_distances(n_features, scale))
 
     def _has_relative_distances(self, n_features: int, scale: str | None) -> bool:
         # On tables in different units, the mean ROC AUC with the core is .759, .833 and

@@ -98,7 +98,10 @@ def _lacks_derivatives(autoencoder: BaseAutoencoder) -> str | None:
     """Return why decoded rows have no derivatives, for `available_unless`."""
     if not autoencoder._bottleneck.has_finite_codes:
         return None
-    return "it needs codes that vary continuously, not entries of a codebook."
+    return (
+        "it exists only with a bottleneck whose codes vary continuously, such as "
+        "bottleneck='deterministic', not entries of a codebook."
+    )
 
 
 class AutoencoderTransformer(
@@ -166,7 +169,9 @@ class AutoencoderTransformer(
           `warm_start` keeps those that were chosen;
         - ``"auto"``: the square root of the number of features, rounded up;
         - None: the smaller number of features and of rows with a positive weight, as
-          PCA has; up to 10,000 rows, of distinct ones.
+          PCA has; up to 10,000 rows, of distinct ones. It suits denoising (see
+          `corruption`): the noise prevents that so wide a code copies its input, and a
+          narrow code may lose more of a row than the noise spoils.
     network : {"mlp", "conv"} or Network, default="mlp"
         Architecture of encoder and decoder: fully connected layers (``"mlp"``),
         convolutions over rows of shape `input_shape` (``"conv"``), or an object of
@@ -202,7 +207,8 @@ class AutoencoderTransformer(
         - ``"gaussian"``: drawn from a normal distribution in training, as in a
           variational autoencoder; the loss is then a negative log-likelihood with
           learnt noise, see :class:`~skae.bottlenecks.Gaussian`;
-        - ``"quantized"``: replaced by the nearest entry of a codebook;
+        - ``"quantized"``: replaced by the nearest entries of codebooks, one for every
+          four components, see :class:`~skae.bottlenecks.Quantized`;
         - ``"topk"``: the largest components of each row, one in eight, are kept and
           rectified; all others are zero.
 
@@ -1246,6 +1252,9 @@ class AutoencoderTransformer(
     @follows_input
     def quantize(self, X: MatrixLike) -> np.ndarray:
         """Encode rows as integers, the indices of codebook entries.
+
+        An integer stands for a group of components, by default for four: a code of
+        eight components is two integers. ``Quantized(code_dim=1)`` makes them eight.
 
         This method exists only with a quantized bottleneck, such as
         ``bottleneck="quantized"``.

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
@@ -33,19 +34,38 @@ def test_a_method_that_is_absent_says_why():
 
 elbo = AutoencoderOutlierDetector(bottleneck=Gaussian(score="elbo"), max_epochs=1)
 plain = AutoencoderTransformer(max_epochs=1)
+codebook = AutoencoderTransformer(bottleneck="quantized", max_epochs=1)
 single = AutoencoderOutlierDetector(n_estimators=1, max_epochs=1)
-REASONS = [
-    (elbo, "feature_contributions", "the score is a sum over the features"),
-    (plain, "sample", "bottleneck='gaussian'"),
-    (plain, "quantize", "bottleneck='quantized'"),
-    (plain, "dequantize", "bottleneck='quantized'"),
+# An estimator without the method, and the setting that its message names.
+ABSENT = [
+    (elbo, "feature_contributions", {"bottleneck": "deterministic"}),
+    (elbo, "explain", {"bottleneck": "deterministic"}),
+    (plain, "sample", {"bottleneck": "gaussian"}),
+    (plain, "quantize", {"bottleneck": "quantized"}),
+    (plain, "dequantize", {"bottleneck": "quantized"}),
+    (plain, "truncate", {"ordered": True}),
+    (plain, "explained_variance_curve", {"ordered": True}),
+    (codebook, "component_contributions", {"bottleneck": "deterministic"}),
 ]
 
 
-@pytest.mark.parametrize(("model", "method", "reason"), REASONS)
-def test_an_absent_method_of_an_estimator_says_why(model, method, reason):
-    with pytest.raises(AttributeError, match=f"'{method}': it exists only .*{reason}"):
+@pytest.mark.parametrize(("model", "method", "setting"), ABSENT)
+def test_an_absent_method_names_the_setting_that_brings_it(model, method, setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(AttributeError, match=f"'{method}': .*{name}={value!r}"):
         getattr(model, method)
+    assert callable(getattr(clone(model).set_params(**setting), method))
+
+
+def test_every_conditional_method_is_tried():
+    conditional = {
+        name
+        for kind in (AutoencoderTransformer, AutoencoderOutlierDetector)
+        for base in kind.__mro__
+        for name, member in vars(base).items()
+        if isinstance(member, type(vars(Lamp)["read"]))
+    }
+    assert conditional == {method for _, method, _ in ABSENT} | {"p_values"}
 
 
 def test_absent_p_values_say_what_to_do():

@@ -692,8 +692,9 @@ def test_displays_have_categories_or_refuse_them(frame):
             refusing.from_estimator(model, frame)
 
 
-def test_a_graph_takes_numbers_and_positions_of_words(fitted, frame, tmp_path):
+def test_a_graph_takes_numbers_and_positions_of_words(fitted, frame):
     onnxruntime = pytest.importorskip("onnxruntime")
+    graph = pytest.importorskip("skae.onnx._graph")
     levels = fitted._trained.categories.levels
     X = frame.astype({"city": object})
     X.loc[0, "city"], X.loc[1, "city"] = None, "Rom"
@@ -703,15 +704,11 @@ def test_a_graph_takes_numbers_and_positions_of_words(fitted, frame, tmp_path):
         position[None] = np.nan
         column = [position.get(value, -1.0) for value in X[name].tolist()]
         numbers = np.column_stack([numbers, column])
-    skae.export_onnx(fitted, tmp_path / "x.onnx", output="scores", dtype="float64")
-    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
-    (scores,) = session.run(["score_samples"], {"X": numbers})
+    methods = ["score_samples", "reconstruct"]
+    model = graph.build_model(fitted, methods, "float64")
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    scores, rows = session.run(methods, {"X": numbers})
     assert_allclose(scores, fitted.score_samples(X))
-    skae.export_onnx(
-        fitted, tmp_path / "x.onnx", output="reconstruction", dtype="float64"
-    )
-    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
-    (rows,) = session.run(["reconstruct"], {"X": numbers})
     X_hat = fitted.reconstruct(X)
     assert_allclose(rows[:, 0], X_hat[:, 0].astype(float))
     assert [levels[1][int(i)] for i in rows[:, 1]] == X_hat[:, 1].tolist()

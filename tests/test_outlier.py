@@ -36,6 +36,7 @@ from skae._checks import (
 from skae._explanation import shares
 from skae.bottlenecks import Gaussian
 from skae.losses import SquaredError
+from skae.networks import Conv
 from skae.outlier import auto_n_estimators
 
 SMALL = {
@@ -551,6 +552,30 @@ def test_distances_of_columns_in_one_unit_are_relative_by_default(
 ):
     detector = AutoencoderOutlierDetector(n_neighbors=n_neighbors)
     assert detector._has_relative_distances(n_features, scale) is expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_neighbors"),
+    [
+        ({"input_shape": (8, 8)}, 1),
+        ({"input_shape": (4, 4, 4)}, 1),
+        ({"input_shape": (8, 8), "n_neighbors": 3}, 3),
+        ({"input_shape": (8, 8), "scale": "feature"}, 0),
+        ({"input_shape": (8, 8), "bottleneck": Gaussian(score="elbo")}, 0),
+        ({"input_shape": (4, 1, 16)}, 0),
+        ({"input_shape": (64, 1)}, 0),
+        ({"input_shape": (64,)}, 0),
+        ({}, 0),
+    ],
+    ids=str,
+)
+def test_convolutions_measure_distances_of_images_by_default(settings, n_neighbors):
+    X = np.random.default_rng(0).uniform(size=(12, 64))
+    detector = AutoencoderOutlierDetector(
+        network=Conv((2, 2)), max_epochs=1, random_state=0, **settings
+    ).fit(X)
+    found = detector.module_.neighbors
+    assert (0 if found is None else found.n_neighbors) == n_neighbors
 
 
 def test_many_features_give_fewer_members():

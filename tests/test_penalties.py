@@ -345,7 +345,7 @@ def share_of_dead(Z):
         {
             "penalty": "l1",
             "penalty_weight": 0.01,
-            "network": "conv",
+            "network": Conv((16, 32)),
             "input_shape": (8, 8),
         },
         {
