@@ -79,9 +79,9 @@ html_static_path = [
 html_css_files = ["skae.css"]
 html_show_sourcelink = False
 # Pages without pages below them have nothing to list.
-html_sidebars = dict.fromkeys(
-    ("index", "getting_started", "choosing", "faq", "limits"), []
-)
+html_sidebars = {
+    page: [] for page in ("index", "getting_started", "choosing", "faq", "limits")
+}
 html_theme_options = {
     "logo": {"text": "skae", "alt_text": "skae, to the landing page"},
     "header_links_before_dropdown": 7,
