@@ -11,8 +11,9 @@ and of the mean distance to five nearest training rows (DTE-NP [2]_) and to one 
   drawn with the seed, and the 10,000 test images, with pixels in [0, 1]. Here the
   reconstruction error of `AutoencoderTransformer` with 16 components is compared, too.
 
-The last three have a second line for skae with ``trim=0``, which has no rank. Other
-sections measure what else a detector returns:
+The last three have a second line for skae with ``trim=0``, and clean and odd a third
+one with ``n_neighbors=0``, which have no ranks. Other sections measure what else a
+detector returns:
 
 - threshold: rows that `predict` flags with ``contamination="auto"``, compared with
   scikit-learn's IsolationForest: precision, recall and share of flagged test rows
@@ -97,6 +98,7 @@ from outliers_peers import (
     PEERS,
     SKAE,
     SKAE_CLEAN,
+    SKAE_ERROR,
     TRANSFORMER,
     missing_package,
 )
@@ -138,13 +140,13 @@ SECTIONS = {
     "clean": Section(
         "clean: ROC AUC, fitted to inliers only",
         "adbench",
-        (SKAE, SKAE_CLEAN, *PEERS),
+        (SKAE, SKAE_CLEAN, SKAE_ERROR, *PEERS),
         "roc_auc",
     ),
     "odd": Section(
         "odd: ROC AUC, OddBench, fitted to inliers only",
         "odd",
-        (SKAE, SKAE_CLEAN, *PEERS),
+        (SKAE, SKAE_CLEAN, SKAE_ERROR, *PEERS),
         "roc_auc",
     ),
     "digits": Section(
@@ -184,8 +186,16 @@ SECTIONS = {
         "seconds",
     ),
 }
-METHODS = (SKAE, SKAE_CLEAN, TRANSFORMER, *PEERS, FOREST, *KERNEL_SHAP)
-UNRANKED = (SKAE_CLEAN,)  # no default
+METHODS = (
+    SKAE,
+    SKAE_CLEAN,
+    SKAE_ERROR,
+    TRANSFORMER,
+    *PEERS,
+    FOREST,
+    *KERNEL_SHAP,
+)
+UNRANKED = (SKAE_CLEAN, SKAE_ERROR)  # no default
 
 # Numbers of features and of outliers of the section generated.
 GENERATED_FEATURES = (2, 5, 20)

@@ -20,6 +20,7 @@ from skae import AutoencoderOutlierDetector, AutoencoderTransformer
 
 SKAE = "skae"
 SKAE_CLEAN = "skae, trim=0"
+SKAE_ERROR = "skae, n_neighbors=0"  # the reconstruction error alone
 TRANSFORMER = "transformer"
 FOREST = "IsolationForest"  # of scikit-learn; PyOD's flags a fixed share
 # Of scikit-learn's IsolationForest, with these multiples of the time of skae.
@@ -84,6 +85,9 @@ class ConformalForest:
 FACTORIES: dict[str, Callable[[int], Any]] = {
     SKAE: lambda seed: AutoencoderOutlierDetector(random_state=seed),
     SKAE_CLEAN: lambda seed: AutoencoderOutlierDetector(trim=0, random_state=seed),
+    SKAE_ERROR: lambda seed: AutoencoderOutlierDetector(
+        n_neighbors=0, random_state=seed
+    ),
     TRANSFORMER: lambda seed: AutoencoderTransformer(
         n_components=16, random_state=seed
     ),

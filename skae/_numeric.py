@@ -52,8 +52,9 @@ def numeric(X: Any, name: str = "X") -> Iterator[None]:
         raise kind(
             f"{name} has a value that is not a number, {repr_(value)} in column "
             f"{label!r}: {error}. Encode words as numbers, for example by a "
-            "OneHotEncoder, or name the column in categorical_features; use numpy.nan "
-            "where a value is missing, or leave the column out."
+            "OneHotEncoder, or name the column in categorical_features, or take all "
+            "columns of words of a data frame by categorical_features='from_dtype'; "
+            "use numpy.nan where a value is missing, or leave the column out."
         ) from error
     refuse_dates(name, _dated_objects(X))
 

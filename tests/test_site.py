@@ -1,8 +1,10 @@
 """The examples of the gallery, and the code of the pages beside the user guide."""
 
 import ast
+import builtins
 import doctest
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,20 @@ DOCS = ROOT / "docs"
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
 # The other pages with prompts are those of tests/test_guide.py.
 PAGES = [DOCS / "theory.rst"]
+# Their code needs rows and estimators of the reader, and is not run. The architecture
+# quotes the source.
+QUOTING = sorted(
+    page
+    for page in DOCS.glob("*.rst")
+    if "code-block:: python" in page.read_text() and page.stem != "architecture"
+)
+# What the reader has: rows, labels, axes, and estimators that are fitted to them.
+GIVEN = {
+    *("X", "y", "X_train", "X_test", "y_test", "X_held_out", "X_of_this_process"),
+    *("frame", "labels", "load", "series", "weight", "pair", "row"),
+    *("ae", "detector", "model", "pipeline", "grid"),
+    *("ax", "left", "right", "top", "bottom"),
+}
 
 HIDDEN = re.compile(
     r"^ *# sphinx_gallery_start_ignore\n(.*?)^ *# sphinx_gallery_end_ignore\n",
@@ -91,3 +107,18 @@ def test_page_prints_what_it_says(page):
     result = doctest.testfile(str(page), module_relative=False)
     assert result.attempted
     assert not result.failed
+
+
+@pytest.mark.parametrize("page", QUOTING, ids=lambda path: path.stem)
+def test_page_imports_what_its_code_uses(page):
+    known = GIVEN | set(dir(builtins))
+    for code in re.findall(
+        r"\.\. code-block:: python\n\n((?: {3}.*\n|\n)+)", page.read_text()
+    ):
+        code = textwrap.dedent(code)
+        arguments = {
+            node.arg for node in ast.walk(ast.parse(code)) if isinstance(node, ast.arg)
+        }
+        functions = set(re.findall(r"^ *(?:def|class) (\w+)", code, re.MULTILINE))
+        known |= names(code, ast.Store) | arguments | functions
+        assert names(code, ast.Load) <= known
