@@ -30,9 +30,12 @@ WITHOUT_CODE = {"limits", "coming_from/index"}
 SLOW = {
     "choosing",
     "coming_from/pca",
+    "faq",
     "guide/features",
     "guide/images",
+    "guide/reduce",
     "guide/sequences",
+    "guide/tables",
 }
 
 
