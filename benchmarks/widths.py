@@ -342,9 +342,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for name, k, means in denoised(arguments.data, 2_000):
-        columns = ", ".join(f"{model} {value:.1f}" for model, value in means.items())
-        print(f"{name:14} {k!s:4} components, decibels: {columns}", flush=True)
+    if "gaussian corruption" in arguments.only:
+        for name, k, means in denoised(arguments.data, 2_000):
+            columns = ", ".join(f"{model} {v:.1f}" for model, v in means.items())
+            print(f"{name:14} {k!s:4} components, decibels: {columns}", flush=True)
     for row, name, result in results(
         arguments.data, arguments.rows, arguments.only, arguments.seed
     ):

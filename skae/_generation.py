@@ -9,6 +9,7 @@ from skae._mixture import CodeDensity, fit_code_density
 from skae._module import Autoencoder
 from skae._ordered import Ordered
 from skae._prediction import evaluate
+from skae._repetitions import draw_positions, repetitions
 from skae._row_noise import RowNoise
 from skae._rows import Rows
 from skae.engine.net import AutoencoderNet
@@ -18,7 +19,11 @@ from skae.engine.processes import current_processes
 # number of their entries that limits it for wide rows.
 MAX_ROWS, MIN_ROWS, MAX_ENTRIES = 2048, 64, 2**20
 
-# Number of generated rows from which their distribution by columns is estimated.
+# With ordered components, number of entries of the rows for all numbers of components.
+MAX_ENTRIES_OF_ALL = 2**23
+
+# Largest number of generated rows from which their distribution by columns is
+# estimated. Wide rows are as few as those drawn from the training rows.
 N_GENERATED = 1024
 
 
@@ -47,8 +52,8 @@ def fit_generation(
 def _fit(
     job: Job, net: AutoencoderNet, ordered: Ordered | None
 ) -> tuple[Generation, ...]:
-    n_rows = np.clip(MAX_ENTRIES // job.rows.n_features, MIN_ROWS, MAX_ROWS)
-    sample = job.rows.pool.drawn(int(n_rows), job.seed)
+    sample = _drawn(job.rows.pool, _n_rows(job), job.seed)
+    n_kept = 1 if ordered is None else net.module_.n_components
     before = None
     if job.is_partial and job.earlier is not None:
         before = job.earlier.generation
@@ -58,17 +63,43 @@ def _fit(
         density = _fit_density(job, Z, sample, earlier)
         return (_with_noise(job, net, Z, sample, density, earlier),)
     densities: dict[bool, CodeDensity] = {}
-    found = []
-    for width in range(net.module_.n_components, 0, -1):
+    found: list[Generation] = []
+    few = _drawn(sample, _n_few(job, n_kept), job.seed)
+    for width in range(n_kept, 0, -1):
         part, _ = ordered.of_width(net, width)
-        Z = evaluate(_module(part), "encode", sample)
         earlier = None if before is None else before[width - 1]
         is_learnt = bool(ordered.is_learnt[width - 1])
+        rows = few if is_learnt in densities else sample
+        Z = evaluate(_module(part), "encode", rows)
         if is_learnt not in densities:  # by the most components of this network
-            densities[is_learnt] = _fit_density(job, Z, sample, earlier)
+            densities[is_learnt] = _fit_density(job, Z, rows, earlier)
         density = densities[is_learnt].of_first(width)
-        found.append(_with_noise(job, part, Z, sample, density, earlier))
+        first = found[0] if found else None
+        found.append(_with_noise(job, part, Z, rows, density, earlier, n_kept, first))
     return tuple(reversed(found))
+
+
+def _n_rows(job: Job) -> int:
+    return int(np.clip(MAX_ENTRIES // job.rows.n_features, MIN_ROWS, MAX_ROWS))
+
+
+def _n_few(job: Job, n_kept: int) -> int:
+    """Return the number of rows for the noise of fewer components, each by itself."""
+    n_rows = MAX_ENTRIES_OF_ALL // (n_kept * job.rows.n_features)
+    return int(np.clip(n_rows, 4 * MIN_ROWS, N_GENERATED))
+
+
+def _drawn(rows: Rows, size: int, seed: int) -> Rows:
+    """Return all rows if there are no more than `size`, else rows drawn at random."""
+    if len(rows) <= size:
+        return rows
+    rng = np.random.default_rng([seed, 4])
+    if repetitions(rows.weight) is not None:
+        position, weight = draw_positions(rows.weight, size, rng)
+        return rows.subset(position).with_weight(weight)
+    drawn = rng.choice(len(rows), size, p=rows.weight / rows.weight.sum())
+    position, times = np.unique(drawn, return_counts=True)
+    return rows.subset(position).with_weight(times / size)
 
 
 def _fit_density(
@@ -86,9 +117,19 @@ def _with_noise(
     sample: Rows,
     density: CodeDensity,
     earlier: Generation | None,
+    n_kept: int = 1,
+    first: Generation | None = None,
 ) -> Generation:
+    """Return the density with the noise.
+
+    `first` is that of the most components, whose `n_kept` are kept: the quantiles of
+    the training rows are the same.
+    """
     rng = np.random.RandomState(job.seed % 2**32)
-    codes = np.concatenate([Z, density.draw(N_GENERATED, rng)])
+    n_generated = min(N_GENERATED, _n_rows(job))
+    if first is not None:
+        n_generated = min(n_generated, _n_few(job, n_kept))
+    codes = np.concatenate([Z, density.draw(n_generated, rng)])
     decoded = evaluate(_module(net), "decode", Rows(codes))
     X_hat, generated = decoded[: len(Z)], decoded[len(Z) :]
     X = sample.dense(slice(None)).astype(np.float64)
@@ -97,9 +138,11 @@ def _with_noise(
     if earlier is not None:
         before = earlier.noise
         share = earlier.codes.share_beside(float(job.rows.weight.sum()))
-    noise = RowNoise.of(
-        X, sample.weight, X_hat, generated, is_bounded, rng, before, share
-    )
+    rows = (X, sample.weight, X_hat, generated)
+    if first is not None:
+        noise = first.noise.around(*rows, rng, before, share)
+    else:
+        noise = RowNoise.of(*rows, is_bounded, rng, before, share, n_kept)
     return Generation(density, noise)
 
 

@@ -19,18 +19,11 @@ from skae._neighbors import (
     NearestRows,
 )
 from skae._prediction import evaluate
+from skae._repetitions import draw_positions
 from skae._rows import Rows
 from skae.engine.net import AutoencoderNet
 
 FLOAT64 = np.dtype(np.float64)
-
-# Largest number of equal rows that a weight may count. Larger numbers are more likely
-# to be weights of another kind that happen to be whole.
-MAX_COUNT = 1e6
-
-# Weights that do not count rows are negligible below this fraction of their mean. Rows
-# with such weights are not kept.
-NEGLIGIBLE = 1e-3
 
 
 def keep_rows(job: Job, net: AutoencoderNet) -> None:
@@ -90,57 +83,11 @@ def _n_kept(n_rows: int, n_features: int) -> int:
 def _drawn(job: Job, net: AutoencoderNet, size: int) -> Sample:
     """Draw training rows of this call, all of them if there are no more than `size`."""
     n_seen, pool = float(job.rows.weight.sum()), job.rows.pool
-    position, weight = _positions(pool.weight, size, _generator(job))
+    position, weight = draw_positions(pool.weight, size, _generator(job))
     rows = pool.subset(position)
     scaled = evaluate(net.module_in(FLOAT64), "scaled", rows)
     errors = evaluate(net.module_in(FLOAT64), "reconstruction_error", rows)
     return Sample(scaled, weight, errors, n_seen)
-
-
-def _positions(
-    weight: np.ndarray, size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw rows without replacement, as many as `size` if there are more.
-
-    A row that stands for several rows can be drawn as often, see `repetitions`. Other
-    weights are proportional to the probability that a row is drawn next.
-
-    Returns
-    -------
-    position : ndarray of int64 of shape (n_drawn,)
-        In increasing order.
-    weight : ndarray of shape (n_drawn,)
-        Number of rows that each of them stands for.
-    """
-    counts = repetitions(weight)
-    if counts is None:
-        position = np.flatnonzero(weight >= NEGLIGIBLE * weight.mean())
-        if len(position) > size:
-            share = weight[position] / weight[position].sum()
-            position = np.sort(rng.choice(position, size, replace=False, p=share))
-        return position, np.ones(len(position))
-    if len(counts) <= size:
-        return np.arange(len(counts)), counts
-    reached = np.cumsum(counts)
-    drawn = rng.choice(int(reached[-1]), size, replace=False)
-    position, number = np.unique(
-        np.searchsorted(reached, drawn, side="right"), return_counts=True
-    )
-    return position, number.astype(float)
-
-
-def repetitions(weight: np.ndarray) -> np.ndarray | None:
-    """Return how many rows of the table each distinct row stands for.
-
-    Weights that are whole multiples of the smallest one, or of one, count repetitions,
-    whatever their scale. None for other weights.
-    """
-    for counts in (weight / weight.min(), weight):
-        whole = counts.round()
-        are_counts = whole.min() >= 1 and counts.max() <= MAX_COUNT
-        if are_counts and np.abs(counts - whole).max() <= 1e-6:
-            return whole / np.gcd.reduce(whole.astype(np.int64))
-    return None
 
 
 def _with_earlier(job: Job, net: AutoencoderNet, earlier: NearestRows) -> Sample:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from skae._repetitions import are_counts
+
 # Number of quantiles of each column, between bounds that limit their memory. They are
 # denser at both ends.
 MAX_LEVELS, MIN_LEVELS, MAX_ENTRIES = 129, 33, 2**18
@@ -53,6 +55,7 @@ class RowNoise(NamedTuple):
         rng: np.random.RandomState,
         earlier: RowNoise | None = None,
         share: float = 0.0,
+        n_kept: int = 1,
     ) -> Self:
         """Estimate the noise.
 
@@ -61,7 +64,7 @@ class RowNoise(NamedTuple):
         X : ndarray of shape (n_rows, n_columns)
             Training rows, with NaN where an entry is missing.
         weight : ndarray of shape (n_rows,)
-            Positive weights, as repetitions.
+            Positive weights; whole numbers count equal rows.
         X_hat : ndarray of shape (n_rows, n_columns)
             Reconstructions from their codes.
         generated : ndarray of shape (n_generated, n_columns)
@@ -73,35 +76,62 @@ class RowNoise(NamedTuple):
             Noise of the rows of earlier calls of `partial_fit`.
         share : float, default=0.0
             Weight of these rows, as a share of that of all rows, in [0, 1).
+        n_kept : int, default=1
+            Number of such objects that a model keeps, which limits the quantiles.
         """
         n_rows, n_columns = X.shape
+        observed = ~np.isnan(X)
+        is_seen = observed.any(axis=0)
+        is_binary = (np.isin(X, (0, 1)) | ~observed).all(axis=0)
+        values = np.where(is_seen, X, X_hat)
+        count = weight if are_counts(weight) else np.ones(n_rows)
+        share_of_row = weight / weight.sum()
+        if earlier is None:
+            is_binary &= is_seen
+        else:  # a column without a value in this call remains as it was
+            is_binary &= earlier.is_probability
+            n_rows += len(earlier.observed)
+            values = np.concatenate([X, earlier.observed])
+            count = np.append(count, np.ones(len(earlier.observed)))
+            of_earlier = _share_of_levels(len(earlier.observed))
+            share_of_row = np.append((1 - share) * share_of_row, share * of_earlier)
+        n_levels = MAX_ENTRIES // (n_columns * n_kept)
+        n_levels = min(int(np.clip(n_levels, MIN_LEVELS, MAX_LEVELS)), n_rows)
+        quantiles = _quantiles(values, share_of_row, _levels(max(n_levels, MIN_LEVELS)))
+        n_distinct, n_values = _count_distinct(values, count)
+        noise = cls(
+            np.zeros(n_columns),
+            quantiles,
+            quantiles,
+            2 * n_distinct <= n_values,
+            is_bounded & is_binary,
+        )
+        return noise.around(X, weight, X_hat, generated, rng, earlier, share)
+
+    def around(
+        self,
+        X: np.ndarray,
+        weight: np.ndarray,
+        X_hat: np.ndarray,
+        generated: np.ndarray,
+        rng: np.random.RandomState,
+        earlier: RowNoise | None = None,
+        share: float = 0.0,
+    ) -> Self:
+        """Return the noise for other codes of the same rows; see `of`."""
         observed = ~np.isnan(X)
         squares = np.where(observed, np.square(X - X_hat), 0)
         total = np.maximum(weight @ observed, np.finfo(float).tiny)
         variance = weight @ squares / total
-        is_binary = np.isin(X, (0, 1)) | ~observed
-        is_probability = is_bounded & is_binary.all(axis=0) & observed.any(axis=0)
-        values = np.where(observed.any(axis=0), X, X_hat)
-        weight = weight / weight.sum()
         if earlier is not None:
-            variance = (1 - share) * variance + share * np.square(earlier.deviation)
-            is_probability &= earlier.is_probability
-            n_rows += len(earlier.observed)
-            values = np.concatenate([values, earlier.observed])
-            of_earlier = _share_of_levels(len(earlier.observed))
-            weight = np.append((1 - share) * weight, share * of_earlier)
+            of_rows = (1 - share) * total / weight.sum()
+            variance = of_rows * variance + share * np.square(earlier.deviation)
+            variance /= of_rows + share
         deviation = np.sqrt(variance)
         noisy = generated + deviation * rng.standard_normal(generated.shape)
-        n_levels = int(np.clip(MAX_ENTRIES // n_columns, MIN_LEVELS, MAX_LEVELS))
-        levels = _levels(min(max(n_rows, MIN_LEVELS), n_levels))
-        n_distinct, n_values = _count_distinct(values)
-        return cls(
-            deviation,
-            _quantiles(noisy, np.ones(len(noisy)), levels),
-            _quantiles(values, weight, levels),
-            2 * n_distinct <= n_values,
-            is_probability,
-        )
+        levels = _levels(len(self.observed))
+        drawn = np.quantile(noisy, levels, axis=0, method="weibull")
+        return self._replace(deviation=deviation, drawn=drawn)
 
     def added(
         self, rows: np.ndarray, layout: Any, rng: np.random.RandomState
@@ -152,11 +182,22 @@ def _share_of_levels(n_levels: int) -> np.ndarray:
     return np.diff(bounds, prepend=0, append=1)
 
 
-def _count_distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many distinct values, and how many values, each column has."""
+def _count_distinct(
+    values: np.ndarray, count: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many distinct values, and how many values, each column has.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_rows, n_columns)
+        With NaN where a value is missing.
+    count : ndarray of shape (n_rows,)
+        Number of equal rows that each row stands for.
+    """
+    n_values = count @ ~np.isnan(values)
     values = np.sort(values, axis=0)  # missing ones are the last
     n_distinct = np.sum(np.diff(values, axis=0) > 0, axis=0) + 1
-    return n_distinct, np.sum(~np.isnan(values), axis=0)
+    return n_distinct, n_values
 
 
 def _quantiles(

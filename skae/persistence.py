@@ -464,6 +464,7 @@ class _Reader:
         self._tensors = tensors
         self._trusted = {_qualified_name(value): value for value in trusted}
         self._parameters: dict[str, nn.Parameter] = {}
+        self._arrays: dict[str, np.ndarray] = {}
         self._factories: dict[str, Callable[[Any], Any]] = {
             "float": float,
             "tuple": lambda items: tuple(self._make_items(items)),
@@ -472,7 +473,7 @@ class _Reader:
             "dict": self.make_mapping,
             "tensor": lambda content: self._tensors[content[0]],
             "parameter": self._make_parameter,
-            "array": lambda name: self._tensors[name].numpy(),
+            "array": self._make_array,
             "scalar": lambda name: self._tensors[name].numpy()[()],
             "strings": lambda items: np.array(self._make_items(items), dtype=object),
             "random_state": self._make_random_state,
@@ -527,6 +528,11 @@ class _Reader:
 
     def _make_items(self, described: list[Any]) -> list[Any]:
         return [self.make(value) for value in described]
+
+    def _make_array(self, name: str) -> np.ndarray:
+        if name not in self._arrays:  # shared arrays stay shared
+            self._arrays[name] = self._tensors[name].numpy()
+        return self._arrays[name]
 
     def _make_parameter(self, content: list[Any]) -> nn.Parameter:
         name, requires_grad = content

@@ -16,6 +16,7 @@ from sklearn.model_selection import cross_val_score
 
 import skae
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer
+from skae._row_noise import MIN_LEVELS, RowNoise
 from skae.bottlenecks import Gaussian, Quantized
 from skae.losses import Mixed
 
@@ -189,6 +190,21 @@ def test_tables_of_every_kind(table, n_components):
     assert (rows <= np.nanmax(dense, axis=0)).all()
 
 
+def test_wide_rows_are_generated_in_as_small_a_number_as_they_are_drawn(monkeypatch):
+    n_entries = []
+    of = RowNoise.of
+
+    def recorded(X, weight, X_hat, generated, *args):
+        n_entries.extend([X.size, X_hat.size, generated.size])
+        return of(X, weight, X_hat, generated, *args)
+
+    monkeypatch.setattr(RowNoise, "of", recorded)
+    table = sparse.random(100, 20_000, 1e-3, format="csr", random_state=0)
+    AutoencoderTransformer(2, **{**SETTINGS, "max_epochs": 1}).fit(table)
+    assert len(n_entries) == 3
+    assert max(n_entries) <= 64 * 20_000
+
+
 # Fits
 
 
@@ -199,6 +215,43 @@ def test_weights_are_repetitions():
     model = AutoencoderTransformer(2, **SETTINGS)
     rows = model.fit(X, sample_weight=weight).sample(20, 0)
     assert_array_equal(rows, model.fit(repeated).sample(20, 0))
+
+
+@pytest.mark.parametrize("n_columns", [1, 2])
+@pytest.mark.parametrize("how", ["rows", "weights", "weights of a large table"])
+def test_values_that_repeat_have_no_others(how, n_columns):
+    # Equal rows are one row for `fit`. The values repeat nevertheless.
+    values = np.arange(10.0 if n_columns == 1 else 100.0)
+    table = np.column_stack([values % 10, values // 10])[:, :n_columns]
+    weight = None if how == "rows" else np.full(len(table), 30)
+    if how == "rows":
+        table = np.repeat(table, 30, axis=0)
+    if how == "weights of a large table":
+        table, weight = np.tile(table, (30, 1)), None
+    model = AutoencoderTransformer(1, **SETTINGS).fit(table, sample_weight=weight)
+    assert set(np.unique(model.sample(200, 0))) <= set(range(10))
+
+
+def test_a_scale_of_weights_makes_no_column_discrete():
+    weight = np.random.default_rng(0).uniform(size=len(X))
+    table = np.random.default_rng(1).normal(size=X.shape)
+    model = AutoencoderTransformer(2, **SETTINGS)
+    for scale in (1e-30, 1.0, 1e30):
+        model.fit(table, sample_weight=scale * weight)
+        assert not model._trained.generation[-1].noise.is_discrete.any()
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_few_rows_with_most_of_the_weight_are_found_among_many(counted):
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(6000, 3))
+    heavy = np.arange(6000) % 300 == 0
+    table[heavy] += 20
+    weight = np.where(heavy, 1000.0, 1.0 if counted else rng.uniform(0.5, 1.5, 6000))
+    model = AutoencoderTransformer(2, **SETTINGS).fit(table, sample_weight=weight)
+    rows = model.sample(4000, 0)
+    expected = np.average(table, axis=0, weights=weight)
+    assert_allclose(rows.mean(axis=0), expected, rtol=0.05)
 
 
 def test_rows_of_weight_zero_have_no_influence():
@@ -216,6 +269,23 @@ def test_partial_fit_learns_from_all_calls(size):
     rows, expected = model.sample(4000, 0), X[order]
     assert_allclose(rows.mean(axis=0), expected.mean(axis=0), rtol=0.15)
     assert_allclose(rows.std(axis=0), expected.std(axis=0), rtol=0.3)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "mixed"])
+def test_columns_that_a_call_lacks_remain_as_they_were(loss):
+    rng = np.random.default_rng(0)
+    binary, integer = rng.integers(0, 2, 300), rng.integers(0, 5, 300)
+    table = np.column_stack([binary, integer, rng.normal(size=300)]).astype(float)
+    model = AutoencoderTransformer(2, loss=loss, **SETTINGS).partial_fit(table[:200])
+    before = model._trained.generation[-1].noise
+    table[200:, :2] = np.nan
+    noise = model.partial_fit(table[200:])._trained.generation[-1].noise
+    rows = model.sample(300, 0)
+    assert_array_equal(np.unique(rows[:, 0]), [0, 1])
+    assert_array_equal(np.unique(rows[:, 1]), np.arange(5))
+    assert_allclose(noise.deviation[:2], before.deviation[:2])
+    assert noise.deviation[2] != before.deviation[2]
+    assert noise.is_probability[0] == before.is_probability[0] == (loss == "mixed")
 
 
 def test_warm_start_forgets_earlier_rows():
@@ -237,6 +307,20 @@ def test_codes_of_ordered_components_have_the_marginal_density():
             )
 
 
+def test_noise_of_many_ordered_components_takes_little_memory():
+    table = np.random.default_rng(0).normal(size=(400, 300)).cumsum(axis=1)
+    model = AutoencoderTransformer(40, ordered=True, **SETTINGS).fit(table)
+    noises = [each.noise for each in model._trained.generation]
+    assert {id(noise.observed) for noise in noises} == {id(noises[0].observed)}
+    assert sum(noise.drawn.size for noise in noises) <= 40 * MIN_LEVELS * 300
+    for width in (3, 40):
+        rows = model.truncate(width).sample(3000, 0)
+        assert_allclose(rows.std(axis=0), table.std(axis=0), rtol=0.2)
+        residuals = table - model.truncate(width).reconstruct(table)
+        deviation = noises[width - 1].deviation
+        assert_allclose(deviation, np.sqrt(np.mean(residuals**2, axis=0)), rtol=0.2)
+
+
 def test_whitening_changes_no_rows(fitted):
     whitened = clone(fitted).set_params(whiten=True).fit(X)
     assert_array_equal(whitened.sample(5, 0), fitted.sample(5, 0))
@@ -252,6 +336,13 @@ def test_saved_models_sample_the_same_rows(ordered, tmp_path):
         rows = model.sample(5, 0, prior=prior, noise=noise)
         assert_array_equal(loaded.sample(5, 0, prior=prior, noise=noise), rows)
         assert_array_equal(pickled.sample(5, 0, prior=prior, noise=noise), rows)
+
+
+def test_a_loaded_model_is_saved_in_a_file_of_the_same_size(tmp_path):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    skae.save(AutoencoderTransformer(4, ordered=True, **SETTINGS).fit(X), first)
+    skae.save(skae.load(first), second)
+    assert second.stat().st_size == first.stat().st_size
 
 
 @pytest.mark.parametrize("options", [{}, {"prior": "standard"}, {"noise": False}])

@@ -132,3 +132,15 @@ def test_rows_of_earlier_calls_count():
     assert_allclose([rows[:, 0].mean(), rows[:, 0].std()], [3, 1], atol=0.2)
     assert_allclose(noise.deviation, np.sqrt(0.2**2 / 2))
     assert_array_equal(noise.is_probability, [False, True])
+
+
+@pytest.mark.parametrize("n_rows", [64, 300, 2000])
+@pytest.mark.parametrize("n_generated", [64, 1024])
+def test_rare_values_are_as_frequent_as_in_the_training_rows(n_rows, n_generated):
+    # Of few generated values, the largest one is exceeded by more than its rank says.
+    rng = np.random.default_rng(0)
+    share = np.tile(np.arange(2, 22) / 100, 20)  # of the rows that have a one
+    X = (np.linspace(0, 1, n_rows)[:, None] <= share).astype(float)
+    noise = noise_of(X, X, rng.normal(size=(n_generated, 400)))
+    rows = added(noise, rng.normal(size=(1000, 400)))
+    assert_allclose(rows.mean(), X.mean(), rtol=0.03)
