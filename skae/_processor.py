@@ -45,6 +45,8 @@ _INDUCTOR_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 # Pairs of backend and operation whose precision in float32 can be set.
 _CPU_PRECISIONS = [("mkldnn", name) for name in ("matmul", "conv", "rnn")]
 _CUDA_PRECISIONS = [("cuda", name) for name in ("matmul", "conv", "rnn")]
+# The objects with the older flags `allow_tf32` of the same.
+_TF32_FLAGS = (torch.backends.cudnn, torch.backends.cuda.matmul)
 
 
 class own_settings:  # noqa: N801 (used as a function)
@@ -129,6 +131,7 @@ class _Process:
         # Number of threads that need these settings, and of those that want TF32.
         self._n_threads = self._n_tf32 = 0
         self._restore: list[Callable[[], Any]] = []
+        self._flags: list[Any] = []
 
     def enter(self) -> None:
         """Have the settings of the package until `leave`; calls may be nested."""
@@ -175,9 +178,7 @@ class _Process:
             if not self._n_threads:
                 self._leave()
             elif torch.backends.cuda.is_built():
-                is_tf32 = self._n_tf32 == self._n_threads
-                for key in _CUDA_PRECISIONS:
-                    set_precision(*key, "tf32" if is_tf32 else "ieee")
+                self._set_tf32(self._n_tf32 == self._n_threads)
 
     def _enter(self) -> None:
         if (dtype := torch.get_default_dtype()) != torch.float32:
@@ -189,12 +190,27 @@ class _Process:
                 set_precision(*key, "ieee")
         if torch.backends.cuda.is_built():
             self._restore.extend(_restoration(*key) for key in _CUDA_PRECISIONS)
+            self._flags = [flags for flags in _TF32_FLAGS if _is_readable(flags)]
+            for flags in self._flags:  # restored before the precisions, which they set
+                before = flags.allow_tf32
+                self._restore.append(partial(setattr, flags, "allow_tf32", before))
             # The choice of an algorithm by its speed differs from run to run.
             for name, value in (("deterministic", True), ("benchmark", False)):
                 before = getattr(torch.backends.cudnn, name)
                 restore = partial(setattr, torch.backends.cudnn, name, before)
                 self._restore.append(restore)
                 setattr(torch.backends.cudnn, name, value)
+
+    def _set_tf32(self, is_tf32: bool) -> None:
+        """Let a GPU compute in TF32 or in float32.
+
+        The older flags are set, too: if they differ from the precisions, PyTorch
+        raises an error where it reads them, as `torch.export` does.
+        """
+        for flags in self._flags:
+            flags.allow_tf32 = is_tf32
+        for key in _CUDA_PRECISIONS:
+            set_precision(*key, "tf32" if is_tf32 else "ieee")
 
     def _leave(self) -> None:
         while self._restore:
@@ -212,6 +228,18 @@ def environment_restored() -> Iterator[None]:
             os.environ.pop(_INDUCTOR_FOLDER, None)
         elif os.environ.get(_INDUCTOR_FOLDER) != before:
             os.environ[_INDUCTOR_FOLDER] = before
+
+
+def _is_readable(flags: Any) -> bool:
+    """Return whether the flag `allow_tf32` agrees with the precisions.
+
+    It does not if the caller has set one of these; PyTorch then cannot read it.
+    """
+    try:
+        flags.allow_tf32  # noqa: B018
+    except RuntimeError:
+        return False
+    return True
 
 
 def _restoration(backend: str, operation: str) -> Callable[[], None]:

@@ -178,6 +178,7 @@ def test_without_dask_other_rows_are_refused():
 # Searching
 
 
+@pytest.mark.slow
 def test_search_on_cluster_gives_results_of_serial_search(client, search, X):
     serial = clone(search).fit(X)
     with joblib.parallel_config("dask"):
@@ -414,6 +415,7 @@ def test_nothing_is_computed_before_compute(detector, X):
         result.compute()
 
 
+@pytest.mark.slow
 def test_table_larger_than_the_memory_of_all_workers(client):
     workers = client.scheduler_info()["workers"]
     limit = sum(worker["memory_limit"] for worker in workers.values())

@@ -32,6 +32,7 @@ SLOW = {
     "coming_from/pca",
     "faq",
     "guide/features",
+    "guide/generate",
     "guide/images",
     "guide/reduce",
     "guide/sequences",

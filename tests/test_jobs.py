@@ -161,6 +161,7 @@ def test_without_jobs_members_are_trained_in_this_process(X, tmp_path):
     assert processes(tmp_path) == {os.getpid()}
 
 
+@pytest.mark.slow
 def test_dask_trains_members_in_processes_of_its_own(X, tmp_path):
     distributed = pytest.importorskip("distributed")
     settings = {"network": recorded(str(tmp_path)), "n_estimators": 2, **BRIEF}
@@ -385,6 +386,7 @@ def mean_score(detector, X, y=None):
     return detector.score_samples(X).mean()
 
 
+@pytest.mark.slow
 def test_estimator_checks():
     detector = AutoencoderOutlierDetector(
         2, network=MLP((4,), dropout=0.1), n_estimators=17, n_jobs=2, max_epochs=2

@@ -176,6 +176,7 @@ def test_search_with_all_scorers(detector, X, y):
     assert again.score(X, y) == search.score(X, y)
 
 
+@pytest.mark.slow
 def test_n_jobs_does_not_change_the_scores(X, y):
     def search(n_jobs):
         scoring = {"labels": outlier_scorer("f1"), "none": ArtificialOutlierScorer()}

@@ -79,6 +79,7 @@ def assert_close(found, expected, tolerance):
         assert_allclose(found[name], values, atol=tolerance * scale, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FEW)
 def test_fit_of_two_processes_equals_that_of_one(name, run):
     _, _, (first, second) = run
@@ -86,6 +87,7 @@ def test_fit_of_two_processes_equals_that_of_one(name, run):
     assert_close(first[name], launched.outcome(EXACT[name]()), 1e-5)
 
 
+@pytest.mark.slow
 def test_fit_of_two_processes_goes_on_from_a_checkpoint(run):
     folder, _, (first, second) = run
     assert first["resumed"] == second["resumed"]
@@ -94,6 +96,7 @@ def test_fit_of_two_processes_goes_on_from_a_checkpoint(run):
     assert len(list((folder / "fits").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_search_of_two_processes_equals_that_of_one(run):
     _, _, (first, second) = run
     assert first["search"] == second["search"]
@@ -101,12 +104,14 @@ def test_search_of_two_processes_equals_that_of_one(run):
     assert_allclose(first["search"]["scores"], found, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_callback_of_one_process_ends_the_training_in_all(run):
     _, _, (first, second) = run
     assert first["stopped"] == second["stopped"]
     assert first["stopped"]["n_iter"] == 2
 
 
+@pytest.mark.slow
 def test_callback_of_batches_in_one_process_changes_nothing(run):
     _, _, (first, second) = run
     assert first["watched"] == second["watched"]
@@ -114,12 +119,14 @@ def test_callback_of_batches_in_one_process_changes_nothing(run):
     assert_close(first["watched"], expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_seed_of_one_process_is_that_of_all_also_with_a_checkpoint(run):
     folder, _, (first, second) = run
     assert first["seeded in one"] == second["seeded in one"]
     assert len(list((folder / "seeds").iterdir())) == 2  # the seed, and the training
 
 
+@pytest.mark.slow
 def test_each_process_may_train_by_itself(run):
     _, _, (first, second) = run
     assert_close(first["single"], launched.outcome(transformer().fit(DIGITS)), 1e-12)
@@ -127,6 +134,7 @@ def test_each_process_may_train_by_itself(run):
     assert_close(second["single"], expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_processes_without_a_seed_train_one_network(run):
     folder, _, (first, second) = run
     assert first["unseeded"] == second["unseeded"]
@@ -134,6 +142,7 @@ def test_processes_without_a_seed_train_one_network(run):
     assert_allclose(loaded.score_samples(DIGITS), first["unseeded"]["scores"])
 
 
+@pytest.mark.slow
 def test_different_rows_are_refused_in_all_processes(run):
     _, _, results = run
     for result in results:
@@ -141,6 +150,7 @@ def test_different_rows_are_refused_in_all_processes(run):
         assert "single_process" in result["different rows"]
 
 
+@pytest.mark.slow
 def test_one_process_prints(run):
     _, output, _ = run
     assert output.count("epoch 1/2") == 1
@@ -204,6 +214,7 @@ def assert_similar_fits(results, name, monkeypatch):
     assert_allclose(np.median(scores), np.median(alone["scores"]), rtol=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FEW_PARTITIONED)
 def test_fit_of_partitions_is_like_that_of_one_process(
     name, run_of_partitions, monkeypatch
@@ -211,6 +222,7 @@ def test_fit_of_partitions_is_like_that_of_one_process(
     assert_similar_fits(run_of_partitions, name, monkeypatch)
 
 
+@pytest.mark.slow
 def test_small_table_in_partitions_is_loaded(run_of_partitions):
     first, second = (result["small table"] for result in run_of_partitions)
     assert first == second
@@ -218,6 +230,7 @@ def test_small_table_in_partitions_is_loaded(run_of_partitions):
     assert abs(first - expected) < 1e-3
 
 
+@pytest.mark.slow
 def test_processes_have_every_row_once_in_an_epoch(run_of_partitions):
     first, second = (result["seen"] for result in run_of_partitions)
     assert len(first) == len(second) == 3
@@ -228,6 +241,7 @@ def test_processes_have_every_row_once_in_an_epoch(run_of_partitions):
         assert_array_equal(np.sort(numbers), 1 + np.arange(len(launched_partitions.X)))
 
 
+@pytest.mark.slow
 def test_each_process_reads_its_own_partitions(run_of_partitions):
     n_partitions, n_epochs = len(launched_partitions.EVEN), 3
     n_read = n_epochs * n_partitions // 2
@@ -243,6 +257,7 @@ def test_each_process_reads_its_own_partitions(run_of_partitions):
     assert len(np.unique(epochs[0], axis=0)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", launched_partitions.ERRORS)
 def test_what_fails_in_one_process_is_raised_in_all(case, run_of_partitions):
     message = launched_partitions.ERRORS[case][1]

@@ -9,8 +9,9 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
+import skae
 from skae import AutoencoderTransformer, _layers, _processor
-from skae._compat import get_precision
+from skae._compat import get_precision, set_precision
 from skae._processor import (
     SMALL_WORK,
     flushed_denormals,
@@ -167,15 +168,22 @@ def gpu_build(monkeypatch):
     assert gpu_settings() == before
 
 
+def gpu_precisions():
+    return [get_precision("cuda", name) for name in ("matmul", "conv", "rnn")]
+
+
 def gpu_settings():
-    return [get_precision("cuda", name) for name in ("matmul", "conv", "rnn")] + [
+    return [
+        *gpu_precisions(),
         torch.backends.cudnn.deterministic,
         torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
     ]
 
 
-FLOAT32 = ["ieee", "ieee", "ieee", True, False]
-TF32 = ["tf32", "tf32", "tf32", True, False]
+FLOAT32 = ["ieee", "ieee", "ieee", True, False, False, False]
+TF32 = ["tf32", "tf32", "tf32", True, False, True, True]
 
 
 @pytest.mark.usefixtures("gpu_build")
@@ -210,6 +218,29 @@ def test_tf32_ends_while_another_thread_needs_float32():
         thread.join()
         assert gpu_settings() == TF32
     assert found == [FLOAT32]
+
+
+@pytest.mark.usefixtures("gpu_build")
+def test_a_build_for_gpus_exports_a_graph(tmp_path):
+    # torch.export reads the older flags, which fails if they and the precisions differ.
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    ae = AutoencoderTransformer(1, max_epochs=1, random_state=0).fit(X)
+    skae.export_onnx(ae, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.usefixtures("gpu_build")
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_precisions_of_the_caller_are_restored(precision):
+    set_precision("cuda", "conv", precision)
+    set_precision("cuda", "matmul", precision)
+    try:
+        with own_settings():
+            assert gpu_precisions() == ["ieee"] * 3
+        assert gpu_precisions() == [precision, precision, "tf32"]
+    finally:
+        set_precision("cuda", "conv", "tf32")
+        set_precision("cuda", "matmul", "none")
 
 
 @pytest.mark.usefixtures("gpu_build")
