@@ -252,6 +252,7 @@ def test_progress_bar_of_scikit_learn_works_on_cluster(client, search, X):
     assert_array_equal(search.cv_results_["mean_test_score"], expected)
 
 
+@pytest.mark.slow
 def test_search_of_the_page(page):
     variables = dict(page)
     exec(PAGE["Searching"][0], variables)
@@ -262,6 +263,7 @@ def test_search_of_the_page(page):
     )
 
 
+@pytest.mark.slow
 def test_members_of_the_page_are_trained_by_workers(page):
     variables = dict(page)
     code = PAGE["Workers for members"][0].replace("=64", "=32, max_epochs=2")
@@ -272,6 +274,7 @@ def test_members_of_the_page_are_trained_by_workers(page):
     assert_array_equal(detector.training_scores_, serial.training_scores_)
 
 
+@pytest.mark.slow
 def test_workers_of_the_page_with_two_threads(monkeypatch):
     variables = {}
     for name in ("OMP", "MKL", "OPENBLAS"):

@@ -139,13 +139,14 @@ def test_whitened_codes_agree(X):
 MIXED_LOSS = {"loss": Mixed(binary=[0, 4]), "init": "random"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "dtype"),
     [
         ({}, "float64"),
-        pytest.param(MIXED_LOSS, "float32", marks=pytest.mark.slow),
-        pytest.param({}, "float32", marks=pytest.mark.slow),
-        pytest.param(MIXED_LOSS, "float64", marks=pytest.mark.slow),
+        (MIXED_LOSS, "float32"),
+        ({}, "float32"),
+        (MIXED_LOSS, "float64"),
     ],
     ids=str,
 )

@@ -307,6 +307,7 @@ def test_codes_of_ordered_components_have_the_marginal_density():
             )
 
 
+@pytest.mark.slow
 def test_noise_of_many_ordered_components_takes_little_memory():
     table = np.random.default_rng(0).normal(size=(400, 300)).cumsum(axis=1)
     model = AutoencoderTransformer(40, ordered=True, **SETTINGS).fit(table)

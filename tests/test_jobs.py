@@ -115,7 +115,9 @@ def assert_equal_fits(one, other, X):
 
 
 @pytest.mark.filterwarnings("ignore:The held-out error")  # of brief trainings
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize(
+    "backend", [pytest.param("loky", marks=pytest.mark.slow), "threading"]
+)
 @pytest.mark.parametrize("name", [*SEPARATE, *TOGETHER])
 def test_scores_are_those_of_a_serial_fit(X, name, backend):
     settings = {**BRIEF, **{**SEPARATE, **TOGETHER}[name]}
