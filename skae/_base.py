@@ -31,9 +31,7 @@ from skae._arrays import (
     without_dispatch,
 )
 from skae._callbacks import Task
-from skae._checks import (
-    check_fit,
-)
+from skae._checks import check_fit
 from skae._compat import (
     CallbackSupportMixin,
     DocstringTooltipsMixin,
@@ -58,11 +56,7 @@ from skae._storage import (
     warn_of_other_version,
 )
 from skae._summary import Summary
-from skae._tables import (
-    check_input_shape,
-    check_X,
-    is_collection,
-)
+from skae._tables import check_input_shape, check_X, is_collection
 from skae._training import max_subtasks, train
 from skae._user_callbacks import copies
 from skae._version import __version__

@@ -16,14 +16,7 @@ from skae._categories import Layout
 from skae._completion import fit_completion, has_missing
 from skae._defaults import FEW_ROWS, Recipe
 from skae._generator import isolated_generator
-from skae._job import (
-    Ensemble,
-    Job,
-    Parts,
-    Settings,
-    pca_obstacle,
-    starts_at_pca,
-)
+from skae._job import Ensemble, Job, Parts, Settings, pca_obstacle, starts_at_pca
 from skae._layers import (
     initialize_as_linear_map,
     take_prefixes,

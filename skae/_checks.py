@@ -18,9 +18,7 @@ from sklearn.utils import check_random_state
 from skae._agreement import agreed_table
 from skae._build import build_scaler
 from skae._categorical_loss import CategoricalLoss
-from skae._categories import (
-    Categories,
-)
+from skae._categories import Categories
 from skae._checkpoint import open_checkpoint, stored_seed
 from skae._compat import validate_parameters
 from skae._job import (

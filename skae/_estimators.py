@@ -12,9 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skae._arrays import as_numpy
 from skae._base import BaseAutoencoder, MatrixLike
-from skae._tables import (
-    check_input_shape,
-)
+from skae._tables import check_input_shape
 
 
 class AutoencoderInput(NamedTuple):

@@ -15,16 +15,9 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
-from skae._categories import (
-    Categories,
-    column_values,
-    find_categorical,
-    numeric_part,
-)
+from skae._categories import Categories, column_values, find_categorical, numeric_part
 from skae._compat import check_sample_weight, num_samples
-from skae._job import (
-    Trained,
-)
+from skae._job import Trained
 from skae._numeric import columns_of, is_frame, numeric, refuse_masked
 from skae._partitions import Partitions
 from skae._processor import threads_for

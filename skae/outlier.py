@@ -37,12 +37,7 @@ from skae._prediction import isolated_rows, score_folds, score_rows
 from skae._processor import own_settings
 from skae._rows import Rows, Table, empty_rows
 from skae._summary import MIN_SHARING, Summary, share_one_unit
-from skae._tables import (
-    category_table,
-    check_scored_rows,
-    check_X,
-    is_collection,
-)
+from skae._tables import category_table, check_scored_rows, check_X, is_collection
 from skae._threshold import threshold
 from skae.bottlenecks import Bottleneck
 from skae.corruptions import Corruption

@@ -13,9 +13,7 @@ from skae import AutoencoderOutlierDetector, _blocks
 from skae._blocks import divide, n_blocks, run_blocks
 from skae._build import build_start
 from skae._callbacks import Task
-from skae._checks import (
-    check_fit,
-)
+from skae._checks import check_fit
 from skae._split import split_rows
 from skae.engine.interrupt import Interruption
 

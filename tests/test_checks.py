@@ -22,9 +22,7 @@ from skae import (
     networks,
     penalties,
 )
-from skae._checks import (
-    check_parameters,
-)
+from skae._checks import check_parameters
 
 # One epoch is too short for a good model.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -5,9 +5,7 @@ import pytest
 
 from skae import AutoencoderOutlierDetector
 from skae._build import build_plan
-from skae._checks import (
-    check_fit,
-)
+from skae._checks import check_fit
 from skae._defaults import TRANSFORMER
 
 

@@ -30,9 +30,7 @@ from skae import (
     outlier,
     save,
 )
-from skae._checks import (
-    check_parameters,
-)
+from skae._checks import check_parameters
 from skae._explanation import shares
 from skae.bottlenecks import Gaussian
 from skae.losses import SquaredError

@@ -11,9 +11,7 @@ from skorch.callbacks import Callback
 
 from skae import AutoencoderOutlierDetector, AutoencoderTransformer, _training
 from skae._build import build_start
-from skae._checks import (
-    check_fit,
-)
+from skae._checks import check_fit
 from skae._module import Scaler
 from skae._rows import Rows
 from skae._span import Span, reduced

@@ -14,10 +14,7 @@ from skae._estimators import (
     find_autoencoder_and_input,
     resolve_input_shape,
 )
-from skae._tables import (
-    check_input_shape,
-    check_weight,
-)
+from skae._tables import check_input_shape, check_weight
 from skae.inspection._arguments import (
     check_arguments,
     check_feature_names,

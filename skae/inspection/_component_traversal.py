@@ -16,9 +16,7 @@ from skae._estimators import (
     resolve_input_shape,
     to_dense,
 )
-from skae._tables import (
-    check_input_shape,
-)
+from skae._tables import check_input_shape
 from skae.inspection._arguments import (
     check_arguments,
     check_feature_names,

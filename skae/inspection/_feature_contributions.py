@@ -19,9 +19,7 @@ from skae._estimators import (
     to_values,
 )
 from skae._explanation import shares
-from skae._tables import (
-    check_input_shape,
-)
+from skae._tables import check_input_shape
 from skae.inspection._arguments import (
     check_arguments,
     check_feature_names,
